@@ -1,0 +1,67 @@
+"""Random geometry and light for whole batches of images, seeded, on the images' own device.
+
+Used for self-supervised views, for the "moved" probe images and for the augmented views that are tokenised.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from stages.core.params import Section
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Affine(Section):
+    """How far a random affine map may go, and whether it may mirror."""
+
+    degrees: float = Field(ge=0, le=180)  # rotation, either way
+    scale: float = Field(ge=0, lt=1)  # size times 1 - scale ... 1 + scale
+    translate: float = Field(ge=0, lt=1)  # shift as a fraction of the side, each axis, either way
+    shear: float = Field(ge=0, lt=1)  # horizontal shift a unit of height, either way
+    mirror: bool  # flip left-right half of the time
+
+
+def random_maps(count: int, params: Affine, rng: torch.Generator, strength: float = 1.0) -> Tensor:
+    """float [count, 2, 3]: affine maps from output to input coordinates, in which a side runs from -1 to 1.
+
+    `strength` scales all ranges.
+    """
+    import torch
+
+    def either_way(reach: float) -> Tensor:
+        return (torch.rand(count, generator=rng) * 2 - 1) * reach * strength
+
+    angle = either_way(params.degrees).deg2rad()
+    rotate = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
+    shear = torch.eye(2).repeat(count, 1, 1)
+    shear[:, 0, 1] = either_way(params.shear)
+    if params.mirror:
+        shear[:, :, 0] *= torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)[:, None]
+    zoom = 1 + either_way(params.scale)
+    shift = torch.stack([either_way(2 * params.translate), either_way(2 * params.translate)], 1)
+    return torch.cat([rotate @ shear / zoom[:, None, None], shift[:, :, None]], 2)
+
+
+def warp(images: Tensor, maps: Tensor) -> Tensor:
+    """float [B, 3, H, W] seen through float [B, 2, 3] maps: bilinear, edges repeated."""
+    from torch.nn import functional as F
+
+    grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def random_light(images: Tensor, rng: torch.Generator, *, contrast: float, brightness: float, noise: float) -> Tensor:
+    """Images float [B, 3, H, W] in [-1, 1]: contrast and brightness of each image, Gaussian noise of each pixel."""
+    import torch
+
+    shape = (len(images), 1, 1, 1)
+    gain = 1 + (torch.rand(shape, generator=rng) * 2 - 1) * contrast
+    offset = (torch.rand(shape, generator=rng) * 2 - 1) * brightness
+    sigma = torch.rand(shape, generator=rng) * noise
+    grain = torch.randn(images.shape, generator=rng)
+    return images * gain.to(images) + offset.to(images) + (sigma * grain).to(images)

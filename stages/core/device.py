@@ -1,0 +1,48 @@
+"""Which device and number format, decided once a process and printed with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from stages.core.errors import UserError
+from stages.core.params import Precision
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` takes this process's GPU where there is one, else the CPU; an absent GPU asked for by name is an error."""
+    import torch
+
+    from stages.core.distributed import local_rank
+
+    gpus = torch.cuda.device_count()
+    if wanted == "auto":
+        wanted = f"cuda:{local_rank() % gpus}" if gpus else "cpu"
+    if wanted.startswith("cuda") and (torch.device(wanted).index or 0) >= gpus:
+        raise UserError(
+            f"params.yaml: machine.device = {wanted!r}: this machine has {gpus} usable GPUs; use auto or cpu"
+        )
+    device = torch.device(wanted)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"device: {device} ({name})", flush=True)
+    return device
+
+
+@contextmanager
+def compute(device: torch.device, precision: Precision) -> Generator[None]:
+    """Matrix products in `precision` inside the block; losses belong outside it or in `.float()`.
+
+    On a CPU attention is computed step by step: for the few tokens of an image the backward pass of torch's fused
+    kernel takes twice as long.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    with plain, torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        yield

@@ -1,0 +1,43 @@
+"""Process rank and count, from torchrun's environment alone; a single process needs no launcher and no torch."""
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+
+
+def rank() -> int:
+    """This process's number among all, 0 without a launcher."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes work together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def process_group() -> Generator[None]:
+    """Join the other processes (gloo: works with and without GPUs); nothing to do for one process."""
+    if world_size() == 1:
+        yield
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait until every process has come this far."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.barrier()

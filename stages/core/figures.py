@@ -1,0 +1,26 @@
+"""metrics.json: figures as a stage leaves them for DVC and the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def rounded(figures: Any) -> Any:
+    """The same tree with every float at six significant digits: more would differ between machines only."""
+    if isinstance(figures, float):
+        return float(f"{figures:.6g}")
+    if isinstance(figures, dict):
+        return {key: rounded(value) for key, value in figures.items()}
+    return [rounded(value) for value in figures] if isinstance(figures, list | tuple) else figures
+
+
+def write_figures(folder: Path, figures: dict[str, Any]) -> None:
+    """Write `folder`/metrics.json; a NaN or infinity is a ValueError, since JSON has none.
+
+    `dvc metrics show` prints numbers and strings and leaves lists out: protocols are lists for that reason.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(rounded(figures), indent=1, allow_nan=False)
+    (folder / "metrics.json").write_text(text + "\n")

@@ -1,0 +1,171 @@
+"""The training loop: one function, straight down, every batch a function of its step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from stages.core.errors import UserError
+from stages.core.params import Precision, Section
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+    from stages.core.curves import Curves
+    from stages.core.schedule import Ema
+
+
+class Optim(Section):
+    """How any model here is trained: AdamW, linear warm-up then cosine to zero, averaged weights."""
+
+    total_steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    lr_peak: float = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    beta2: float = Field(gt=0, lt=1)
+    clip_norm: float = Field(gt=0)
+    ema_decay: float = Field(ge=0, lt=1)
+    eval_every: int = Field(gt=0)  # steps
+    precision: Precision
+    seed: int = Field(ge=0)
+
+
+def epoch_batch(step: int, *, count: int, batch_size: int, seed: int) -> np.ndarray:
+    """int64 [batch_size]: which of `count` items step `step` sees; every epoch is another seeded permutation.
+
+    Batches run across the ends of epochs, so that all have one size.
+    """
+    import numpy as np
+
+    from stages.core.rng import seed_of
+
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    orders = {
+        int(e): np.random.default_rng(seed_of("epoch", seed, int(e))).permutation(count)
+        for e in set(positions // count)
+    }
+    return np.array([orders[int(p // count)][p % count] for p in positions])
+
+
+def prefetch(batch_at: Callable[[int], Any], start: int, stop: int) -> Iterator[tuple[int, Any]]:
+    """(step, batch) for each step, the next batch being made while this one is used."""
+    with ThreadPoolExecutor(1) as maker:
+        ahead = maker.submit(batch_at, start)
+        for step in range(start, stop):
+            batch = ahead.result()
+            if step + 1 < stop:
+                ahead = maker.submit(batch_at, step + 1)
+            yield step, batch
+
+
+def adamw(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
+    """AdamW; norms, biases, embeddings and position tables (fewer than two dims, or named so) are not decayed."""
+    import torch
+
+    decayed, free = [], []
+    for name, parameter in model.named_parameters():
+        plain = parameter.ndim < 2 or "embed" in name
+        (free if plain else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=optim.lr_peak, betas=(0.9, optim.beta2), foreach=True)
+
+
+class Watch:
+    """Notices non-finite losses or gradients without waiting for the device at every step."""
+
+    def __init__(self, device: torch.device):
+        import torch
+
+        self.first_bad = torch.full((), -1, device=device)
+
+    def see(self, step: int, *values: Tensor) -> None:
+        """Remember `step` if any of the values is not finite and none was before."""
+        import torch
+
+        bad = ~torch.stack([value.detach().float() for value in values]).isfinite().all()
+        self.first_bad = torch.where((self.first_bad < 0) & bad, step, self.first_bad)
+
+    def check(self, batch_keys: Callable[[int], Any]) -> None:
+        """Stop if something bad was seen: `UserError` with the step and what was in its batch."""
+        if (step := int(self.first_bad)) >= 0:
+            raise UserError(
+                f"non-finite loss or gradient at step {step}, on the batch {batch_keys(step)}. The last checkpoint is "
+                "from before it. Lower lr_peak, raise warmup_steps, or set precision: fp32."
+            )
+
+
+def fit(
+    model: nn.Module,
+    optim: Optim,
+    batch_at: Callable[[int], Any],
+    loss_fn: Callable[[nn.Module, Any, int], tuple[Tensor, dict[str, Tensor]]],
+    evaluate: Callable[[int, nn.Module], dict[str, float]],
+    curves: Curves,
+    *,
+    work: Path,
+    checkpoint_secs: float,
+    device: torch.device,
+    name: str,
+    batch_keys: Callable[[int], Any],
+) -> None:
+    """Train `model` in place to its averaged weights. Continues from a checkpoint in `work`; bit-equal on a CPU.
+
+    batch_at(step) makes a batch; loss_fn(model, batch, step) returns the loss and scalars for the curves;
+    evaluate(step, averaged model) returns more scalars, every `eval_every` steps and at the end.
+    """
+    import torch
+
+    from stages.core.checkpoint import Checkpoint
+    from stages.core.progress import bar
+    from stages.core.rng import seed_of
+    from stages.core.schedule import Ema, lr_at
+
+    optimizer, ema, start = adamw(model, optim), Ema(model, optim.ema_decay), 0
+    checkpoint = Checkpoint(work, checkpoint_secs, {"model": model}, {"model": optimizer}, {"model": ema})
+    if state := checkpoint.load():
+        start, curves.rows = state["step"], [(step, scalars) for step, scalars in state["curves"]]
+    watch = Watch(device)
+    with bar(name, optim.total_steps, start, "step") as progress:
+        for step, batch in prefetch(batch_at, start, optim.total_steps):
+            torch.manual_seed(seed_of(name, optim.seed, step))
+            lr = lr_at(step, peak=optim.lr_peak, warmup_steps=optim.warmup_steps, total_steps=optim.total_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            model.train()
+            loss, scalars = loss_fn(model, batch, step)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
+            watch.see(step, loss, norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.update(model, step)
+            done = step + 1
+            progress.update()
+            if done % optim.eval_every == 0 or done == optim.total_steps:
+                watch.check(batch_keys)
+                scores = evaluate(done, averaged(model, ema))
+                curves.log(
+                    done, lr=lr, loss=float(loss.detach()), **{k: float(v) for k, v in scalars.items()}, **scores
+                )
+                progress.set_postfix({k: f"{v:.4g}" for k, v in curves.last().items()}, refresh=False)
+            if done < optim.total_steps and checkpoint.due():
+                watch.check(batch_keys)
+                checkpoint.save({"step": done, "curves": curves.rows})
+    ema.copy_to(model)
+    model.eval()
+
+
+def averaged(model: nn.Module, ema: Ema) -> nn.Module:
+    """A copy of the model that carries the averaged weights, in evaluation mode."""
+    import copy
+
+    twin = copy.deepcopy(model).eval()
+    ema.copy_to(twin)
+    return twin

@@ -1,0 +1,92 @@
+"""params.yaml -> one frozen, strictly checked object a stage.
+
+A stage declares its section beside the code that reads it:
+
+    class Params(Section):
+        num_codes: int = Field(gt=0)
+
+    params = load("codebook", Params, path)
+
+No defaults in code: params.yaml is complete. An unknown, missing or impossible value is a `UserError` that names
+the key, the value and what is allowed.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stages.core.errors import UserError
+
+
+class Section(BaseModel):
+    """A part of params.yaml: frozen, no unknown keys, no silent conversion, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Machine(Section):
+    """What changes speed but not results. No stage lists it under `params:`, so that tuning it reruns nothing."""
+
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    num_workers: int = Field(ge=0, le=256)
+    infer_batch_size: int = Field(gt=0)  # images at once where nothing is trained
+    checkpoint_secs: float = Field(ge=0)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def load(section: str, cls: type[AnySection], path: Path = Path("params.yaml")) -> AnySection:
+    """The section `a` or `a.b` of the YAML file at `path`, checked against `cls`; `UserError` names every bad key."""
+    try:
+        return cls.model_validate(_section(section, path))
+    except ValidationError as error:
+        lines = [_explain(section, cls, item) for item in error.errors()]
+        raise UserError(f"{path}: " + f"\n{path}: ".join(lines)) from None
+
+
+def load_list(key: str, path: Path = Path("params.yaml")) -> list[str]:
+    """A top-level list of names, such as `generators`."""
+    names = _section(key, path)
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: {key} = {names!r}: expected a list of at least one name")
+    return names
+
+
+def impossible(key: str, value: Any, allowed: str) -> UserError:
+    """The error for a value that only other facts (an artefact, another key) show to be impossible."""
+    return UserError(f"params.yaml: {key} = {value!r}: {allowed}")
+
+
+def _section(dotted: str, path: Path) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; stages run from the repository's root")
+    try:
+        node = YAML(typ="safe").load(path)
+    except YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    for key in dotted.split("."):
+        if not isinstance(node, dict) or key not in node:
+            raise UserError(f"{path}: {dotted}: this section is missing")
+        node = node[key]
+    return node
+
+
+def _explain(section: str, cls: type[Section], item: Any) -> str:
+    key = ".".join([section, *map(str, item["loc"])])
+    match item["type"]:
+        case "missing":
+            return f"{key}: missing; it has no default"
+        case "extra_forbidden":
+            return f"{key} = {item['input']!r}: unknown key; {section} has {', '.join(cls.model_fields)}"
+        case "value_error":
+            return f"{key}: {item['ctx']['error']}"
+        case _:
+            return f"{key} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+Precision = Literal["fp32", "bf16", "fp16"]

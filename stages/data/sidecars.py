@@ -1,0 +1,90 @@
+"""What may lie beside an image: `<image>.txt` (caption), `<image>.boxes.json`, `<image>.mask.png`.
+
+Boxes are [[x0, y0, x1, y1], ...] and a mask has the image's size, both in pixels of the upright original. They become
+shard members of the same name, in pixels of the square image; boxes outside it are dropped, others clipped.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Set
+from pathlib import Path
+
+from stages.data.candidates import Refused
+from stages.data.decode import central_square, explain, open_upright, to_square
+
+ENDINGS = (".txt", ".boxes.json", ".mask.png")
+Size = tuple[int, int]  # width, height
+
+
+def owner(name: str) -> str | None:
+    """The extensionless name of the image that a file of this name would describe."""
+    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), None)
+
+
+def read_sidecars(folder: Path, image_name: str, present: Set[str], size: Size, img_px: int) -> dict[str, bytes]:
+    """{member: bytes} of an image of `size`; one that is wrong is a `Refused` that names it."""
+    convert = {
+        ".txt": lambda content: check_caption(content),
+        ".boxes.json": lambda content: convert_boxes(content, size, img_px),
+        ".mask.png": lambda content: convert_mask(content, size, img_px),
+    }
+    members = {}
+    for ending in ENDINGS:
+        name = os.path.splitext(image_name)[0] + ending
+        if name in present:
+            try:
+                members[ending[1:]] = convert[ending]((folder / name).read_bytes())
+            except (Refused, ValueError, RecursionError, OSError) as error:
+                raise Refused(f"its sidecar {name}: {error}") from error
+    return members
+
+
+def check_caption(content: bytes) -> bytes:
+    """The caption, which must be UTF-8."""
+    content.decode()
+    return content
+
+
+def convert_boxes(content: bytes, size: Size, img_px: int) -> bytes:
+    """Boxes of the original -> boxes of the square image, in pixels to three decimals."""
+    boxes = json.loads(content, parse_int=float)
+    if not isinstance(boxes, list) or not all(map(is_box, boxes)):
+        raise Refused("expected [[x0, y0, x1, y1], ...] with x0 < x1 and y0 < y1")
+    left, top, right, _ = central_square(size)
+    scale = img_px / (right - left)
+    inside = []
+    for box in boxes:
+        x0, y0, x1, y1 = (
+            round(min(max((value - start) * scale, 0), img_px), 3)
+            for value, start in zip(box, (left, top, left, top), strict=True)
+        )
+        if x0 < x1 and y0 < y1:
+            inside.append([x0, y0, x1, y1])
+    return json.dumps(inside).encode()
+
+
+def is_box(box: object) -> bool:
+    """Whether it is four finite numbers that span an area."""
+    if not isinstance(box, list) or len(box) != 4:
+        return False
+    if not all(isinstance(value, float) and math.isfinite(value) for value in box):
+        return False
+    return box[0] < box[2] and box[1] < box[3]
+
+
+def convert_mask(content: bytes, size: Size, img_px: int) -> bytes:
+    """A mask of the original -> PNG of the square image; values (or palette indices) stay as they are."""
+    try:
+        mask = open_upright(content)
+    except Exception as error:  # as in decode_rgb
+        raise Refused(explain(error)) from error
+    if mask.size != size:
+        raise Refused(f"{mask.size[0]}x{mask.size[1]} pixels, its image has {size[0]}x{size[1]}")
+    mask.info = {}
+    file = io.BytesIO()
+    to_square(mask, img_px, nearest=True).save(file, "png")
+    return file.getvalue()

@@ -1,0 +1,102 @@
+"""What a decoder is trained for: pixels, features, and the discriminator's opinion."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.core.errors import UserError
+
+if TYPE_CHECKING:
+    from stages.encoder.model import Encoder
+
+
+def pixel_loss(kind: str, made: Tensor, real: Tensor) -> Tensor:
+    """Mean absolute (l1) or squared (l2) difference of pixels in [-1, 1]."""
+    return F.l1_loss(made, real) if kind == "l1" else F.mse_loss(made, real)
+
+
+class EncoderPerceptual(nn.Module):
+    """Distance in the frozen encoder's feature space: mean over blocks of 1 - cos of each patch's feature."""
+
+    def __init__(self, encoder: Encoder, blocks: list[int], final_norm: bool):
+        super().__init__()
+        self.encoder, self.blocks, self.final_norm = encoder, blocks, final_norm
+
+    def forward(self, made: Tensor, real: Tensor, wanted: list[Tensor]) -> Tensor:
+        """Images made, float [B, 3, H, W], against the real images' features [B, N, D] of the same blocks."""
+        found = self.encoder(made, blocks=self.blocks, final_norm=self.final_norm)
+        return torch.stack(
+            [1 - F.cosine_similarity(f, w, dim=-1).mean() for f, w in zip(found, wanted, strict=True)]
+        ).mean()
+
+
+class LpipsPerceptual(nn.Module):
+    """LPIPS (Zhang et al. 2018) with VGG-16; the linear weights come with the package, VGG's from a local file."""
+
+    def __init__(self, vgg16_file: str):
+        super().__init__()
+        import lpips
+
+        with warnings.catch_warnings():  # lpips asks torchvision in a way that torchvision calls deprecated
+            warnings.simplefilter("ignore", UserWarning)
+            self.net = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
+        load_vgg16(self.net.net, vgg16_file)
+        self.net.requires_grad_(False)
+
+    def forward(self, made: Tensor, real: Tensor, wanted: list[Tensor]) -> Tensor:
+        """Takes what EncoderPerceptual takes; the encoder's features are not looked at."""
+        return self.net(made, real).mean()
+
+
+def load_vgg16(slices: nn.Module, vgg16_file: str) -> None:
+    """Copy torchvision's VGG-16 `features.<i>.*` tensors into lpips' slices, which number the layers alike."""
+    from safetensors.torch import load_file
+
+    given = {name: tensor for name, tensor in load_file(vgg16_file).items() if name.startswith("features.")}
+    wanted = slices.state_dict()
+    renamed = {name: given.get("features." + name.split(".", 1)[1]) for name in wanted}
+    bad = [name for name, tensor in renamed.items() if tensor is None or tensor.shape != wanted[name].shape]
+    if bad:
+        raise UserError(
+            f"{vgg16_file}: not torchvision's VGG-16: {len(bad)} of {len(wanted)} tensors missing or of another shape"
+        )
+    slices.load_state_dict(renamed)
+
+
+def finite_nudge(adversarial: Tensor, made: Tensor) -> Tensor:
+    """A term with the gradient of `adversarial` with respect to `made`, its non-finite entries zeroed.
+
+    A broken discriminator then pushes nothing: 0 * NaN further up the graph cannot occur.
+    """
+    push = torch.autograd.grad(adversarial, made, retain_graph=True)[0]
+    return (made * push.nan_to_num(0.0, 0.0, 0.0).detach()).sum()
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, limit: float) -> Tensor:
+    """|d reconstruction| / |d adversarial| at the last layer, in [0, limit] (VQGAN, Esser et al. 2021, eq. 7)."""
+    wish = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
+    push = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
+    return (wish / (push + 1e-4)).nan_to_num(nan=0.0, posinf=limit).clamp(0, limit).detach()
+
+
+class CollapseGuard:
+    """Switches the adversarial term off while the discriminator has won: its loss, averaged, below `floor`.
+
+    A discriminator that separates perfectly has no useful gradient and drives the decoder into artefacts.
+    """
+
+    def __init__(self, floor: float, device: torch.device):
+        self.floor, self.average = floor, torch.ones((), device=device)
+
+    def see(self, discriminator_loss: Tensor) -> None:
+        """Average over about 50 steps; a non-finite loss counts as a win."""
+        self.average = self.average.lerp(discriminator_loss.detach().float().nan_to_num(0.0, 0.0, 0.0), 0.02)
+
+    def gate(self) -> Tensor:
+        """1 while the game is on, else 0."""
+        return (self.average > self.floor).float()

@@ -1,0 +1,88 @@
+"""The frozen encoder: images -> patch features of any block.
+
+encoder = load_encoder("data/encoder")
+feat_BND = encoder(to_float(images_BHWC), blocks=[9], final_norm=True)[0]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.core import artefact
+from stages.core.device import compute
+
+KIND = "encoder"
+
+
+class Encoder(nn.Module):
+    """A timm vision transformer with its own size, mean and std. Its weights never change; gradients pass through."""
+
+    vit: Any
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vit: Any, config: dict[str, Any]):
+        super().__init__()
+        self.vit, self.config = vit.eval().requires_grad_(False), config
+        self.img_px: int = config["img_px"]
+        self.grid: int = config["img_px"] // config["patch_px"]
+        self.dim: int = config["dim"]
+        # A network made for average pooling keeps its last LayerNorm under another name.
+        self.final_norm = vit.norm if isinstance(vit.norm, nn.LayerNorm) else vit.fc_norm
+        self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"])[:, None, None], persistent=False)
+
+    def forward(self, pixels: Tensor, *, blocks: list[int], final_norm: bool) -> list[Tensor]:
+        """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D] for each block, row-major, no class or register tokens.
+
+        Blocks count from 0. The images are resized bicubically, without antialiasing as DiGIT does, to img_px.
+        `final_norm` applies the network's last LayerNorm to each block's output.
+        """
+        if pixels.shape[-1] != self.img_px:
+            pixels = F.interpolate(pixels, size=self.img_px, mode="bicubic", align_corners=False)
+        pixels = ((pixels + 1) / 2 - self.mean) / self.std
+        with compute(pixels.device, self.config["precision"]):
+            found = self.vit.forward_intermediates(
+                pixels, indices=sorted(set(blocks)), stop_early=True, output_fmt="NLC", intermediates_only=True
+            )
+        by_block = dict(zip(sorted(set(blocks)), found, strict=True))
+        chosen = [by_block[block].float() for block in blocks]
+        return [self.final_norm(feat_BND) for feat_BND in chosen] if final_norm else chosen
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Stays in evaluation mode: a frozen encoder has no training behaviour."""
+        return super().train(False)
+
+
+def load_encoder(folder: str | Path, device: torch.device | str = "cpu") -> Encoder:
+    """The encoder artefact's network; its weights file is compared with the recorded hash first."""
+    from safetensors.torch import load_file
+
+    config = artefact.read_config(Path(folder), KIND)
+    vit = build(config)
+    vit.load_state_dict(load_file(artefact.checked(Path(folder), "model.safetensors")))
+    return Encoder(vit, config).to(device)
+
+
+def random_twin(folder: str | Path, seed: int, device: torch.device | str = "cpu") -> Encoder:
+    """The same architecture with its initial random weights: what the features are worth without training."""
+    config = artefact.read_config(Path(folder), KIND)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Encoder(build({**config, "seed": seed}), config).to(device)
+
+
+def build(config: dict[str, Any]) -> nn.Module:
+    """The network that an encoder config describes, with its initial weights."""
+    if config["name"] == "embedded":
+        from stages.pretrain.model import build_vit
+
+        return build_vit(**config["shape"], seed=config["seed"])
+    import timm
+
+    return timm.create_model(config["name"], pretrained=False, img_size=config["img_px"], num_classes=0)

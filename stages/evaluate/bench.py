@@ -1,0 +1,86 @@
+"""What all images are compared with: the training images, the judge, the feature spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.core import artefact
+from stages.data.reader import ImageSplit, image_facts
+from stages.evaluate.judge import Classifier, choose, fit_head, fit_judge, head_logits
+from stages.evaluate.sight import Look, Sight, batches, join, looker
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from stages.core.params import Machine
+    from stages.evaluate.extractor import Space
+    from stages.evaluate.score import Params
+
+
+@dataclass(frozen=True)
+class Bench:
+    """`reference` are real training images, `reference_index` int64 [R] their numbers in the train split."""
+
+    facts: dict[str, Any]
+    images_digest: str
+    spaces: dict[str, Space]
+    look: Look
+    train: ImageSplit
+    reference: Sight
+    reference_index: np.ndarray
+    judge: Classifier | None
+    head: Classifier | None
+    params: Params
+    batch_size: int
+
+    @property
+    def reference_labels(self) -> np.ndarray:
+        """int64 [R]."""
+        return self.train.labels[self.reference_index]
+
+    def see(self, count: int, read: Callable[[range], np.ndarray]) -> Sight:
+        """All of `count` images that `read` gives in batches, uint8 [B, H, W, 3]."""
+        return join(self.look(read(batch)) for batch in batches(count, self.batch_size))
+
+    def coordinates(self, sight: Sight) -> dict[str, Tensor]:
+        """Where nearest neighbours are sought, float [M, …] by name.
+
+        Distances are "pixel": root mean square difference of thumbnails, 1 from black to white; "embedded": Euclidean.
+        """
+        return {"pixel": sight.thumbs / (2 * sight.thumbs.shape[1] ** 0.5), "embedded": sight.features["embedded"]}
+
+    def logits(self, sight: Sight, space: str) -> Tensor | None:
+        """Class logits for the Inception score: the extractor's own, or those of the fitted head."""
+        if space in sight.logits:
+            return sight.logits[space]
+        return head_logits(self.head, sight.features[space]) if self.head is not None else None
+
+
+def set_up(images: Path, spaces: dict[str, Space], params: Params, machine: Machine) -> Bench:
+    """Read the reference once, and fit the judge and the head on it where images have classes."""
+    train = ImageSplit(images, "train", machine.num_workers)
+    look, index = looker(spaces, params.judge_px), reference_index(len(train), params)
+    runs = batches(len(index), machine.infer_batch_size)
+    reference = join(look(train.read(index[run.start : run.stop])) for run in runs)
+    labels, fitted = train.labels[index], (None, None)
+    if has_classes(labels):
+        arguments = (labels, params.judge_max_images, params.seed)
+        fitted = fit_judge(reference.thumbs, *arguments), fit_head(reference.features["embedded"], *arguments)
+    facts, digest = image_facts(images), artefact.digest(images)
+    return Bench(facts, digest, spaces, look, train, reference, index, *fitted, params, machine.infer_batch_size)
+
+
+def reference_index(count: int, params: Params) -> np.ndarray:
+    """int64 [R], sorted: a seeded choice of max_reference_images of the training images, or all of them."""
+    import numpy as np
+
+    return choose(np.zeros(count, np.int64), params.max_reference_images or count, params.seed)
+
+
+def has_classes(labels: Iterable[int]) -> bool:
+    """Whether there are at least two classes to tell apart."""
+    return len({int(label) for label in labels if label >= 0}) > 1

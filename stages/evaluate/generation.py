@@ -1,0 +1,100 @@
+"""Scores of generated samples: each a mean over seeds with the standard deviation between seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.core import artefact
+from stages.core.errors import UserError
+from stages.evaluate import metrics
+from stages.evaluate.judge import hits
+from stages.evaluate.reconstruction import neighbour_figures
+from stages.evaluate.sight import Sight
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from stages.evaluate.bench import Bench
+
+
+@dataclass(frozen=True)
+class Samples:
+    """codes [seeds, num, N], labels int64 [num] (the class asked for, -1 none) and the artefact's config."""
+
+    codes: np.ndarray
+    labels: np.ndarray
+    config: dict[str, Any]
+
+
+def load_samples(folder: Path) -> Samples:
+    """The samples artefact in `folder`."""
+    import numpy as np
+
+    config = artefact.read_config(folder, "samples")
+    codes, labels = (np.load(artefact.checked(folder, name)) for name in ("codes.npy", "labels.npy"))
+    if codes.ndim != 3 or len(labels) != codes.shape[1]:
+        shapes = f"codes {list(codes.shape)} do not fit labels {list(labels.shape)}"
+        raise UserError(f"{folder}: {shapes}. Run `dvc repro samples`.")
+    return Samples(codes, labels, config)
+
+
+def score_samples(
+    samples: Samples, num_codes: int, decoder: Any, bench: Bench, val_distances: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """The figures of one generator."""
+    import numpy as np
+
+    from stages.codebook.usage import usage
+
+    seeds: list[dict[str, float]] = []
+    neighbours: dict[str, Any] = {}
+    for codes in samples.codes:
+        sight = bench.see(len(codes), lambda batch, codes=codes: decoder.decode(codes[batch.start : batch.stop]))
+        seeds.append(seed_figures(sight, samples.labels, bench))
+        neighbours = neighbours or neighbour_figures(sight, val_distances, bench)
+    counts = np.bincount(samples.codes.ravel(), minlength=num_codes)
+    return {
+        **over_seeds(seeds),
+        **skipped(samples.labels, bench),
+        "likelihood": samples.config["generator"]["likelihood"],
+        "code_usage": usage(counts),
+        "neighbours": neighbours,
+    }
+
+
+def seed_figures(sight: Sight, labels: np.ndarray, bench: Bench) -> dict[str, float]:
+    """The scores of one seed's samples against real training images."""
+    params, figures = bench.params, {}
+    if bench.judge is not None and (labels >= 0).all():
+        figures["agreement"] = float(hits(bench.judge, sight.thumbs, labels).mean())
+    for space, feats in sight.features.items():
+        reference = bench.reference.features[space]
+        precision, recall = metrics.precision_recall(feats, reference, params.prc_neighbours)
+        figures |= {f"gfid[{space}]": metrics.fid(feats, reference)}
+        figures |= {f"gkid[{space}]": metrics.kid(feats, reference, params.kid_subset_size, params.seed)[0]}
+        if (logits := bench.logits(sight, space)) is not None:
+            figures |= {f"is[{space}]": metrics.inception_score(logits, params.seed)}
+        figures |= {f"precision[{space}]": precision, f"recall[{space}]": recall}
+    return figures
+
+
+def over_seeds(seeds: list[dict[str, float]]) -> dict[str, float]:
+    """name: mean, name_std: standard deviation; the latter from two seeds on."""
+    import numpy as np
+
+    figures = {}
+    for name in seeds[0]:
+        values = [scores[name] for scores in seeds]
+        figures[name] = float(np.mean(values))
+        if len(values) > 1:
+            figures[f"{name}_std"] = float(np.std(values, ddof=1))
+    return figures
+
+
+def skipped(labels: np.ndarray, bench: Bench) -> dict[str, str]:
+    """Which figures are missing and why."""
+    if bench.judge is None:
+        return {"agreement_skipped": "no classes", "is_skipped": "no classes to fit the embedded extractor's head"}
+    return {"agreement_skipped": "drawn without a class"} if (labels < 0).any() else {}

@@ -1,0 +1,93 @@
+"""Scores of val images after tokenizer and decoder, beside those of the val images themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stages.evaluate import metrics
+from stages.evaluate.judge import hits
+from stages.evaluate.neighbours import distance_figures, nearest
+from stages.evaluate.sight import Sight, batches, join
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from stages.data.reader import ImageSplit
+    from stages.evaluate.bench import Bench
+
+
+def score_reconstruction(
+    val: ImageSplit, tokenizer: Any, decoder: Any, bench: Bench
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Figures of the groups `val` and `reconstruction`, and val's distances to train (float64 [M] by name)."""
+    import numpy as np
+
+    from stages.codebook.usage import usage
+
+    counts = np.zeros(tokenizer.num_codes, np.int64)
+    originals, copies, signal = [], [], []
+    for batch in batches(len(val), bench.batch_size):
+        images = val.read(batch)
+        codes = tokenizer.encode(images)
+        decoded = decoder.decode(codes)
+        counts += np.bincount(codes.ravel(), minlength=len(counts))
+        signal.append(np.stack([metrics.psnr(images, decoded), metrics.ssim(images, decoded)]))
+        originals.append(bench.look(images))
+        copies.append(bench.look(decoded))
+    real, made = join(originals), join(copies)
+    own = {"psnr_db": np.concatenate(signal, 1)[0], "ssim": np.concatenate(signal, 1)[1]}
+    distances = to_train(real, bench)
+    figures = {
+        "val": {**agreement(real, val.labels, bench), "neighbours": neighbour_figures(real, distances, bench)},
+        "reconstruction": {
+            **agreement(made, val.labels, bench),
+            **{key: value for name, values in own.items() for key, value in mean_and_std(name, values, bench).items()},
+            **distances_to_originals(made, real, bench),
+            "code_usage": usage(counts),
+            "neighbours": neighbour_figures(made, distances, bench),
+        },
+    }
+    return figures, distances
+
+
+def mean_and_std(name: str, values: np.ndarray, bench: Bench) -> dict[str, float]:
+    """Mean of one value an image, and the bootstrap standard deviation of that mean."""
+    params = bench.params
+    std = metrics.bootstrap_std(lambda index: values[index].mean(), len(values), params.bootstrap_draws, params.seed)
+    return {name: float(values.mean()), f"{name}_std": std}
+
+
+def agreement(sight: Sight, labels: np.ndarray, bench: Bench) -> dict[str, Any]:
+    """Share of images in which the judge sees their class, or why there is none."""
+    if bench.judge is None or (labels < 0).any():
+        return {"agreement_skipped": "no classes"}
+    return mean_and_std("agreement", hits(bench.judge, sight.thumbs, labels), bench)
+
+
+def distances_to_originals(made: Sight, real: Sight, bench: Bench) -> dict[str, float]:
+    """rFID and rKID in each space: the reference is the same crops before tokenisation."""
+    params, figures = bench.params, {}
+    for space, feats in made.features.items():
+        originals = real.features[space]
+        std = metrics.bootstrap_std(
+            lambda index, a=feats, b=originals: metrics.fid(a[index], b[index]),
+            len(feats),
+            params.bootstrap_draws,
+            params.seed,
+        )
+        figures |= {f"rfid[{space}]": metrics.fid(feats, originals), f"rfid[{space}]_std": std}
+        kid, kid_std = metrics.kid(feats, originals, params.kid_subset_size, params.seed)
+        figures |= {f"rkid[{space}]": kid, f"rkid[{space}]_std": kid_std}
+    return figures
+
+
+def neighbour_figures(sight: Sight, val_distances: dict[str, np.ndarray], bench: Bench) -> dict[str, Any]:
+    """Distances to the nearest training image in pixels and in features."""
+    found = to_train(sight, bench)
+    return {name: distance_figures(distances, val_distances[name]) for name, distances in found.items()}
+
+
+def to_train(sight: Sight, bench: Bench) -> dict[str, np.ndarray]:
+    """float64 [M] by name: distances to the nearest training image."""
+    reference = bench.coordinates(bench.reference)
+    return {name: nearest(rows, reference[name])[0] for name, rows in bench.coordinates(sight).items()}

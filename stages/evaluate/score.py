@@ -1,0 +1,147 @@
+"""Reconstructions and generated samples -> figures with their protocol and pictures, in a report folder.
+
+Run:    dvc repro evaluate
+Expect: digits, 297 reconstructions and 2 generators x 3 seeds x 500 samples: 30 s on two cores, 5 MB.
+
+Distances between image sets are computed in the feature space of the pipeline's encoder ("embedded"), and in that of
+Inception-v3 where evaluate.inception_weights names a file. Convert torch-fidelity's published weights
+(weights-inception-2015-12-05-6726825d.pth) once:
+    python -c "import torch, safetensors.torch as s; s.save_file(torch.load('IN.pth', weights_only=True), 'OUT')"
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator
+
+from stages.core import errors
+from stages.core.errors import UserError
+from stages.core.params import Machine, Section, impossible, load, load_list
+from stages.core.plan import print_plan
+from stages.data.reader import ImageSplit, num_images
+from stages.evaluate.generation import Samples, load_samples, score_samples
+from stages.evaluate.reconstruction import score_reconstruction
+
+if TYPE_CHECKING:
+    from stages.evaluate.bench import Bench
+
+
+class Params(Section):
+    bootstrap_draws: int = Field(ge=2)
+    kid_subset_size: int = Field(ge=2)
+    prc_neighbours: int = Field(gt=0)
+    max_reference_images: int = Field(ge=0)
+    judge_max_images: int = Field(gt=1)
+    judge_px: int = Field(gt=0)
+    inception_weights: str
+    neighbours_shown: int = Field(gt=0)
+    seed: int = Field(ge=0, lt=2**32)
+
+    @field_validator("inception_weights")
+    @classmethod
+    def weights_are_there(cls, path: str) -> str:
+        if path and (Path(path).suffix != ".safetensors" or not Path(path).is_file()):
+            raise ValueError(f"{path!r}: expected '' or an existing .safetensors file (pickles are never read)")
+        return path
+
+
+def score(
+    images: Path,
+    encoder: Path,
+    codebook: Path,
+    decoder: Path,
+    samples: dict[str, Samples],
+    report: Path,
+    params: Params,
+    machine: Machine,
+) -> None:
+    """Write metrics.json and pictures/ to the folder `report`; `samples` come by generator."""
+    from stages.codebook.model import load_tokenizer
+    from stages.core.device import pick_device
+    from stages.core.figures import write_figures
+    from stages.decoder.model import load_decoder
+    from stages.evaluate.bench import set_up
+    from stages.evaluate.extractor import open_spaces
+    from stages.evaluate.protocol import describe
+
+    device = pick_device(machine.device)
+    tokenizer, painter = load_tokenizer(codebook, device), load_decoder(decoder, device)
+    bench = set_up(images, open_spaces(encoder, params.inception_weights, device), params, machine)
+    val = ImageSplit(images, "val", machine.num_workers)
+    figures, val_distances = score_reconstruction(val, tokenizer, painter, bench)
+    references = {"val": "train", "reconstruction": "val"}
+    protocol = [describe(of, reference, len(val), val.labels, bench) for of, reference in references.items()]
+    for name, drawn in samples.items():
+        figures[name] = score_samples(drawn, tokenizer.num_codes, painter, bench, val_distances)
+        how = {"sampler": drawn.config["sampling"], "seeds": drawn.config["seeds"]}
+        protocol.append(describe(name, "train", len(drawn.labels), drawn.labels, bench, **how))
+    draw_pictures(report, val, tokenizer, painter, samples, bench)
+    write_figures(report, {**figures, "protocol": protocol})
+    print_summary(figures)
+
+
+def draw_pictures(
+    report: Path, val: ImageSplit, tokenizer: Any, painter: Any, samples: dict[str, Samples], bench: Bench
+) -> None:
+    """All pictures, in the folder `pictures` of the report."""
+    from stages.evaluate import show
+
+    folder = report / "pictures"
+    show.show_reconstructions(folder / "reconstructions.png", val, tokenizer, painter)
+    for name, drawn in samples.items():
+        show.show_samples(folder / f"samples-{name}.png", drawn, painter)
+        show.show_neighbours(folder / f"neighbours-{name}.png", drawn, painter, bench)
+
+
+def check(images: Path, codebook: Path, folder: Path, generators: list[str], params: Params) -> dict[str, Samples]:
+    """The samples by generator; a missing artefact or a setting that the counts forbid is an error at once."""
+    from stages.core.artefact import read_config
+
+    samples = {name: load_samples(folder / name) for name in generators}
+    patches = read_config(codebook, "codebook")["num_patches"]
+    for name, drawn in samples.items():
+        if drawn.codes.shape[2] != patches:
+            found = f"{drawn.codes.shape[2]} codes an image, {codebook} has {patches}"
+            raise UserError(f"{folder / name}: {found}. Run `dvc repro`.")
+    counts = {f"{split} images": num_images(images, split) for split in ("train", "val")}
+    counts |= {f"samples of {name} a seed": len(drawn.labels) for name, drawn in samples.items()}
+    fewest = min(counts, key=lambda what: counts[what])
+    for key, least in (("kid_subset_size", 0), ("prc_neighbours", 1)):
+        if getattr(params, key) + least > counts[fewest]:
+            allowed = f"expected at most {counts[fewest] - least}: there are {counts[fewest]} {fewest}"
+            raise impossible(f"evaluate.{key}", getattr(params, key), allowed)
+    return samples
+
+
+def print_summary(figures: dict[str, Any]) -> None:
+    """One line a group."""
+    for group, scores in figures.items():
+        plain = {
+            name: value for name, value in scores.items() if isinstance(value, float) and not name.endswith("_std")
+        }
+        print(f"evaluate: {group}: " + ", ".join(f"{name} {value:.4g}" for name, value in plain.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="images artefact")
+    parser.add_argument("--encoder", type=Path, required=True, help="encoder artefact: the embedded feature space")
+    parser.add_argument("--codebook", type=Path, required=True, help="codebook artefact")
+    parser.add_argument("--decoder", type=Path, required=True, help="decoder artefact")
+    parser.add_argument("--samples", type=Path, required=True, help="folder with a samples artefact for each generator")
+    parser.add_argument("--report", type=Path, required=True, help="folder for metrics.json and pictures/")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    args = parser.parse_args()
+    params, machine = load("evaluate", Params, args.params), load("machine", Machine, args.params)
+    samples = check(args.images, args.codebook, args.samples, load_list("generators", args.params), params)
+    seen = sum(drawn.codes.shape[0] * drawn.codes.shape[1] for drawn in samples.values())
+    counts = {"val images": num_images(args.images, "val"), "samples": seen}
+    print_plan("evaluate", args.report, counts, disk_bytes=20 * 10**6, memory_bytes=10**9)
+    score(args.images, args.encoder, args.codebook, args.decoder, samples, args.report, params, machine)
+
+
+if __name__ == "__main__":
+    errors.run(main)

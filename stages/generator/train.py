@@ -1,0 +1,213 @@
+"""Train a generator on codes: `ar` (next code) or `masked` (hidden codes), class-conditional and unconditional in one.
+
+Run:    dvc repro generator                 (one of them: dvc repro generator@kmeans-ar)
+Expect: digits: 3 minutes each on two cores; train and val likelihood in reports/generator/<name>/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from stages.core import artefact, errors
+from stages.core.loop import Optim, epoch_batch, fit
+from stages.core.params import Machine, Section, load
+from stages.core.plan import print_plan
+from stages.tokens.reader import Tokens, load_tokens, token_facts
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+EVAL_IMAGES = 1024  # of each split, so that watching costs little
+
+
+class Model(Section):
+    dim: int = Field(ge=8)
+    depth: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    class_dropout: float = Field(ge=0, le=1)
+    label_smoothing: float = Field(ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def heads_divide(self) -> Model:
+        if self.dim % self.heads:
+            raise ValueError(f"heads = {self.heads}: expected a divisor of dim = {self.dim}")
+        return self
+
+
+class Params(Section):
+    """What one generator is trained with: the shared architecture and its own schedule."""
+
+    name: Literal["ar", "masked"]
+    model: Model
+    optim: Optim
+
+
+def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machine) -> None:
+    """Write the generator artefact `out`; curves and last scores go to the folder `report`."""
+    import torch
+    from safetensors.torch import save_file
+
+    from stages.core.curves import Curves
+    from stages.core.device import pick_device
+    from stages.core.scratch import scratch
+    from stages.generator.model import TokenTransformer
+
+    data, facts = {split: load_tokens(tokens, split) for split in ("train", "val")}, token_facts(tokens)
+    shape, optim, curves = network_shape(facts, params.model), params.optim, Curves()
+    device = pick_device(machine.device)
+    torch.manual_seed(optim.seed)
+    network = TokenTransformer(**shape, causal=params.name == "ar").to(device)
+    announce(out, network, data, params)
+    config = {"name": params.name, "shape": shape, "tokenizer": tokens.name, "classes": facts["classes"]}
+    with scratch(f"generator-{out.name}", params, [tokens]) as work:
+        batch_at, batch_keys = batches(data["train"], params, device)
+        fit(
+            network, optim, batch_at, loss_fn(params, device), watcher(data, params, device), curves,
+            work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name=f"generator {out.name}",
+            batch_keys=batch_keys,
+        )  # fmt: skip
+        curves.write(report)
+        likelihood = likelihood_facts(network, data, params.name, device)
+        config |= {"likelihood": likelihood}
+        with artefact.new_artefact(
+            out, "generator", {**config, "inputs": {"tokens": artefact.digest(tokens)}}
+        ) as folder:
+            state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
+            save_file(state, folder / "model.safetensors")
+    print(f"generator {out.name}: " + ", ".join(f"{key} {value}" for key, value in likelihood.items()))
+
+
+def announce(out: Path, network: Any, data: dict[str, Tokens], params: Params) -> None:
+    """The plan: weights, optimizer and averages are five copies; activations about 25 values a position and layer."""
+    size = sum(p.numel() for p in network.parameters())
+    activations = params.optim.batch_size * network.num_patches * params.model.dim * params.model.depth * 100
+    print_plan(
+        "generator", out, {"images": len(data["train"].labels), "parameters": size},
+        disk_bytes=size * 20, memory_bytes=600 * 2**20 + size * 24 + activations,
+    )  # fmt: skip
+
+
+def network_shape(facts: dict[str, Any], model: Model) -> dict[str, Any]:
+    """The network's sizes, from the tokens and the params."""
+    sizes = {"num_codes": facts["num_codes"], "num_classes": len(facts["classes"]), "num_patches": facts["num_patches"]}
+    return {**sizes, "dim": model.dim, "depth": model.depth, "heads": model.heads, "dropout": model.dropout}
+
+
+def batches(data: Tokens, params: Params, device: torch.device) -> tuple[Any, Any]:
+    """step -> (labels [B], codes [B, N]) of seeded images, views and class drop-outs; step -> image numbers."""
+    import numpy as np
+    import torch
+
+    from stages.core.rng import seed_of
+
+    optim = params.optim
+
+    def images_at(step: int) -> np.ndarray:
+        return epoch_batch(step, count=len(data.labels), batch_size=optim.batch_size, seed=optim.seed)
+
+    def batch_at(step: int) -> tuple[Tensor, Tensor]:
+        rng, index = np.random.default_rng(seed_of("generator", optim.seed, step)), images_at(step)
+        codes = data.codes[rng.integers(len(data.codes), size=len(index)), index].astype(np.int64)
+        dropped = (rng.random(len(index)) < params.model.class_dropout) | (data.labels[index] < 0)
+        labels = np.where(dropped, data.num_classes, data.labels[index])
+        return torch.from_numpy(labels).to(device), torch.from_numpy(codes).to(device)
+
+    return batch_at, lambda step: images_at(step).tolist()
+
+
+def loss_fn(params: Params, device: torch.device) -> Any:
+    """The loss of the asked kind under autocast; its masks are a function of the step."""
+    import torch
+
+    from stages.core.device import compute
+    from stages.core.rng import seed_of
+    from stages.generator import kinds
+
+    kind = kinds.KINDS[params.name]
+
+    def loss(model: Any, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rng = torch.Generator().manual_seed(seed_of("masks", params.optim.seed, step))
+        with compute(device, params.optim.precision):
+            value = kind.loss(model, *batch, rng, params.model.label_smoothing)
+        return value, {}
+
+    return loss
+
+
+def watcher(data: dict[str, Tokens], params: Params, device: torch.device) -> Any:
+    """step, averaged model -> nats a code on plain train and val images, class given: the honest pair of curves."""
+
+    def evaluate(step: int, model: Any) -> dict[str, float]:
+        return {
+            f"{split}/nats_per_code": nats_per_code(model, data[split], params.name, device, 1)
+            for split in ("train", "val")
+        }
+
+    return evaluate
+
+
+def nats_per_code(model: Any, data: Tokens, name: str, device: torch.device, draws: int) -> float:
+    """Mean -ln p a code of at most EVAL_IMAGES plain images given their class; masks are seeded, `draws` of them."""
+    import numpy as np
+    import torch
+
+    from stages.generator import kinds
+
+    kind, rng, total = kinds.KINDS[name], torch.Generator().manual_seed(0), 0.0
+    labels = np.where(data.labels < 0, data.num_classes, data.labels)[:EVAL_IMAGES]
+    codes = data.codes[0][:EVAL_IMAGES].astype(np.int64)
+    with torch.inference_mode():
+        for _ in range(draws):
+            for part in np.array_split(np.arange(len(labels)), math.ceil(len(labels) / 256)):
+                given = torch.from_numpy(labels[part]).to(device), torch.from_numpy(codes[part]).to(device)
+                total += float(kind.nats(model, *given, rng).double().sum())
+    return total / (draws * codes.size)
+
+
+def likelihood_facts(model: Any, data: dict[str, Tokens], name: str, device: torch.device) -> dict[str, Any]:
+    """Val likelihood of the final weights: exact for ar; for masked a bound, averaged over 16 draws of masks."""
+    from stages.generator import kinds
+
+    kind = kinds.KINDS[name]
+    nats = nats_per_code(model, data["val"], name, device, 1 if kind.BOUND == "exact" else 16)
+    return {
+        "bound": kind.BOUND,
+        "val_nats_per_code": round(nats, 6),
+        "val_perplexity": round(math.exp(nats), 4),
+        "val_bits_per_image": round(nats * model.num_patches / math.log(2), 3),
+        "unigram_perplexity": round(unigram_perplexity(data["train"], data["val"]), 4),
+    }
+
+
+def unigram_perplexity(train: Tokens, val: Tokens) -> float:
+    """exp of the cross-entropy of val codes under train's code frequencies, one count added to each."""
+    import numpy as np
+
+    counts = np.bincount(train.codes[0].ravel(), minlength=train.num_codes) + 1.0
+    return float(np.exp(-np.log(counts / counts.sum())[val.codes[0].ravel()].mean()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", choices=["ar", "masked"], required=True, help="which generator")
+    parser.add_argument("--tokens", type=Path, required=True, help="tokens artefact")
+    parser.add_argument("--out", type=Path, required=True, help="generator artefact to write")
+    parser.add_argument("--report", type=Path, required=True, help="folder for curves")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    args = parser.parse_args()
+    model, optim = load("generator.model", Model, args.params), load(f"generator.{args.name}", Optim, args.params)
+    params = Params(name=args.name, model=model, optim=optim)
+    token_facts(args.tokens)  # raises if there are none, before anything heavy is imported
+    train(args.tokens, args.out, args.report, params, load("machine", Machine, args.params))
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,199 @@
+"""What are the encoder's features worth? Linear classifiers on them, on raw pixels and on its random twin.
+
+Run:    dvc repro probe
+Expect: digits: 20 s on two cores.
+
+The clean probe alone is saturated where raw pixels reach it; `moved` val images (a random affine map each) and few
+labels tell features apart. Figures are accuracies on val, from 0 to 1; _std is between draws of the labelled images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from stages.core import artefact, errors
+from stages.core.augment import Affine, random_maps, warp
+from stages.core.params import Machine, Section, impossible, load
+from stages.data.reader import ImageSplit, image_facts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from stages.encoder.model import Encoder
+
+SHOWN = 16
+
+
+class Params(Section):
+    block: int
+    final_norm: bool
+    raw_px: int = Field(gt=0)
+    max_images: int = Field(gt=1)
+    moved: Affine
+    few_labels: int = Field(gt=0)
+    few_draws: int = Field(ge=2)
+    inverse_regularisation: float = Field(gt=0)
+    seed: int = Field(ge=0, lt=2**32)
+
+
+def probe(images: Path, encoder: Path, report: Path, params: Params, machine: Machine) -> None:
+    """Write metrics.json and moved.png to the folder `report`."""
+    from stages.core.device import pick_device
+    from stages.core.figures import write_figures
+    from stages.encoder.model import load_encoder, random_twin
+
+    check(encoder, params)
+    train, val = (ImageSplit(images, split, machine.num_workers) for split in ("train", "val"))
+    chosen = {split: choose_images(len(source), params) for split, source in (("train", train), ("val", val))}
+    labels = train.labels[chosen["train"]], val.labels[chosen["val"]]
+    show_moved(report / "moved.png", val, params)
+    if len(set(labels[0].tolist())) < 2 or min(map(min, labels)) < 0:
+        write_figures(report, {"skipped": "no classes"})
+        return
+    device = pick_device(machine.device)
+    networks = {"raw": None, "random_twin": random_twin(encoder, params.seed, device)}
+    networks["encoder"] = load_encoder(encoder, device)
+    figures = {}
+    for name, network in networks.items():
+        see = partial(describe, network=network, params=params, machine=machine)
+        tests = {key: see(val, chosen["val"], moved=key == "moved") for key in ("clean", "moved")}
+        figures[name] = accuracies(see(train, chosen["train"], moved=False), tests, *labels, params)
+        print(f"probe: {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in figures[name].items()))
+    write_figures(report, {**figures, "protocol": [protocol(images, encoder, chosen, params)]})
+
+
+def check(encoder: Path, params: Params) -> None:
+    """Blocks count from 0, a negative number from the end; out of range is an error."""
+    depth = artefact.read_config(encoder, "encoder")["depth"]
+    if not -depth <= params.block < depth:
+        allowed = f"the encoder has {depth} blocks: expected {-depth} … {depth - 1}"
+        raise impossible("probe.block", params.block, allowed)
+
+
+def choose_images(count: int, params: Params) -> np.ndarray:
+    """int64 [M], sorted: a seeded choice of at most max_images."""
+    import numpy as np
+
+    if count <= params.max_images:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(params.seed).choice(count, params.max_images, replace=False))
+
+
+def moved_maps(index: np.ndarray, params: Params) -> Tensor:
+    """float [B, 2, 3]: the random map of each val image, a function of its number alone."""
+    import torch
+
+    from stages.core.rng import seed_of
+
+    seeds = [torch.Generator().manual_seed(seed_of("probe", params.seed, int(i))) for i in index]
+    return torch.cat([random_maps(1, params.moved, rng) for rng in seeds])
+
+
+def describe(
+    source: ImageSplit, index: np.ndarray, network: Encoder | None, params: Params, machine: Machine, *, moved: bool
+) -> np.ndarray:
+    """float32 [M, D]: the numbered images as the mean over the network's patches, or without a network as pixels."""
+    import torch
+
+    from stages.core.pictures import thumbnails
+    from stages.core.pixels import to_float
+
+    device, rows = "cpu" if network is None else next(network.parameters()).device, []
+    for start in range(0, len(index), machine.infer_batch_size):
+        batch = index[start : start + machine.infer_batch_size]
+        pixels = to_float(source.read(batch), device)
+        pixels = warp(pixels, moved_maps(batch, params)) if moved else pixels
+        with torch.inference_mode():
+            rows.append(thumbnails(pixels, params.raw_px) if network is None else pooled(network, pixels, params).cpu())
+    return torch.cat(rows).numpy()
+
+
+def pooled(network: Encoder, pixels: Tensor, params: Params) -> Tensor:
+    """float32 [B, D]: mean over patches."""
+    block = params.block % network.config["depth"]
+    return network(pixels, blocks=[block], final_norm=params.final_norm)[0].mean(1)
+
+
+def accuracies(
+    train: np.ndarray, tests: dict[str, np.ndarray], train_labels: np.ndarray, val_labels: np.ndarray, params: Params
+) -> dict[str, float]:
+    """{clean, moved}: trained on all of `train`; few_*: on few_labels a class, mean and deviation over draws."""
+    import numpy as np
+
+    full = fit(train, train_labels, params)
+    figures = {key: float(full.score(rows, val_labels)) for key, rows in tests.items()}
+    draws = [fit(train[few], train_labels[few], params) for few in few_label_draws(train_labels, params)]
+    for key, rows in tests.items():
+        scores = [few.score(rows, val_labels) for few in draws]
+        figures |= {f"few_{key}": float(np.mean(scores)), f"few_{key}_std": float(np.std(scores, ddof=1))}
+    return figures
+
+
+def fit(rows: np.ndarray, labels: np.ndarray, params: Params) -> Any:
+    """Logistic regression on standardised columns."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    regression = LogisticRegression(C=params.inverse_regularisation, max_iter=5000)
+    return make_pipeline(StandardScaler(), regression).fit(rows, labels)
+
+
+def few_label_draws(labels: np.ndarray, params: Params) -> list[np.ndarray]:
+    """few_draws seeded choices of few_labels images of every class; a smaller class is an error."""
+    import numpy as np
+
+    members = {int(one): np.flatnonzero(labels == one) for one in np.unique(labels)}
+    smallest = min(members, key=lambda one: len(members[one]))
+    if len(members[smallest]) < params.few_labels:
+        among = f"among the {len(labels):,} train images used (probe.max_images)"
+        allowed = f"class {smallest} has {len(members[smallest])} {among}"
+        raise impossible("probe.few_labels", params.few_labels, allowed)
+    rng = np.random.default_rng(params.seed)
+    return [
+        np.concatenate([rng.choice(own, params.few_labels, replace=False) for own in members.values()])
+        for _ in range(params.few_draws)
+    ]
+
+
+def protocol(images: Path, encoder: Path, chosen: dict[str, np.ndarray], params: Params) -> dict[str, Any]:
+    """How the figures were made."""
+    weights = artefact.read_config(encoder, "encoder")["files"]["model.safetensors"]
+    facts = {"of": "probe", "reference": "val", "reference_digest": artefact.digest(images)[:12]}
+    facts |= {"img_px": image_facts(images)["img_px"], "classifier": "logistic regression on standardised features"}
+    counts = {"train_images": len(chosen["train"]), "val_images": len(chosen["val"])}
+    return {**facts, **counts, "encoder_sha256": weights, **params.model_dump()}
+
+
+def show_moved(path: Path, val: ImageSplit, params: Params) -> None:
+    """Val images above their moved versions."""
+    import numpy as np
+
+    from stages.core.pictures import enlarge, grid, save_png
+    from stages.core.pixels import to_float, to_uint8
+
+    index = choose_images(len(val), params)[:SHOWN]
+    images = val.read(index)
+    moved = to_uint8(warp(to_float(images), moved_maps(index, params)))
+    save_png(path, grid(np.concatenate([images, moved]), len(index), enlarge(val.img_px)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="images artefact")
+    parser.add_argument("--encoder", type=Path, required=True, help="encoder artefact")
+    parser.add_argument("--report", type=Path, required=True, help="folder for metrics.json and moved.png")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    args = parser.parse_args()
+    params, machine = load("probe", Params, args.params), load("machine", Machine, args.params)
+    probe(args.images, args.encoder, args.report, params, machine)
+
+
+if __name__ == "__main__":
+    errors.run(main)

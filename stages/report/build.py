@@ -1,0 +1,83 @@
+"""Everything under reports/ -> one page that needs nothing else: pictures, tables with their protocol, curves.
+
+Run:    dvc repro report
+Expect: 5 s; reports/index.html, about 2 MB for digits. Open it in any browser; it loads nothing from elsewhere.
+
+Evaluations are required, other parts are named as missing in the page. Figures of different protocols never share a
+table. The params shown are those that dvc.lock says the stages ran with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stages.core import errors
+from stages.core.artefact import write_atomically
+from stages.report import gather
+
+TEMPLATE = Path(__file__).with_name("template.html")
+
+
+def build(reports: Path, out: Path, lock: Path) -> None:
+    """Write the page `out` from the folder `reports`."""
+    from stages.report import sections
+
+    evaluations = gather.read_evaluations(reports)
+    optional = {
+        "encoder probe": sections.probe(reports),
+        "codebook": sections.codebooks(reports),
+        "training curves": sections.training(reports),
+    }
+    parts = [sections.headline(evaluations), sections.reconstructions(reports, evaluations)]
+    parts += [
+        *sections.samples(reports, evaluations),
+        *filter(None, optional.values()),
+        sections.everything(evaluations),
+    ]
+    params = used_params(lock)
+    missing = [name for name, part in {**optional, "params (no dvc.lock)": params}.items() if part is None]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, render(parts, missing, params).encode())
+    print(f"report: {out}, {out.stat().st_size / 1e6:.1f} MB" + (f"; missing: {', '.join(missing)}" if missing else ""))
+
+
+def render(parts: list[Any], missing: list[str], params: str | None) -> str:
+    """The page's HTML."""
+    from jinja2 import Environment, StrictUndefined
+
+    from stages.report.tables import protocol_lines
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text())
+    return template.render(sections=parts, missing=missing, params=params, protocol_lines=protocol_lines)
+
+
+def used_params(lock: Path) -> str | None:
+    """The params each stage last ran with, as YAML, from DVC's own record; None without one."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    if not lock.is_file():
+        return None
+    stages = YAML(typ="safe").load(lock).get("stages", {}).values()
+    used = {key: value for stage in stages for key, value in stage.get("params", {}).get("params.yaml", {}).items()}
+    yaml, buffer = YAML(typ="safe", pure=True), io.StringIO()
+    yaml.default_flow_style = False
+    yaml.dump(dict(sorted(used.items())), buffer)
+    return buffer.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reports", type=Path, required=True, help="folder with the stages' reports")
+    parser.add_argument("--out", type=Path, required=True, help="page to write")
+    parser.add_argument("--lock", type=Path, default=Path("dvc.lock"), help="DVC's record of the params")
+    args = parser.parse_args()
+    build(args.reports, args.out, args.lock)
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,23 @@
+"""Every test runs in a folder of its own, on one thread, with the toy pipeline's artefacts at hand."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import pytest
+import toy as toys
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory) -> Path:
+    """A folder in which the toy pipeline ran from data to codebook and tokens. Read only."""
+    root = tmp_path_factory.mktemp("toy")
+    toys.run_until_tokens(root)
+    return root

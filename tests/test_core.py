@@ -1,0 +1,147 @@
+"""Schedules, checkpoints, artefacts, batches: what every stage stands on.
+
+Run: uv run pytest tests/test_core.py
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.core import artefact
+from stages.core.augment import Affine, random_maps, warp
+from stages.core.checkpoint import Checkpoint
+from stages.core.curves import Curves
+from stages.core.device import pick_device
+from stages.core.errors import UserError
+from stages.core.loop import Optim, Watch, adamw, epoch_batch
+from stages.core.rng import seed_of
+from stages.core.schedule import Ema, lr_at
+
+STILL = {"degrees": 0, "scale": 0, "translate": 0, "shear": 0, "mirror": False}
+
+
+def test_the_learning_rate_at_named_steps():
+    rate = {step: lr_at(step, peak=1.0, warmup_steps=10, total_steps=110) for step in (0, 9, 10, 60, 110)}
+    assert rate == pytest.approx({0: 0.1, 9: 1.0, 10: 1.0, 60: 0.5, 110: 0.0})
+
+
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 5))
+def test_every_epoch_sees_every_item_once_whatever_the_batch_size(count, batch_size, seed):
+    seen = np.concatenate([epoch_batch(s, count=count, batch_size=batch_size, seed=seed) for s in range(count)])
+    for epoch in range(len(seen) // count):
+        assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def test_seeds_have_names_and_do_not_depend_on_the_process():
+    assert seed_of("decoder", 0, 17) == 4732840052481619518
+    assert len({seed_of("a", i) for i in range(1000)}) == 1000
+    assert seed_of("a", 12) != seed_of("a1", 2)
+
+
+def test_the_average_follows_the_formula_and_forgets_the_start():
+    model = torch.nn.Linear(1, 1, bias=False)
+    ema, expected = Ema(model, 0.5), float(model.weight.detach())
+    for step in range(20):
+        with torch.no_grad():
+            model.weight.fill_(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+        ema.update(model, step)
+    assert float(ema.tensors["weight"]) == pytest.approx(expected)
+
+
+def optim(**changes) -> Optim:
+    base = dict(total_steps=5, batch_size=2, lr_peak=0.1, warmup_steps=1, weight_decay=0.1, beta2=0.9, clip_norm=1.0)
+    return Optim(**{**base, "ema_decay": 0.9, "eval_every": 5, "precision": "fp32", "seed": 0, **changes})
+
+
+def test_a_checkpoint_restores_models_optimizers_and_averages_to_the_bit(tmp_path):
+    def fresh() -> tuple[torch.nn.Module, torch.optim.Optimizer, Ema]:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+        return model, adamw(model, optim()), Ema(model, 0.9)
+
+    def step(model, optimizer, ema, number: int) -> None:
+        torch.manual_seed(number)
+        model(torch.randn(4, 3)).square().sum().backward()
+        optimizer.step(), optimizer.zero_grad(), ema.update(model, number)
+
+    whole = fresh()
+    for number in range(6):
+        step(*whole, number)
+    half = fresh()
+    for number in range(3):
+        step(*half, number)
+    Checkpoint(tmp_path, 0, {"m": half[0]}, {"m": half[1]}, {"m": half[2]}).save({"step": 3})
+    again = fresh()
+    assert Checkpoint(tmp_path, 0, {"m": again[0]}, {"m": again[1]}, {"m": again[2]}).load() == {"step": 3}
+    for number in range(3, 6):
+        step(*again, number)
+    for name, tensor in whole[0].state_dict().items():
+        assert torch.equal(tensor, again[0].state_dict()[name])
+    assert all(torch.equal(tensor, again[2].tensors[name]) for name, tensor in whole[2].tensors.items())
+
+
+def test_a_half_written_checkpoint_is_never_read(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    (tmp_path / "000000007-state.safetensors").write_bytes(b"half")
+    checkpoint = Checkpoint(tmp_path, 0, {"m": model}, {}, {})
+    assert checkpoint.load() is None
+    checkpoint.save({"step": 1})
+    assert checkpoint.load() == {"step": 1} and len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+def test_the_watch_names_the_first_bad_step_and_its_batch():
+    watch = Watch(torch.device("cpu"))
+    watch.see(3, torch.tensor(1.0))
+    watch.check(str)
+    watch.see(4, torch.tensor(float("nan")))
+    watch.see(5, torch.tensor(float("inf")))
+    with pytest.raises(UserError, match="step 4, on the batch images of 4"):
+        watch.check(lambda step: f"images of {step}")
+
+
+def test_an_artefact_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), artefact.new_artefact(tmp_path / "a", "thing", {}) as folder:
+        (folder / "x").write_text("1")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with artefact.new_artefact(tmp_path / "a", "thing", {"units": "px"}) as folder:
+        (folder / "x").write_text("1")
+    config = artefact.read_config(tmp_path / "a", "thing")
+    assert config["units"] == "px" and config["files"] == {"x": artefact.sha256(tmp_path / "a/x")}
+    with pytest.raises(UserError, match="holds a 'thing' artefact, expected 'encoder'"):
+        artefact.read_config(tmp_path / "a", "encoder")
+
+
+def test_still_maps_leave_images_as_they_are_and_mirrors_flip_them():
+    images, rng = torch.rand(8, 3, 12, 12), torch.Generator().manual_seed(0)
+    torch.testing.assert_close(warp(images, random_maps(8, Affine(**STILL), rng)), images, atol=1e-5, rtol=0)
+    mirrored = warp(images, random_maps(8, Affine(**{**STILL, "mirror": True}), rng))
+    kinds = [
+        (torch.allclose(out, image, atol=1e-5), torch.allclose(out, image.flip(-1), atol=1e-5))
+        for out, image in zip(mirrored, images, strict=True)
+    ]
+    assert set(kinds) == {(True, False), (False, True)}
+
+
+def test_curves_are_written_once_for_each_step_and_again_after_a_resume(tmp_path):
+    curves = Curves()
+    curves.log(5, loss=1.0, **{"val/loss": 2.0})
+    curves.log(10, loss=0.5)
+    for _ in range(2):
+        curves.write(tmp_path / "out")
+        rows = (tmp_path / "out/plots/metrics/loss.tsv").read_text().split()
+        assert rows == ["step", "loss", "5", "1.0", "10", "0.5"]
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["loss"] == 0.5
+
+
+def test_an_absent_gpu_is_an_error_that_says_so():
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="0 usable GPUs"):
+            pick_device("cuda")
+    assert pick_device("cpu").type == "cpu"

@@ -1,0 +1,269 @@
+"""The data stage on the embedded digits: counts, bytes, resuming, reading back. Run: pytest tests/test_data.py"""
+
+import gc
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.core import plan, scratch, shards
+from stages.core.artefact import read_config
+from stages.core.errors import UserError
+from stages.core.params import Machine, load
+from stages.data.prepare import Params, in_threads, prepare
+from stages.data.reader import ImageSplit, image_facts, num_images
+
+ROOT = Path(__file__).resolve().parents[1]
+YAML = """
+data: {source: digits, folder: "", img_px: 8, val_fraction: 0.16528, shard_images: 256, format: png, seed: 0}
+machine: {device: cpu, num_workers: 0, infer_batch_size: 8, checkpoint_secs: 60.0}
+"""
+KILLED_AFTER_3_SHARDS = """
+import os, signal, sys
+from stages.core import shards
+from stages.data import prepare
+
+whole = shards.write_shard
+
+def write_shard(folder, name, build):
+    whole(folder, name, build)
+    if len(list(folder.glob("*.json"))) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+shards.write_shard = write_shard
+sys.argv[1:] = ["--out", "images"]
+prepare.main()
+"""
+
+
+def make(out: Path, num_workers: int = 0, **changes) -> Path:
+    Path("params.yaml").write_text(YAML)
+    params = load("data", Params).model_copy(update=changes)
+    prepare(out, params, load("machine", Machine).model_copy(update={"num_workers": num_workers}))
+    return out
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield make(folder / "images")
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_digits_have_1500_train_and_297_val_images_in_equal_shares(images):
+    splits = image_facts(images)["splits"]
+    assert {split: facts["images"] for split, facts in splits.items()} == {"train": 1500, "val": 297}
+    totals = {name: count + splits["val"]["per_class"][name] for name, count in splits["train"]["per_class"].items()}
+    assert sum(totals.values()) == 1797
+    for name, count in splits["val"]["per_class"].items():
+        assert abs(count - totals[name] * 297 / 1797) < 1
+
+
+def test_splits_share_no_image(images):
+    train, val = ImageSplit(images, "train"), ImageSplit(images, "val")
+    assert len({*train.keys, *val.keys}) == 1797
+
+
+def test_two_runs_with_any_number_of_workers_give_equal_bytes(images, workdir):
+    again = make(workdir / "images", num_workers=2)
+    assert hashes(again) == hashes(images)
+
+
+def test_another_seed_splits_otherwise(images, workdir):
+    other = make(workdir / "images", seed=1)
+    assert ImageSplit(other, "val").keys != ImageSplit(images, "val").keys
+
+
+def test_plain_webdataset_decodes_the_shards(images):
+    import webdataset
+
+    paths = [str(images / entry["name"]) for entry in image_facts(images)["splits"]["val"]["shards"]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files to the garbage collector
+        samples = list(webdataset.WebDataset(paths, shardshuffle=False).decode("rgb8"))
+        gc.collect()
+    split = ImageSplit(images, "val")
+    assert [sample["__key__"] for sample in samples] == split.keys
+    assert [sample["cls"] for sample in samples] == split.labels.tolist()
+    assert samples[0]["json"] == {"name": f"digits-{int(split.keys[0])}", "class": int(split.labels[0])}
+    assert np.array_equal(np.stack([sample["png"] for sample in samples]), split.read(range(len(split))))
+
+
+def test_reader_gives_the_scans_in_the_order_asked_for(images):
+    from sklearn.datasets import load_digits
+
+    split, digits = ImageSplit(images, "train", num_workers=2), load_digits()
+    wanted = np.array([1499, 3, 3, 700])
+    pixels, number = split.read(wanted), [int(split.keys[i]) for i in wanted]
+    assert pixels.shape == (4, 8, 8, 3) and pixels.dtype == np.uint8 and split.labels.dtype == np.int64
+    assert np.array_equal(pixels[..., 0], np.round(digits.images[number] * (255 / 16)))
+    assert np.array_equal(split.labels[wanted], digits.target[number])
+    assert split.read([]).shape == (0, 8, 8, 3) and num_images(images, "train") == len(split) == 1500
+
+
+def test_jpg_images_are_close_to_png_images(images, workdir):
+    jpg = ImageSplit(make(workdir / "images", format="jpg"), "val")
+    difference = jpg.read(range(20)).astype(int) - ImageSplit(images, "val").read(range(20))
+    assert 0 < np.abs(difference).mean() < 8
+
+
+def test_images_are_enlarged_to_img_px(workdir):
+    split = ImageSplit(make(workdir / "images", img_px=20, shard_images=2000), "val")
+    assert split.img_px == 20 and split.read([0]).shape == (1, 20, 20, 3)
+
+
+def test_killed_half_way_and_resumed_gives_the_bytes_of_one_run(images, workdir):
+    (workdir / "params.yaml").write_text(YAML)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED_AFTER_3_SHARDS], env=environment, capture_output=True, check=False
+    )
+    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
+    assert not Path("images").exists()
+    kept = {path: path.stat().st_mtime_ns for path in Path("scratch/data").glob("*/*.json")}
+    assert len(kept) == 3
+    again = [sys.executable, "-m", "stages.data.prepare", "--out", "images"]
+    held = [os.open(path, os.O_RDONLY) for path in Path("scratch/data").glob("*/*.tar")]
+    subprocess.run(again, env=environment, capture_output=True, check=True)
+    assert hashes(workdir / "images") == hashes(images)
+    published = {path.stat().st_ino for path in Path("images").glob("*.tar")}
+    assert {os.fstat(file).st_ino for file in held} <= published
+    for file in held:
+        os.close(file)
+    assert not Path("scratch/data").exists()
+
+
+def test_two_processes_build_each_shard_once(monkeypatch, workdir):
+    def build(name):
+        built.append(name)
+        return [("00000000", {"txt": name.encode()})], {}
+
+    built, names = [], ["a", "b", "c", "d", "e"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        shards.write_shards(workdir, names, build, lambda: None)
+    assert built == ["a", "c", "e", "b", "d"]
+    assert [entry["samples"] for entry in shards.read_facts(workdir, names)] == [1] * 5
+
+
+def test_look_ahead_is_bounded_and_order_is_kept():
+    started = []
+    results = in_threads(lambda item: started.append(item) or item, range(100), 2)
+    first = [next(results) for _ in range(10)]
+    assert first == list(range(10)) and len(started) <= 14
+    assert list(results) == list(range(10, 100))
+
+
+@pytest.fixture
+def copy(images, workdir):
+    return Path(shutil.copytree(images, workdir / "copy"))
+
+
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 5000), lambda path: path.unlink()])
+def test_truncated_or_missing_shard_is_named_with_the_way_out(copy, damage):
+    damage(copy / "train-000002.tar")
+    with pytest.raises(UserError, match=r"train-000002\.tar.*dvc checkout` or `dvc repro"):
+        ImageSplit(copy, "train")
+
+
+def test_shard_truncated_or_overwritten_while_in_use_is_named(copy):
+    split = ImageSplit(copy, "val")
+    path = copy / "val-000000.tar"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(UserError, match="val-000000.tar: broken shard .* does not decode"):
+        split.read([0])
+    os.truncate(path, 5000)
+    with pytest.raises(UserError, match="val-000000.tar: broken shard .* ends inside an image"):
+        split.read([200])
+
+
+def test_index_has_no_absolute_path_and_hashes_every_file(images):
+    assert str(images.parent) not in (images / "config.json").read_text()
+    listed = read_config(images, "images")["files"]
+    assert listed == {name: digest for name, digest in hashes(images).items() if name != "config.json"}
+
+
+@pytest.mark.parametrize("val_fraction", [0.001, 0.999])
+def test_split_without_every_digit_is_refused(workdir, val_fraction):
+    with pytest.raises(UserError, match="data.val_fraction = 0.*both splits need 10 or more"):
+        make(workdir / "images", val_fraction=val_fraction)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("source: digits", "source: folder", "data: folder = '': with source: folder, expected a folder of images"),
+        ('folder: ""', "folder: photos", "data: folder = 'photos': source: digits reads no folder"),
+        ("format: png", "format: gif", "data.format = 'gif': input should be 'png' or 'jpg'"),
+        ("val_fraction: 0.16528", "val_fraction: 1.0", "data.val_fraction = 1.0: input should be less than 1"),
+        ("seed: 0", "seed: 0, sed: 1", "data.sed = 1: unknown key"),
+    ],
+)
+def test_impossible_params_are_named(workdir, old, new, message):
+    Path("params.yaml").write_text(YAML.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        load("data", Params)
+
+
+def test_importing_the_stage_loads_no_heavy_library():
+    heavy = "{'numpy', 'torch', 'PIL', 'sklearn', 'webdataset'}"
+    code = f"import sys, stages.data.prepare, stages.data.reader; print({heavy} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"
+
+
+def test_plan_names_counts_and_sizes_in_one_line(capsys, monkeypatch, workdir):
+    set_free(monkeypatch, 79_000_000_000)
+    plan.print_plan("data", Path("data/images"), {"images": 1797}, 5_520_000, 300_000_000)
+    expected = "plan: data: 1,797 images -> data/images: 5.5 MB on disk, peak memory about 300 MB; 79 GB free\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_full_disk_stops_the_stage_before_any_work(monkeypatch, workdir):
+    set_free(monkeypatch, 1000)
+    with pytest.raises(UserError, match=r"images: data needs about 5\.9 MB, its file system has 1\.0 kB free"):
+        make(workdir / "images")
+    assert not list(workdir.rglob("*.tar"))
+
+
+def set_free(monkeypatch, free: int) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: usage(10**12, 10**12 - free, free))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (999_600, "1.0 MB"), (9_940, "9.9 kB"), (78_600_000_000, "79 GB")]
+)
+def test_sizes_are_shown_to_two_digits(count, text):
+    assert plan.in_bytes(count) == text
+
+
+def test_fingerprint_tells_params_facts_and_source_files_apart(workdir):
+    Path("params.yaml").write_text(YAML)
+    params = load("data", Params)
+    prints = {
+        scratch.fingerprint(params, []),
+        scratch.fingerprint(params, [], "other files"),
+        scratch.fingerprint(params.model_copy(update={"seed": 1}), []),
+    }
+    assert len(prints) == 3 and scratch.fingerprint(params, []) in prints

@@ -1,0 +1,151 @@
+"""The pixel decoder: shapes, losses, the game with the discriminator.
+
+Run: uv run pytest tests/test_decoder.py
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import toy as toys
+from PIL import Image
+
+from stages.core.errors import UserError
+from stages.decoder.losses import CollapseGuard, EncoderPerceptual, LpipsPerceptual, adaptive_weight, finite_nudge
+from stages.decoder.model import OneStep, PatchDiscriminator, hinge_discriminator, load_decoder
+from stages.encoder.model import load_encoder
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory):
+    root = tmp_path_factory.mktemp("decoder") / "toy"
+    shutil.copytree(toy, root)
+    toys.write_params(
+        root,
+        {
+            "decoder": {
+                "gan": {"weight": 0.02, "start_step": 30, "width": 8},
+                "optim": {"total_steps": 60, "lr_peak": 0.02},
+            }
+        },
+    )
+    toys.run("decoder", root)
+    return root
+
+
+def curve(root, name: str) -> list[float]:
+    rows = (root / f"reports/decoder/kmeans-onestep/plots/metrics/{name}.tsv").read_text().splitlines()[1:]
+    return [float(row.split("\t")[1]) for row in rows]
+
+
+def test_it_learns_and_shows_a_picture_every_epoch(trained):
+    psnr = curve(trained, "train/psnr_db")
+    assert psnr[-1] > psnr[0] + 2, psnr
+    pictures = sorted((trained / "reports/decoder/kmeans-onestep/pictures").glob("*.png"))
+    with Image.open(pictures[-1]) as picture:
+        assert len(pictures) == len(psnr) and picture.height >= 32
+    assert curve(trained, "discriminator"), "the game was on"
+
+
+def test_decoding_gives_uint8_images_and_does_not_depend_on_the_batch(trained):
+    decoder = load_decoder(trained / "data/decoder/kmeans-onestep")
+    codes = np.load(trained / "data/tokens/kmeans/val.npy")[0]
+    images = decoder.decode(codes)
+    assert images.shape == (len(codes), 16, 16, 3) and images.dtype == np.uint8
+    assert np.abs(images[:1].astype(int) - decoder.decode(codes[:1])).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "codes", [np.zeros((1, 15), np.uint16), np.full((1, 16), 8, np.uint16), np.zeros(16, np.uint16)]
+)
+def test_codes_of_another_shape_or_range_are_refused(codes, trained):
+    with pytest.raises(UserError, match="below 8"):
+        load_decoder(trained / "data/decoder/kmeans-onestep").decode(codes)
+
+
+def test_the_code_vectors_do_not_learn(trained):
+    decoder = load_decoder(trained / "data/decoder/kmeans-onestep")
+    assert "vectors" not in dict(decoder.network.named_parameters())
+
+
+def test_identical_images_have_no_perceptual_distance_and_others_do(toy):
+    encoder = load_encoder(toy / "data/encoder")
+    loss, first, second = EncoderPerceptual(encoder, [0, 1], True), torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    wanted = encoder(first, blocks=[0, 1], final_norm=True)
+    assert float(loss(first, first, wanted)) == pytest.approx(0, abs=1e-5)
+    assert float(loss(second, first, wanted)) > 1e-3
+
+
+def test_lpips_takes_torchvisions_vgg16_from_a_file(tmp_path):
+    import torchvision
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    features = torchvision.models.vgg16(weights=None).features
+    save_file({f"features.{k}": v for k, v in features.state_dict().items()}, tmp_path / "vgg.safetensors")
+    loss = LpipsPerceptual(str(tmp_path / "vgg.safetensors"))
+    kept = loss.net.net.state_dict()
+    assert torch.equal(kept["slice5.28.weight"], features[28].weight)
+    first = torch.rand(1, 3, 32, 32) * 2 - 1
+    assert float(loss(first, first, [])) == 0 and float(loss(-first, first, [])) > 0
+
+
+def test_other_weights_for_lpips_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "vgg.safetensors")
+    with pytest.raises(UserError, match="not torchvision's VGG-16"):
+        LpipsPerceptual(str(tmp_path / "vgg.safetensors"))
+
+
+def test_hinge_by_hand():
+    assert float(hinge_discriminator(torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 1.0]))) == pytest.approx(
+        0.5 * (0.25 + 1.0)
+    )
+
+
+def test_the_adaptive_weight_is_the_ratio_of_gradients_and_clamped():
+    weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+    ratio = adaptive_weight((3 * weight).sum(), (2 * weight).sum(), weight, limit=10.0)
+    assert float(ratio) == pytest.approx(1.5, rel=1e-3)
+    assert float(adaptive_weight((3 * weight).sum(), (1e-9 * weight).sum(), weight, limit=10.0)) == 10
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf")])
+def test_a_broken_discriminator_pushes_nothing_into_the_decoder(garbage):
+    network = OneStep(torch.randn(8, 4), 4, [8, 8], 1)
+    discriminator = PatchDiscriminator(8)
+    with torch.no_grad():
+        discriminator.layers[0].weight.fill_(garbage)
+    made = network(torch.zeros(2, 16, dtype=torch.long))
+    nudge = finite_nudge(-discriminator(made).mean(), made)
+    loss = made.square().mean() + adaptive_weight(made.square().mean(), nudge, network.to_pixels.weight, 10.0) * nudge
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+
+
+def test_the_guard_closes_when_the_discriminator_has_won_and_opens_again():
+    guard = CollapseGuard(floor=0.1, device=torch.device("cpu"))
+    assert guard.gate() == 1
+    for _ in range(300):
+        guard.see(torch.tensor(0.0))
+    assert guard.gate() == 0
+    for _ in range(300):
+        guard.see(torch.tensor(0.8))
+    assert guard.gate() == 1
+
+
+def test_a_non_finite_loss_stops_training_with_step_and_batch(toy, tmp_path):
+    root = tmp_path / "toy"
+    shutil.copytree(toy, root)
+    toys.write_params(root, {"decoder": {"optim": {"lr_peak": 1e30, "warmup_steps": 0}}})
+    with pytest.raises(UserError, match=r"non-finite loss or gradient at step \d+, on the batch \['0"):
+        toys.run("decoder", root)
+    assert not (root / "data/decoder").exists()
+
+
+def test_the_plan_and_metrics_hold_no_times_or_paths(trained):
+    text = (trained / "data/decoder/kmeans-onestep/config.json").read_text()
+    assert str(trained) not in text and set(json.loads(text)) >= {"kind", "grid", "widths", "inputs", "files"}

@@ -1,0 +1,78 @@
+"""What `dvc repro` reruns after a change, on the toy pipeline. Slow: every stage is a process.
+
+Run: uv run pytest -m slow tests/test_dvc.py
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import toy as toys
+
+pytestmark = pytest.mark.slow
+
+
+def repro(root) -> tuple[list[str], str]:
+    """The stages whose commands ran, and all that was printed."""
+    env = {**os.environ, "DVC_NO_ANALYTICS": "1", "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    done = subprocess.run(["dvc", "repro"], cwd=root, env=env, capture_output=True, text=True)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text
+    return re.findall(r"Running stage '([^']+)'", text), text
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the repository with toy params, run once."""
+    root = tmp_path_factory.mktemp("dvc") / "project"
+    shutil.copytree(toys.ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(toys.ROOT / name, root / name)
+    text = (root / "dvc.yaml").read_text().replace("    frozen: true\n", "")
+    (root / "dvc.yaml").write_text(text)
+    toys.write_params(root)
+    toys.draw_pictures(root / "pictures")
+    subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=root, check=True)
+    ran, _ = repro(root)
+    assert len(ran) == 14
+    return root
+
+
+AFTER_CODEBOOK = {"codebook", "tokens", "decoder", "generator", "samples", "evaluate", "report"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"codebook": {"num_codes": 6}}, AFTER_CODEBOOK),
+        ({"samples": {"ar": {"temperature": 0.8}}}, {"samples@kmeans-ar", "evaluate", "report"}),
+        (
+            {"generator": {"masked": {"seed": 3}}},
+            {"generator@kmeans-masked", "samples@kmeans-masked", "evaluate", "report"},
+        ),
+        ({"decoder": {"blocks": 2}}, {"decoder", "evaluate", "report"}),
+        ({"machine": {"num_workers": 1, "infer_batch_size": 7, "checkpoint_secs": 5.0}}, set()),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_change_reruns_its_dependents_alone_and_changing_back_runs_nothing(project, changes, expected):
+    toys.write_params(project, changes)
+    ran, _ = repro(project)
+    assert {name if name in expected else name.split("@")[0] for name in ran} == expected
+    toys.write_params(project)
+    ran, text = repro(project)
+    assert ran == [], text
+    assert repro(project)[0] == []
+
+
+def test_metrics_plots_and_experiments_show_the_same_numbers(project):
+    def dvc(*arguments: str) -> str:
+        return subprocess.run(["dvc", *arguments], cwd=project, capture_output=True, text=True, check=True).stdout
+
+    metrics = dvc("metrics", "show")
+    assert "reports/evaluate/kmeans-onestep/metrics.json" in metrics and "agreement" in metrics
+    dvc("plots", "show")
+    assert (project / "dvc_plots/index.html").is_file()

@@ -1,0 +1,231 @@
+"""The evaluate stage on a toy pipeline. Run: pytest tests/test_evaluate.py"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_pipeline import MACHINE, PatchDecoder, build, write_image_artefact, write_samples
+
+from stages.core.errors import UserError
+from stages.data.reader import ImageSplit
+from stages.evaluate.score import Params, check, score
+
+ROOT = Path(__file__).resolve().parents[1]
+PARAMS = Params(bootstrap_draws=5, kid_subset_size=40, prc_neighbours=3, max_reference_images=0, judge_max_images=5000,
+                judge_px=16, inception_weights="", neighbours_shown=6, seed=0)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(autouse=True)
+def _patch_decoder(toy, monkeypatch):
+    monkeypatch.setattr("stages.decoder.model.load_decoder", lambda folder, device: PatchDecoder(toy.patches))
+
+
+def run(
+    toy, report: Path, params: Params = PARAMS, images: Path | None = None, generators: tuple[str, ...] = ("ar",)
+) -> dict:
+    """metrics.json of one run."""
+    samples = check(images or toy.images, toy.codebook, toy.samples, list(generators), params)
+    score(images or toy.images, toy.encoder, toy.codebook, toy.root / "decoder", samples, report, params, MACHINE)
+    return json.loads((report / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def scored(toy, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.decoder.model.load_decoder", lambda folder, device: PatchDecoder(toy.patches))
+        report = tmp_path_factory.mktemp("report")
+        return report, run(toy, report)
+
+
+def test_figures_are_there_and_within_their_bounds(scored):
+    _, metrics = scored
+    assert set(metrics) == {"val", "reconstruction", "ar", "protocol"}
+    assert metrics["val"]["agreement"] > 0.9
+    assert 5 < metrics["reconstruction"]["psnr_db"] < 30 and 0 < metrics["reconstruction"]["ssim"] < 1
+    for key in ("agreement", "precision[embedded]", "recall[embedded]"):
+        assert 0 <= metrics["ar"][key] <= 1 and metrics["ar"][f"{key}_std"] >= 0
+    assert metrics["ar"]["gfid[embedded]"] > 0 and 1 <= metrics["ar"]["is[embedded]"] <= 10
+    assert metrics["ar"]["likelihood"]["val_perplexity"] == 7.4
+    assert 0 < metrics["reconstruction"]["code_usage"]["live_fraction"] <= 1
+    assert metrics["val"]["neighbours"]["pixel"]["near_copies"] <= 0.03
+
+
+def test_every_group_has_its_protocol(scored, toy):
+    from stages.core import artefact
+
+    _, metrics = scored
+    entries = {entry["of"]: entry for entry in metrics["protocol"]}
+    assert set(entries) == set(metrics) - {"protocol"}
+    assert {of: entry["reference"] for of, entry in entries.items()} == {
+        "val": "train",
+        "reconstruction": "val",
+        "ar": "train",
+    }
+    assert all(artefact.digest(toy.images).startswith(entry["reference_digest"]) for entry in entries.values())
+    weights = artefact.sha256(toy.encoder / "model.safetensors")
+    assert all(entry["extractors"]["embedded"]["weights_sha256"] == weights for entry in entries.values())
+    assert entries["ar"]["seeds"] == [0, 1] and entries["ar"]["sampler"] == {"temperature": 1.0}
+    assert entries["ar"]["extractors"]["embedded"]["covariance"] == "full rank" and entries["ar"]["count"] == 60
+
+
+def test_pictures_show_what_they_should(scored, toy):
+    from PIL import Image
+
+    report, _ = scored
+    sizes = {}
+    for path in report.glob("pictures/*.png"):
+        with Image.open(path) as image:
+            sizes[path.name] = image.size
+    line = 17 * 4  # 16 px and a gap, enlarged
+    assert sizes["reconstructions.png"] == (16 * line - 4, 4 * line - 4)
+    assert sizes["neighbours-ar.png"] == (6 * line - 4, 3 * line - 4)
+    assert sizes["samples-ar.png"][0] == 10 * line - 4
+
+
+def test_two_runs_give_the_same_bytes(scored, toy, tmp_path):
+    report, _ = scored
+    run(toy, tmp_path)
+    one, two = (
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*.*")} for root in (report, tmp_path)
+    )
+    assert one == two and len(one) == 4
+
+
+def test_fid_equals_torch_fidelitys_own_command(toy):
+    """The registered extractor works in calculate_metrics, gives our numbers, and FID(x, x) < 1e-3 (statement 28)."""
+    from torch_fidelity import calculate_metrics
+
+    from stages.evaluate import metrics
+    from stages.evaluate.extractor import EMBEDDED, open_embedded
+
+    class Pictures(torch.utils.data.Dataset):
+        def __init__(self, split: str):
+            source = ImageSplit(toy.images, split)
+            self.images = torch.from_numpy(source.read(range(len(source)))).permute(0, 3, 1, 2)
+
+        def __len__(self):
+            return len(self.images)
+
+        def __getitem__(self, index):
+            return self.images[index]
+
+    train, val = Pictures("train"), Pictures("val")
+    settings = {"fid": True, "kid": True, "kid_subset_size": 40, "cuda": False, "cache": False, "verbose": False,
+                "save_cpu_ram": True, "feature_extractor": EMBEDDED,
+                "feature_extractor_weights_path": str(toy.encoder)}  # fmt: skip
+    theirs = calculate_metrics(input1=val, input2=train, **settings)
+    space = open_embedded(toy.encoder, torch.device("cpu"))
+    with torch.inference_mode():
+        one, other = (space.features(part.images.permute(0, 2, 3, 1).numpy())[0] for part in (val, train))
+    assert metrics.fid(one, other) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert metrics.kid(one, other, 40, seed=2020)[0] == pytest.approx(
+        theirs["kernel_inception_distance_mean"], rel=1e-3
+    )
+    assert abs(metrics.fid(one, one)) < 1e-3
+    assert abs(calculate_metrics(input1=val, input2=val, **settings)["frechet_inception_distance"]) < 1e-3
+
+
+def test_agreement_of_perfect_reconstructions_is_the_judges_accuracy(toy):
+    from stages.evaluate.bench import set_up
+    from stages.evaluate.extractor import open_spaces
+    from stages.evaluate.reconstruction import score_reconstruction
+
+    class Perfect:
+        num_codes = 2
+
+        def encode(self, images):
+            self.images = images
+            return np.zeros((len(images), 16), np.uint16)
+
+        def decode(self, codes):
+            return self.images
+
+    bench = set_up(toy.images, open_spaces(toy.encoder, "", torch.device("cpu")), PARAMS, MACHINE)
+    perfect = Perfect()
+    figures, _ = score_reconstruction(ImageSplit(toy.images, "val"), perfect, perfect, bench)
+    assert figures["reconstruction"]["agreement"] == figures["val"]["agreement"]
+    assert figures["reconstruction"]["neighbours"] == figures["val"]["neighbours"]
+    assert figures["reconstruction"]["ssim"] == pytest.approx(1)
+    assert abs(figures["reconstruction"]["rfid[embedded]"]) < 1e-3
+
+
+def test_without_classes_agreement_and_is_are_skipped_with_the_reason(toy, tmp_path):
+    rng = np.random.default_rng(0)
+    write_image_artefact(
+        tmp_path / "images", rng.integers(0, 256, (200, 16, 16, 3), dtype=np.uint8), np.full(200, -1), []
+    )
+    write_samples(toy, "unconditional", np.full(60, -1))
+    metrics = run(toy, tmp_path / "report", images=tmp_path / "images", generators=("unconditional",))
+    assert metrics["reconstruction"]["agreement_skipped"] == "no classes"
+    assert metrics["unconditional"]["agreement_skipped"] == "no classes" and "is_skipped" in metrics["unconditional"]
+    assert "is[embedded]" not in metrics["unconditional"] and "gfid[embedded]" in metrics["unconditional"]
+    assert all(entry["per_class"] is None and entry["judge"] is None for entry in metrics["protocol"])
+
+
+def test_inception_from_safetensors(toy, tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    from stages.evaluate.extractor import InceptionExtractor, open_inception
+
+    path = tmp_path / "inception.safetensors"
+    save_file({}, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        untrained = InceptionExtractor("semtok-inception-v3", ["2048"], str(path))
+    save_file(untrained.state_dict(), path)
+    space = open_inception(path, torch.device("cpu"))
+    images = ImageSplit(toy.images, "val").read(range(2))
+    feats, logits = space.features(images)
+    assert feats.shape == (2, 2048) and logits.shape == (2, 1008)
+    assert torch.equal(feats, untrained(torch.from_numpy(images).permute(0, 3, 1, 2))[0])
+    save_file({"fc.bias": torch.zeros(1008)}, path)
+    with pytest.raises(UserError, match="not torch-fidelity's Inception-v3 weights"):
+        open_inception(path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), [
+    ("kid_subset_size", 61, "expected at most 60: there are 60 samples of ar a seed"),
+    ("prc_neighbours", 60, "expected at most 59"),
+])  # fmt: skip
+def test_settings_that_the_counts_forbid(toy, key, value, allowed):
+    with pytest.raises(UserError, match=f"evaluate.{key} = {value}: {allowed}"):
+        check(toy.images, toy.codebook, toy.samples, ["ar"], PARAMS.model_copy(update={key: value}))
+
+
+def test_a_missing_generator_and_foreign_codes_are_named(toy, tmp_path):
+    with pytest.raises(UserError, match="masked: no artefact here.*dvc repro"):
+        check(toy.images, toy.codebook, toy.samples, ["ar", "masked"], PARAMS)
+    config = json.loads((toy.codebook / "config.json").read_text())
+    shutil.copytree(toy.codebook, tmp_path / "codebook")
+    (tmp_path / "codebook" / "config.json").write_text(json.dumps({**config, "num_patches": 64}))
+    with pytest.raises(UserError, match="16 codes an image, .* has 64"):
+        check(toy.images, tmp_path / "codebook", toy.samples, ["ar"], PARAMS)
+
+
+def test_weights_must_be_a_safetensors_file(tmp_path):
+    from stages.core.params import load
+
+    (tmp_path / "weights.pth").write_bytes(b"")
+    for path in (tmp_path / "weights.pth", tmp_path / "absent.safetensors"):
+        section = {**PARAMS.model_dump(), "inception_weights": str(path)}
+        (tmp_path / "params.yaml").write_text(json.dumps({"evaluate": section}))
+        with pytest.raises(UserError, match="evaluate.inception_weights.*existing .safetensors file"):
+            load("evaluate", Params, tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("module", ["stages.evaluate.score", "stages.probe.linear", "stages.report.build"])
+def test_help_imports_nothing_heavy(module):
+    heavy = ("torch", "numpy", "sklearn", "matplotlib", "jinja2")
+    code = f"import sys; import {module}; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"

@@ -1,0 +1,271 @@
+"""Generators against oracles: brute force, published tables, identities.
+
+Run: uv run pytest tests/test_generator.py
+"""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import toy as toys
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.core.errors import UserError
+from stages.generator import ar, filters, masked
+from stages.generator.model import TokenTransformer
+from stages.generator.settings import ArSampling, MaskedSampling
+
+AR = ArSampling(temperature=1.0, top_k=0, top_p=1.0, guidance=1.0)
+MASKED = MaskedSampling(temperature=1.0, top_k=0, top_p=1.0, guidance=1.0, steps=4, choice_temperature=4.5)
+
+
+def network(
+    causal: bool, *, codes: int = 6, patches: int = 9, classes: int = 3, scale: float = 10.0
+) -> TokenTransformer:
+    """A small random model; larger weights, so that its logits really differ."""
+    torch.manual_seed(0)
+    model = TokenTransformer(
+        num_codes=codes, num_classes=classes, num_patches=patches, dim=16, depth=2, heads=2, dropout=0.0, causal=causal
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= scale if parameter.ndim > 1 else 1
+    return model.eval().requires_grad_(False)
+
+
+# --- autoregressive ---------------------------------------------------------------------------------------------------
+
+
+def test_cached_logits_equal_the_uncached_forward():
+    model = network(True)
+    labels, codes = torch.tensor([0, 2, 3]), torch.randint(6, (3, 9))
+    whole, cache = model(labels, codes), model.new_cache(3)
+    for position in range(9):
+        newest = codes[:, position - 1] if position else labels
+        torch.testing.assert_close(model.next_logits(newest, position, cache), whole[:, position], atol=1e-4, rtol=1e-4)
+
+
+def test_cached_sampling_is_faster_than_the_uncached_forward():
+    import time
+
+    torch.manual_seed(0)
+    model = TokenTransformer(
+        num_codes=64, num_classes=1, num_patches=144, dim=64, depth=3, heads=4, dropout=0.0, causal=True
+    ).eval()
+    labels = torch.zeros(16, dtype=torch.long)
+
+    def uncached() -> None:
+        codes = torch.zeros(16, 0, dtype=torch.long)
+        for _ in range(144):
+            padded = torch.cat([codes, torch.zeros(16, 144 - codes.shape[1], dtype=torch.long)], 1)
+            codes = torch.cat([codes, model(labels, padded)[:, codes.shape[1]].argmax(-1, keepdim=True)], 1)
+
+    def seconds(work) -> float:
+        begun = time.perf_counter()
+        with torch.inference_mode():
+            work()
+        return time.perf_counter() - begun
+
+    cached = min(seconds(lambda: ar.sample(model, labels, AR, 0)) for _ in range(2))
+    # An order-of-growth difference, 144 positions against 144²/2: a factor far beyond any machine's noise.
+    assert cached < seconds(uncached)
+
+
+def test_ar_probabilities_of_all_sequences_sum_to_one():
+    model = network(True, codes=3, patches=4, scale=5.0)
+    every = torch.tensor(list(itertools.product(range(3), repeat=4)))
+    nats = ar.nats(model, torch.full((len(every),), 1), every, torch.Generator())
+    assert float((-nats).exp().sum()) == pytest.approx(1, abs=1e-4)
+
+
+def test_ar_samples_follow_the_models_own_probabilities():
+    model = network(True, codes=3, patches=2, scale=5.0)
+    every = torch.tensor(list(itertools.product(range(3), repeat=2)))
+    expected = (-ar.nats(model, torch.zeros(9, dtype=torch.long), every, torch.Generator())).exp()
+    drawn = ar.sample(model, torch.zeros(4000, dtype=torch.long), AR, seed=0)
+    found = torch.bincount(drawn[:, 0] * 3 + drawn[:, 1], minlength=9) / 4000
+    assert float((found - expected).abs().max()) < 0.03
+
+
+def test_ar_does_not_see_the_code_it_predicts_nor_later_ones():
+    model, codes = network(True), torch.randint(6, (1, 9))
+    changed = codes.clone()
+    changed[0, 4:] = (changed[0, 4:] + 1) % 6
+    before, after = (model(torch.tensor([0]), c) for c in (codes, changed))
+    assert torch.equal(before[:, :5], after[:, :5]) and not torch.equal(before[:, 5:], after[:, 5:])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_class_changes_the_logits_at_every_position(causal):
+    model, codes = network(causal), torch.randint(6, (1, 9))
+    first, second = model(torch.tensor([0]), codes), model(torch.tensor([1]), codes)
+    assert ((first - second).abs().amax(-1) > 1e-6).all()
+
+
+# --- masked -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_published_step_table():
+    counts, masked_count = [], 256
+    for step in range(8):
+        masked_count = masked.still_masked(step, 8, masked_count, 256)
+        counts.append(masked_count)
+    assert counts == [251, 236, 212, 181, 142, 97, 49, 0]
+
+
+@given(st.integers(1, 300), st.integers(1, 40))
+def test_masking_falls_strictly_and_ends_at_the_last_step(patches, steps):
+    before = patches
+    for step in range(steps):
+        if not before:
+            break
+        after = masked.still_masked(step, steps, before, patches)
+        assert after == 0 if step == steps - 1 else (1 <= after <= max(1, before - 1))
+        before = after
+    assert before == 0
+
+
+def test_training_masks_hide_one_to_all_positions_and_two_over_pi_on_average():
+    counts = masked.training_counts(torch.linspace(0, 1, 100_001), 256)
+    assert counts.min() == 1 and counts.max() == 256
+    assert float(counts.float().mean()) / 256 == pytest.approx(2 / math.pi, abs=0.003)
+    mask = masked.random_mask(counts[::1000], 256, torch.Generator().manual_seed(0))
+    assert torch.equal(mask.sum(1), counts[::1000])
+
+
+def test_a_code_once_kept_is_never_masked_again(monkeypatch):
+    model, seen = network(False), []
+    original = masked.guided_logits
+    monkeypatch.setattr(masked, "guided_logits", lambda *a: (seen.append(a[2].clone()), original(*a))[1])
+    final = masked.sample(model, torch.zeros(20, dtype=torch.long), MASKED, seed=0)
+    for earlier, later in itertools.pairwise([*seen, final]):
+        known = earlier != model.num_codes
+        assert torch.equal(earlier[known], later[known])
+    assert len(seen) == MASKED.steps and (final < model.num_codes).all()
+
+
+def test_gumbel_noise_has_no_weight_at_the_last_step():
+    model, labels = network(False), torch.zeros(8, dtype=torch.long)
+    one_step = MASKED.model_copy(update={"steps": 1})
+    quiet = one_step.model_copy(update={"choice_temperature": 0.0})
+    assert torch.equal(masked.sample(model, labels, one_step, 0), masked.sample(model, labels, quiet, 0))
+
+
+def test_masked_sampling_takes_at_most_as_many_forwards_as_steps(monkeypatch):
+    model, calls = network(False), []
+    original = masked.guided_logits
+    monkeypatch.setattr(masked, "guided_logits", lambda *a: (calls.append(1), original(*a))[1])
+    masked.sample(model, torch.zeros(2, dtype=torch.long), MASKED.model_copy(update={"steps": 12}), 0)
+    assert len(calls) <= 12
+
+
+def test_the_masked_bound_is_exact_for_a_model_that_ignores_other_codes():
+    model = network(False, codes=4, patches=5)
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))
+    codes = torch.randint(4, (2000, 5))
+    exact = -model.head.bias.log_softmax(0)[codes].sum(1).mean()
+    bound = masked.nats(model, torch.zeros(2000, dtype=torch.long), codes, torch.Generator().manual_seed(0)).mean()
+    assert float(bound) == pytest.approx(float(exact), rel=0.03)
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "setting"), [(ar, AR), (masked, MASKED)])
+def test_a_sample_does_not_depend_on_its_batch(kind, setting):
+    model, labels = network(kind is ar), torch.tensor([0, 1, 2, 3, 0, 1])
+    whole = kind.sample(model, labels, setting, seed=5)
+    parts = [kind.sample(model, labels[i : i + 2], setting, seed=5, first=i) for i in (0, 2, 4)]
+    assert torch.equal(whole, torch.cat(parts))
+    assert not torch.equal(whole, kind.sample(model, labels, setting, seed=6))
+
+
+@pytest.mark.parametrize(("kind", "setting"), [(ar, AR), (masked, MASKED)])
+def test_guidance_zero_is_the_unconditional_model(kind, setting):
+    model = network(kind is ar)
+    none = torch.full((6,), model.num_classes)
+    guided = kind.sample(model, torch.arange(6) % 3, setting.model_copy(update={"guidance": 0.0}), seed=0)
+    assert torch.equal(guided, kind.sample(model, none, setting, seed=0))
+
+
+def test_guidance_identity():
+    conditional, unconditional = torch.randn(4, 7), torch.randn(4, 7)
+    assert torch.equal(filters.guide(conditional, unconditional, 1.0), conditional)
+    assert torch.equal(filters.guide(conditional, unconditional, 0.0), unconditional)
+
+
+@given(st.integers(1, 12), st.integers(0, 1000))
+@settings(deadline=None, max_examples=30)
+def test_top_k_keeps_exactly_k(k, seed):
+    logits = torch.randn(5, 12, generator=torch.Generator().manual_seed(seed)).round(decimals=1)  # with ties
+    share = filters.probabilities(logits, temperature=0.7, top_k=k, top_p=1.0)
+    assert (share.gt(0).sum(-1) == k).all()
+    torch.testing.assert_close(share.sum(-1), torch.ones(5))
+
+
+@given(st.floats(0.001, 1), st.integers(0, 1000))
+@settings(deadline=None, max_examples=30)
+def test_top_p_keeps_the_smallest_set_that_reaches_p(p, seed):
+    logits = torch.randn(12, generator=torch.Generator().manual_seed(seed)).double()
+    share = filters.probabilities(logits, temperature=1.0, top_k=0, top_p=p)
+    plain = logits.softmax(-1)
+    kept = plain[share > 0].sort(descending=True).values
+    assert len(kept) >= 1 and kept.sum() >= p - 1e-9 and kept[:-1].sum() < p
+    assert kept.min() >= plain[share == 0].max() if len(kept) < 12 else True
+
+
+def test_one_code_or_vanishing_p_is_argmax():
+    logits = torch.randn(50, 9)
+    for choice in ({"top_k": 1, "top_p": 1.0}, {"top_k": 0, "top_p": 1e-9}):
+        assert torch.equal(filters.probabilities(logits, temperature=1.0, **choice).argmax(-1), logits.argmax(-1))
+        assert (filters.probabilities(logits, temperature=1.0, **choice).gt(0).sum(-1) == 1).all()
+
+
+def test_a_draw_never_picks_a_code_of_probability_zero():
+    share = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]]).expand(5, 5)
+    codes = filters.draw(share, torch.tensor([0.0, 0.2499999, 0.25, 0.9999999, 1.0]))
+    assert codes.tolist() == [1, 1, 3, 3, 3]
+
+
+@pytest.mark.parametrize("kind", [ar, masked])
+def test_it_overfits_a_batch(kind):
+    model = network(kind is ar, scale=1.0).train().requires_grad_(True)
+    labels, codes = torch.arange(4) % 3, torch.randint(6, (4, 9), generator=torch.Generator().manual_seed(0))
+    labels[3] = model.num_classes
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(150 if kind is ar else 500):
+        loss = kind.loss(model, labels, codes, torch.Generator().manual_seed(step), 0.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval().requires_grad_(False)
+    assert float(kind.nats(model, labels, codes, torch.Generator().manual_seed(0)).mean()) / 9 < 0.1
+    setting = (AR if kind is ar else MASKED).model_copy(update={"top_k": 1})
+    assert torch.equal(kind.sample(model, labels, setting, 0), codes)
+
+
+# --- the stage and the API --------------------------------------------------------------------------------------------
+
+
+def test_the_three_line_api(toy, tmp_path):
+    import shutil
+
+    from stages.decoder import load_decoder
+    from stages.generator import load_generator
+
+    shutil.copytree(toy, tmp_path / "toy")
+    for command in ("decoder", "ar"):
+        toys.run(command, tmp_path / "toy")
+    data, params = tmp_path / "toy" / "data", tmp_path / "toy" / "params.yaml"
+    generator = load_generator(data / "generator/kmeans-ar", params=params)
+    sample = generator.sample(classes=[0, 3, None], seed=0)
+    assert sample.codes.shape == (3, 16) and sample.images.shape == (3, 16, 16, 3) and sample.images.dtype == np.uint8
+    assert np.array_equal(sample.codes, generator.sample(classes=[0, 3, None], seed=0).codes)
+    assert np.array_equal(sample.images, load_decoder(data / "decoder/kmeans-onestep").decode(sample.codes))
+    with pytest.raises(UserError, match="from 0 to 3"):
+        generator.sample(classes=[4], seed=0)

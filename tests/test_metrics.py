@@ -1,0 +1,148 @@
+"""Metrics against formulas and brute force. Run: pytest tests/test_metrics.py"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from stages.codebook.usage import usage
+from stages.evaluate import metrics
+from stages.evaluate.neighbours import distance_figures, nearest
+
+
+def noisy_pair(count: int = 3, px: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, px, px, 3), dtype=np.uint8)
+    return images, np.clip(images + rng.normal(0, 20, images.shape), 0, 255).astype(np.uint8)
+
+
+def test_psnr_of_a_known_error():
+    images = np.full((2, 8, 8, 3), 100, np.uint8)
+    assert metrics.psnr(images, images + np.uint8(5)) == pytest.approx([20 * math.log10(255 / 5)] * 2)
+
+
+def test_psnr_of_equal_images_is_finite_and_the_highest():
+    images, others = noisy_pair()
+    assert metrics.psnr(images, images) == pytest.approx([10 * math.log10(255**2 * 12)] * 3)
+    assert (metrics.psnr(images, others) < metrics.psnr(images, images)).all()
+
+
+def ssim_by_hand(image: np.ndarray, other: np.ndarray) -> float:
+    """Equation 13 of Wang et al. 2004, window by window."""
+    line = np.exp(-((np.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
+    weights = np.outer(line, line) / np.outer(line, line).sum()
+    c1, c2, scores = (0.01 * 255) ** 2, (0.03 * 255) ** 2, []
+    for channel in range(3):
+        for top in range(image.shape[0] - 10):
+            for left in range(image.shape[1] - 10):
+                x = image[top : top + 11, left : left + 11, channel].astype(float)
+                y = other[top : top + 11, left : left + 11, channel].astype(float)
+                mx, my = (weights * x).sum(), (weights * y).sum()
+                vx, vy = (weights * (x - mx) ** 2).sum(), (weights * (y - my) ** 2).sum()
+                cov = (weights * (x - mx) * (y - my)).sum()
+                scores.append((2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
+    return float(np.mean(scores))
+
+
+def test_ssim_equals_brute_force():
+    images, others = noisy_pair()
+    assert metrics.ssim(images, others) == pytest.approx(
+        [ssim_by_hand(*pair) for pair in zip(images, others, strict=True)]
+    )
+
+
+def test_ssim_is_one_for_equal_images_even_below_the_window():
+    for px in (8, 11, 16):
+        images, others = noisy_pair(px=px)
+        assert metrics.ssim(images, images) == pytest.approx([1.0] * 3)
+        assert (metrics.ssim(images, others) < 1).all()
+
+
+def test_fid_of_equal_sets_is_zero():
+    feats = torch.from_numpy(np.random.default_rng(0).normal(size=(300, 16)))
+    assert abs(metrics.fid(feats, feats)) < 1e-3
+
+
+def test_fid_of_equal_covariances_is_the_squared_distance_of_means():
+    """Statement 28, on exact statistics and on features that were only shifted."""
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+    rng = np.random.default_rng(0)
+    root, shift = rng.normal(size=(12, 12)), rng.normal(size=12)
+    one = {"mu": np.zeros(12), "sigma": root @ root.T}
+    found = fid_statistics_to_metric(one, {**one, "mu": shift}, verbose=False)[KEY_METRIC_FID]
+    assert found == pytest.approx(shift @ shift, rel=1e-6)
+    feats = torch.from_numpy(rng.normal(size=(200, 12)))
+    assert metrics.fid(feats, feats + torch.from_numpy(shift)) == pytest.approx(shift @ shift, rel=1e-6)
+
+
+def test_fid_with_fewer_images_than_dimensions_is_a_real_number():
+    feats = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 64)))
+    found = metrics.fid(feats[:20], feats[20:])
+    assert isinstance(found, float) and math.isfinite(found) and found > 0
+
+
+def test_kid_is_about_zero_for_one_distribution_and_positive_for_two():
+    feats = torch.from_numpy(np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32))
+    same, spread = metrics.kid(feats[:200], feats[200:], 100, seed=0)
+    assert abs(same) < 0.1 < metrics.kid(feats[:200], feats[200:] + 1, 100, seed=0)[0]
+    assert spread > 0
+
+
+def test_a_tight_cluster_has_high_precision_and_low_recall():
+    rng = np.random.default_rng(0)
+    real = torch.from_numpy(rng.normal(size=(300, 4)).astype(np.float32))
+    tight = torch.from_numpy((0.05 * rng.normal(size=(300, 4))).astype(np.float32))
+    precision, recall = metrics.precision_recall(tight, real, neighbours=3)
+    assert precision > 0.95 and recall < 0.1
+    assert metrics.precision_recall(real, tight, neighbours=3) == (recall, precision)
+
+
+def test_inception_score_runs_from_one_to_the_number_of_classes():
+    sure = 50 * torch.eye(10).repeat(50, 1)
+    assert metrics.inception_score(sure, seed=0) > 9
+    assert metrics.inception_score(torch.zeros(100, 10), seed=0) == pytest.approx(1)
+
+
+def test_bootstrap_std_of_a_mean_is_the_standard_error():
+    values = np.random.default_rng(0).normal(size=400)
+    found = metrics.bootstrap_std(lambda index: values[index].mean(), 400, draws=400, seed=0)
+    assert found == pytest.approx(values.std() / 20, rel=0.15)
+
+
+@pytest.mark.parametrize("num_codes", [2, 256, 8192])
+def test_usage_bounds(num_codes):
+    """Statement 19."""
+    rng = np.random.default_rng(0)
+    for counts in (np.ones(num_codes, int), np.eye(1, num_codes, dtype=int)[0], rng.integers(0, 5, num_codes) + 1):
+        found = usage(counts)
+        assert 0 < found["live_fraction"] <= 1
+        assert 0 <= found["entropy_nats"] <= math.log(num_codes) + 1e-9
+    assert usage(np.full(num_codes, 7))["perplexity"] == pytest.approx(num_codes)
+    assert usage(np.eye(1, num_codes, dtype=int)[0])["perplexity"] == pytest.approx(1)
+
+
+def test_entropy_of_8192_codes_used_alike():
+    assert usage(np.ones(8192, int))["entropy_nats"] == pytest.approx(9.0109, abs=1e-4)
+
+
+def test_nearest_equals_brute_force_across_chunks(monkeypatch):
+    monkeypatch.setattr("stages.evaluate.neighbours.CHUNK", 7)
+    rng = np.random.default_rng(0)
+    rows, reference = rng.normal(size=(20, 5)).astype(np.float32), rng.normal(size=(33, 5)).astype(np.float32)
+    brute = np.linalg.norm(rows[:, None] - reference[None], axis=2)
+    distances, places = nearest(torch.from_numpy(rows), torch.from_numpy(reference))
+    assert distances == pytest.approx(brute.min(1), rel=1e-5)
+    assert (places == brute.argmin(1)).all()
+
+
+def test_planted_copies_are_found():
+    rng = np.random.default_rng(0)
+    train, val = (torch.from_numpy(rng.normal(size=(200, 16)).astype(np.float32)) for _ in range(2))
+    samples = torch.from_numpy(rng.normal(size=(100, 16)).astype(np.float32))
+    samples[:30] = train[50:80]
+    val_distances, (distances, places) = nearest(val, train)[0], nearest(samples, train)
+    assert (places[:30] == np.arange(50, 80)).all() and distances[:30].max() < 1e-6
+    assert 0.30 <= distance_figures(distances, val_distances)["near_copies"] < 0.36
+    assert distance_figures(val_distances, val_distances)["near_copies"] == pytest.approx(0.01)

@@ -1,0 +1,68 @@
+"""A stage killed by SIGKILL and run again ends in the bytes of an undisturbed run.
+
+Run: uv run pytest tests/test_resume.py
+"""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import toy as toys
+
+OUTS = {
+    "features": "data/features",
+    "tokens": "data/tokens/kmeans",
+    "decoder": "data/decoder/kmeans-onestep",
+    "ar": "data/generator/kmeans-ar",
+    "masked": "data/generator/kmeans-masked",
+}
+GAN = {"decoder": {"gan": {"weight": 0.5, "start_step": 3, "width": 8}}}
+
+
+def workplace(toy: Path, root: Path, checkpoint_secs: float) -> Path:
+    """The toy's inputs in a fresh folder."""
+    shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
+    for out in ("features", "decoder", "ar", "masked"):
+        shutil.rmtree(root / OUTS[out], ignore_errors=True)
+    toys.write_params(root, {**GAN, "machine": {"checkpoint_secs": checkpoint_secs}})
+    return root
+
+
+def half_done(command: str, root: Path) -> bool:
+    """Some work waits in scratch: two shards or parts, or a checkpoint of the fifth step (the GAN is on by then)."""
+    if command in ("features", "tokens"):
+        return len([*root.glob("scratch/*/*/train-*.json"), *root.glob("scratch/tokens-*/*/train-*.npy")]) >= 2
+    latest = next(root.glob("scratch/*/*/latest.json"), None)
+    return latest is not None and json.loads(latest.read_text())["step"] >= 5
+
+
+def kill_half_way(command: str, root: Path) -> None:
+    with toys.process(command, root) as child:
+        while not half_done(command, root):
+            assert child.is_alive(), f"{command} ended before it could be killed"
+            time.sleep(0.002)
+        child.kill()
+        child.join()
+    assert not (root / OUTS[command]).exists(), "killed too late to prove anything"
+
+
+@pytest.mark.parametrize("command", ["features", "tokens", "decoder", "ar", "masked"])
+def test_killed_and_rerun_equals_undisturbed(command, toy, tmp_path):
+    undisturbed, killed = workplace(toy, tmp_path / "a", 1e9), workplace(toy, tmp_path / "b", 0.0)
+    shutil.rmtree(undisturbed / OUTS[command], ignore_errors=True)
+    shutil.rmtree(killed / OUTS[command], ignore_errors=True)
+    toys.run(command, undisturbed)
+    kill_half_way(command, killed)
+    toys.run(command, killed)
+    assert toys.hashes(killed / OUTS[command]) == toys.hashes(undisturbed / OUTS[command])
+    assert not list(killed.glob("scratch/*/*")), "finished work leaves nothing in scratch"
+
+
+def test_changed_params_never_resume_foreign_work(toy, tmp_path, capsys):
+    root = workplace(toy, tmp_path / "a", 0.0)
+    kill_half_way("ar", root)
+    toys.write_params(root, {"generator": {"ar": {"seed": 1}}})
+    toys.run("ar", root)
+    assert "resuming" not in capsys.readouterr().out

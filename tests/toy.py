@@ -1,0 +1,134 @@
+"""The pipeline at toy size: 64 pictures of 16 px in four classes, a two-layer encoder, eight codes.
+
+Each stage is called as its command calls it, by `run(stage, root)`, in this process or in a fresh one.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from PIL import Image
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+IMAGES, CLASSES, IMG_PX = 64, ("bars", "columns", "dark", "light"), 16
+
+OPTIM = {"total_steps": 12, "batch_size": 8, "warmup_steps": 2, "eval_every": 4, "precision": "fp32"}
+CHANGES = {
+    "machine": {"device": "cpu", "num_workers": 0, "infer_batch_size": 16, "checkpoint_secs": 1e9},
+    "data": {"source": "folder", "folder": "pictures", "img_px": IMG_PX, "val_fraction": 0.3, "shard_images": 10},
+    "pretrain": {"dim": 32, "depth": 2, "heads": 2, "optim": {**OPTIM, "total_steps": 4}},
+    "encoder": {"img_px": IMG_PX},
+    "probe": {"block": 1, "few_labels": 2, "few_draws": 2},
+    "features": {"block": 1, "shard_images": 10},
+    "codebook": {"num_codes": 8, "iterations": 3},
+    "tokens": {"views": 2},
+    "decoder": {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "optim": OPTIM},
+    "generator": {"model": {"dim": 32, "depth": 2, "heads": 2}, "ar": OPTIM, "masked": OPTIM},
+    "samples": {"draws": {"per_class": 5, "seeds": [0, 1]}},
+}
+
+
+def write_params(root: Path, changes: dict | None = None) -> Path:
+    """params.yaml of the repository, with the toy's values and then `changes` laid over it."""
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    for layer in (CHANGES, changes or {}):
+        _lay_over(params, layer)
+    with open(root / "params.yaml", "w") as file:
+        YAML(typ="safe").dump(params, file)
+    return root / "params.yaml"
+
+
+def _lay_over(base: dict, layer: dict) -> None:
+    for key, value in layer.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _lay_over(base[key], value)
+        else:
+            base[key] = value
+
+
+def draw_pictures(folder: Path) -> None:
+    """Noisy stripes, columns, dark and light squares, as PNG files by class."""
+    rng = np.random.default_rng(0)
+    stripes = np.arange(IMG_PX) % 8 < 4
+    plain = {"bars": stripes[:, None] * 255, "columns": stripes[None] * 255, "dark": 30, "light": 220}
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+        for number in range(IMAGES // len(CLASSES)):
+            picture = np.broadcast_to(plain[name], (IMG_PX, IMG_PX))[..., None] + rng.normal(0, 25, (IMG_PX, IMG_PX, 3))
+            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / name / f"{number}.png")
+
+
+COMMANDS = {
+    "data": "stages.data.prepare --out data/images",
+    "pretrain": "stages.pretrain.train --images data/images --out weights/digits --curves reports/pretrain",
+    "encoder": "stages.encoder.fetch --embedded weights/digits --out data/encoder",
+    "probe": "stages.probe.linear --images data/images --encoder data/encoder --report reports/probe",
+    "features": "stages.features.extract --images data/images --encoder data/encoder --out data/features",
+    "codebook": "stages.codebook.kmeans --features data/features --encoder data/encoder --out data/codebook/kmeans"
+    " --report reports/codebook/kmeans",
+    "tokens": "stages.tokens.encode --images data/images --codebook data/codebook/kmeans --out data/tokens/kmeans",
+    "decoder": "stages.decoder.train --name onestep --images data/images --codebook data/codebook/kmeans"
+    " --out data/decoder/kmeans-onestep --report reports/decoder/kmeans-onestep",
+    "ar": "stages.generator.train --name ar --tokens data/tokens/kmeans --out data/generator/kmeans-ar"
+    " --report reports/generator/kmeans-ar",
+    "masked": "stages.generator.train --name masked --tokens data/tokens/kmeans --out data/generator/kmeans-masked"
+    " --report reports/generator/kmeans-masked",
+    "samples-ar": "stages.samples.draw --generator data/generator/kmeans-ar --out data/samples/kmeans/ar",
+    "samples-masked": "stages.samples.draw --generator data/generator/kmeans-masked --out data/samples/kmeans/masked",
+    "evaluate": "stages.evaluate.score --images data/images --encoder data/encoder --codebook data/codebook/kmeans"
+    " --decoder data/decoder/kmeans-onestep --samples data/samples/kmeans --report reports/evaluate/kmeans-onestep",
+    "report": "stages.report.build --reports reports --out reports/index.html",
+}
+
+
+def run(command: str, root: Path) -> None:
+    """Call a command's main() as `python -m` would, in `root`, in this process."""
+    from importlib import import_module
+
+    module, *arguments = shlex.split(COMMANDS[command])
+    with contextlib.chdir(root), mock.patch.object(sys, "argv", [module, *arguments]):
+        import_module(module).main()
+
+
+def run_until_tokens(root: Path) -> None:
+    """pictures → images → encoder weights → encoder → features → codebook → tokens."""
+    write_params(root)
+    draw_pictures(root / "pictures")
+    for command in ("data", "pretrain", "encoder", "features", "codebook", "tokens"):
+        run(command, root)
+
+
+@contextlib.contextmanager
+def process(command: str, root: Path) -> Iterator[multiprocessing.Process]:
+    """The command in a process of its own, forked from a server that has the slow imports behind it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "timm", "torch._dynamo", "dvclive", "toy"])
+    child = context.Process(target=_child, args=(command, str(root)))
+    child.start()
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.join()
+
+
+def _child(command: str, root: str) -> None:
+    import torch
+
+    os.chdir(root)
+    torch.set_num_threads(1)
+    run(command, Path(root))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every file below a folder."""
+    from stages.core.artefact import sha256
+
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
