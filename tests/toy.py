@@ -32,6 +32,7 @@ CHANGES = {
     "decoder": {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "optim": OPTIM},
     "generator": {"model": {"dim": 32, "depth": 2, "heads": 2}, "ar": OPTIM, "masked": OPTIM},
     "samples": {"draws": {"per_class": 5, "seeds": [0, 1]}},
+    "evaluate": {"bootstrap_draws": 3, "kid_subset_size": 8, "prc_neighbours": 2, "judge_px": 8, "neighbours_shown": 4},
 }
 
 
