@@ -192,6 +192,10 @@ def test_inception_from_safetensors(toy, tmp_path, monkeypatch):
     save_file({"fc.bias": torch.zeros(1008)}, path)
     with pytest.raises(UserError, match="not torch-fidelity's Inception-v3 weights"):
         open_inception(path, torch.device("cpu"))
+    for content in (b"", b"no safetensors at all", path.read_bytes()[:-1]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="inception.safetensors: not torch-fidelity's Inception-v3 weights"):
+            open_inception(path, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("key", "value", "allowed"), [
@@ -201,6 +205,38 @@ def test_inception_from_safetensors(toy, tmp_path, monkeypatch):
 def test_settings_that_the_counts_forbid(toy, key, value, allowed):
     with pytest.raises(UserError, match=f"evaluate.{key} = {value}: {allowed}"):
         check(toy.images, toy.codebook, toy.samples, ["ar"], PARAMS.model_copy(update={key: value}))
+
+
+def test_fewer_samples_than_the_inception_score_splits_are_refused(toy):
+    write_samples(toy, "nine", np.arange(60) % 10)
+    folder = toy.samples / "nine"
+    few = {"codes.npy": np.load(folder / "codes.npy")[:, :9], "labels.npy": np.load(folder / "labels.npy")[:9]}
+    rewrite(folder, few)
+    with pytest.raises(UserError, match="samples.draws.per_class: .*nine has 9 samples a seed: expected at least 10"):
+        check(toy.images, toy.codebook, toy.samples, ["nine"], PARAMS)
+
+
+def rewrite(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """The artefact again, with other arrays."""
+    from stages.core import artefact
+
+    config = json.loads((folder / "config.json").read_text())
+    facts = {key: value for key, value in config.items() if key not in ("kind", "files")}
+    shutil.rmtree(folder)
+    with artefact.new_artefact(folder, "samples", facts) as work:
+        for name, array in arrays.items():
+            np.save(work / name, array)
+
+
+def test_the_plans_memory_follows_the_counts(toy, tmp_path, capsys):
+    from stages.evaluate.score import announce, peak_bytes
+
+    assert peak_bytes(50_000, 768, 16) - peak_bytes(40_000, 768, 16) == 10_000 * (4 * (768 + 768) + 160_000)
+    assert peak_bytes(1_000, 768, 16) < 1.1e9 < 9e9 < peak_bytes(50_000, 768, 16)
+    samples = check(toy.images, toy.codebook, toy.samples, ["ar"], PARAMS)
+    announce(toy.images, toy.encoder, samples, tmp_path, PARAMS.model_copy(update={"max_reference_images": 70}))
+    plan = capsys.readouterr().out
+    assert "70 training images to compare with" in plan and "120 samples" in plan and "peak memory about 1.0 GB" in plan
 
 
 def test_a_missing_generator_and_foreign_codes_are_named(toy, tmp_path):

@@ -76,3 +76,20 @@ def test_impossible_settings_are_named(toy, tmp_path):
         run(toy, tmp_path, block=2)
     with pytest.raises(UserError, match=r"probe.few_labels = 100: class \d has \d+ among the \d+ train images used"):
         run(toy, tmp_path, few_labels=100)
+
+
+def test_too_few_labels_are_refused_before_any_image_is_read(toy, tmp_path, monkeypatch):
+    from stages.data.reader import ImageSplit
+
+    monkeypatch.setattr(ImageSplit, "read", lambda *_: pytest.fail("read an image first"))
+    with pytest.raises(UserError, match="probe.few_labels = 100"):
+        run(toy, tmp_path, few_labels=100)
+
+
+def test_the_choice_is_seeded_sorted_and_without_repetition():
+    from stages.core.choice import choose
+
+    assert choose(5, 9, 0).tolist() == choose(5, 5, 0).tolist() == [0, 1, 2, 3, 4]
+    some = choose(1000, 100, 0).tolist()
+    assert some == sorted(set(some)) == choose(1000, 100, 0).tolist() and len(some) == 100 and max(some) < 1000
+    assert some != choose(1000, 100, 1).tolist()

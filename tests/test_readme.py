@@ -1,16 +1,22 @@
-"""The README's commands, as written, on a fresh clone. Slow: it is the whole default run.
+"""The README's recipes against the stages' own schemas, and its commands, as written, on a fresh clone.
 
-Run: uv run pytest -m slow tests/test_readme.py
+Run: uv run pytest tests/test_readme.py     (with -m slow: the whole default run)
 """
 
+import contextlib
 import os
 import re
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 import toy as toys
 
-README = (toys.ROOT / "README.md").read_text()
+from stages.core.params import Machine, Section, load
+
+README, PARAMS = (toys.ROOT / "README.md").read_text(), toys.ROOT / "params.yaml"
+RECIPES = re.findall(r"```yaml\n(.*?)```", README, re.S)
 
 
 def test_the_readme_names_every_stage_and_every_file_it_links_exists():
@@ -20,11 +26,84 @@ def test_the_readme_names_every_stage_and_every_file_it_links_exists():
         assert (toys.ROOT / link).exists(), link
 
 
-def test_the_readmes_params_are_keys_of_params_yaml():
-    params = toys.YAML(typ="safe").load(toys.ROOT / "params.yaml")
-    for block in re.findall(r"```yaml\n(.*?)```", README, re.S):
-        for section, values in toys.YAML(typ="safe").load(block).items():
-            assert set(values) <= set(params[section]), section
+def schemas() -> dict[str, type[Section]]:
+    """Who checks which part of params.yaml: each stage itself."""
+    from stages.codebook.kmeans import Params as Codebook
+    from stages.core.loop import Optim
+    from stages.data.prepare import Params as Data
+    from stages.decoder.train import Params as Decoder
+    from stages.encoder.fetch import Params as Encoder
+    from stages.evaluate.score import Params as Evaluate
+    from stages.features.extract import Params as Features
+    from stages.generator.settings import SETTINGS
+    from stages.generator.train import Model
+    from stages.pretrain.train import Params as Pretrain
+    from stages.probe.linear import Params as Probe
+    from stages.samples.draw import Params as Draws
+    from stages.tokens.encode import Params as Tokens
+
+    stages = {"data": Data, "pretrain": Pretrain, "encoder": Encoder, "probe": Probe, "features": Features}
+    stages |= {"codebook": Codebook, "tokens": Tokens, "decoder": Decoder, "evaluate": Evaluate, "machine": Machine}
+    stages |= {"generator.model": Model, "generator.ar": Optim, "generator.masked": Optim, "samples.draws": Draws}
+    return stages | {f"samples.{name}": settings for name, settings in SETTINGS.items()}
+
+
+def lay_over(base: dict, layer: dict, key: str = "") -> dict:
+    """`base` with the values of `layer`; a key that `base` lacks is an error."""
+    assert set(layer) <= set(base), f"{key}: unknown {set(layer) - set(base)}"
+    laid = {k: lay_over(base[k], v, f"{key}.{k}") if isinstance(v, dict) else v for k, v in layer.items()}
+    return {**base, **laid}
+
+
+def load_all(recipe: str, tmp_path: Path) -> dict[str, Any]:
+    """Every section of params.yaml under a recipe, checked by the stages; the images' folder is one that exists."""
+    params = lay_over(toys.YAML(typ="safe").load(PARAMS), toys.YAML(typ="safe").load(recipe))
+    if params["data"]["folder"]:
+        params["data"]["folder"] = str(tmp_path)
+    with open(tmp_path / "params.yaml", "w") as file:
+        toys.YAML(typ="safe").dump(params, file)
+    with contextlib.chdir(toys.ROOT):
+        return {name: load(name, schema, tmp_path / "params.yaml") for name, schema in schemas().items()}
+
+
+def test_the_schemas_cover_params_yaml():
+    params = toys.YAML(typ="safe").load(PARAMS)
+    parts = {f"{name}.{part}" for name in ("generator", "samples") for part in params[name]}
+    choices = {"tokenizers", "decoders", "generators"}
+    assert set(schemas()) == {*params} - choices - {"generator", "samples"} | parts
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=["folder", "imagenet"])
+def test_a_recipe_laid_over_params_yaml_is_accepted_by_every_stage_and_fits_together(recipe, tmp_path):
+    params = load_all(recipe, tmp_path)
+    encoder, book, decoder = params["encoder"], params["codebook"], params["decoder"]
+    embedded = encoder.name == "embedded"
+    patch_px = params["pretrain"].patch_px if embedded else int(re.search(r"patch(\d+)", encoder.name)[1])
+    depth = params["pretrain"].depth if embedded else {"small": 12, "base": 12, "large": 24}[encoder.name.split("_")[1]]
+    assert encoder.img_px % patch_px == 0
+    assert encoder.img_px // patch_px * 2 ** (len(decoder.widths) - 1) == params["data"].img_px
+    blocks = [params["probe"].block % depth, params["features"].block, *decoder.perceptual_blocks]
+    assert all(0 <= block < depth for block in blocks)
+    assert not book.max_vectors or book.num_codes <= book.max_vectors
+    for optim in (decoder.optim, params["generator.ar"], params["generator.masked"]):
+        assert optim.precision in ("fp32", "bf16") and optim.warmup_steps < optim.total_steps
+        assert optim.eval_every <= optim.total_steps
+
+
+def test_the_folder_recipe_suits_even_a_flat_folder_and_the_other_a_thousand_classes(tmp_path):
+    folder, imagenet = (load_all(recipe, tmp_path) for recipe in RECIPES)
+    assert folder["evaluate"].kid_subset_size <= folder["samples.draws"].per_class, "flat: samples in all"
+    assert folder["encoder"].name == "embedded", "nothing to download"
+    expected = 732 / 1_281_167 * imagenet["probe"].max_images  # of ImageNet's smallest class, in the choice
+    assert imagenet["probe"].few_labels < expected - 4 * expected**0.5
+    assert imagenet["samples.draws"].per_class * 1000 == imagenet["evaluate"].max_reference_images == 50_000
+
+
+@pytest.mark.parametrize("recipe", ["probe: {colour: 1}", "decoder: {optim: {lr: 1.0}}", "colour: {}",
+                                    "tokens: {augment: {blur: 1.0}}", "samples: {ar: {steps: 3}}"])  # fmt: skip
+def test_an_unknown_key_in_a_recipe_is_noticed(recipe, tmp_path):
+    with pytest.raises(AssertionError, match="unknown"):
+        load_all(recipe, tmp_path)
 
 
 @pytest.mark.slow

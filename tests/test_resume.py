@@ -48,21 +48,53 @@ def kill_half_way(command: str, root: Path) -> None:
     assert not (root / OUTS[command]).exists(), "killed too late to prove anything"
 
 
+def run_apart(command: str, root: Path) -> None:
+    with toys.process(command, root) as child:
+        child.join()
+        assert child.exitcode == 0
+
+
+def kept(root: Path) -> dict[str, int]:
+    """When each finished shard or part in scratch was written."""
+    return {
+        path.name: path.stat().st_mtime_ns for path in root.glob("scratch/*/*/*") if path.suffix in (".tar", ".npy")
+    }
+
+
 @pytest.mark.parametrize("command", ["features", "tokens", "decoder", "ar", "masked"])
-def test_killed_and_rerun_equals_undisturbed(command, toy, tmp_path):
+def test_killed_and_rerun_equals_undisturbed(command, toy, tmp_path, capfd):
     undisturbed, killed = workplace(toy, tmp_path / "a", 1e9), workplace(toy, tmp_path / "b", 0.0)
-    shutil.rmtree(undisturbed / OUTS[command], ignore_errors=True)
-    shutil.rmtree(killed / OUTS[command], ignore_errors=True)
-    toys.run(command, undisturbed)
+    for root in (undisturbed, killed):
+        shutil.rmtree(root / OUTS[command], ignore_errors=True)
+    run_apart(command, undisturbed)
     kill_half_way(command, killed)
-    toys.run(command, killed)
+    before = kept(killed)
+    capfd.readouterr()
+    run_apart(command, killed)
     assert toys.hashes(killed / OUTS[command]) == toys.hashes(undisturbed / OUTS[command])
     assert not list(killed.glob("scratch/*/*")), "finished work leaves nothing in scratch"
+    if command == "features":  # the shards are moved, not made again
+        assert all((killed / OUTS[command] / name).stat().st_mtime_ns == time for name, time in before.items())
+    elif command != "tokens":  # whose parts are joined to one file
+        assert "resuming at step" in capfd.readouterr().out
 
 
-def test_changed_params_never_resume_foreign_work(toy, tmp_path, capsys):
+def test_finished_parts_of_tokens_are_not_made_again(toy, tmp_path, monkeypatch):
+    from stages.tokens import encode
+
+    root, made, original = workplace(toy, tmp_path / "a", 0.0), [], encode.view_pixels
+    shutil.rmtree(root / OUTS["tokens"])
+    kill_half_way("tokens", root)
+    finished = {path.name[:9] for path in root.glob("scratch/tokens-*/*/*.npy")}  # train-000: a view of the toy
+    monkeypatch.setattr(encode, "view_pixels", lambda *a: (made.append(a), original(*a))[1])
+    toys.run("tokens", root)
+    assert len(finished) >= 2
+    assert not {f"{'train' if len(source) > 30 else 'val'}-{view:03d}" for source, _, view, *_ in made} & finished
+
+
+def test_changed_params_never_resume_foreign_work(toy, tmp_path, capfd):
     root = workplace(toy, tmp_path / "a", 0.0)
     kill_half_way("ar", root)
     toys.write_params(root, {"generator": {"ar": {"seed": 1}}})
-    toys.run("ar", root)
-    assert "resuming" not in capsys.readouterr().out
+    run_apart("ar", root)
+    assert "resuming" not in capfd.readouterr().out

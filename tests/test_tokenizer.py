@@ -24,7 +24,8 @@ from stages.core.pixels import to_float, to_uint8
 from stages.data.reader import ImageSplit
 from stages.encoder.fetch import Params as EncoderParams
 from stages.encoder.fetch import check, fetch
-from stages.encoder.model import load_encoder, random_twin
+from stages.encoder.model import Encoder, load_encoder, random_twin
+from stages.features.extract import block_number
 from stages.tokens.reader import load_tokens
 
 REGISTERS = "vit_wee_patch16_reg1_gap_256"  # timm's smallest with a register token
@@ -62,6 +63,28 @@ def test_block_features_are_that_blocks_output_normed_without_prefix_tokens(timm
     hook.remove()
     assert feats.shape == (2, 16, encoder.dim), "4 x 4 patches, the register is gone"
     torch.testing.assert_close(feats, encoder.vit.fc_norm(seen["x"])[:, encoder.vit.num_prefix_tokens :])
+
+
+def test_dinov2_with_registers_gives_256_patches_of_block_9_before_its_final_norm():
+    """Papers, statements 8 and 9, on timm's own network at DiGIT's size; random weights."""
+    import timm
+
+    vit, seen = timm.create_model("vit_small_patch14_reg4_dinov2", pretrained=False, img_size=224, num_classes=0), {}
+    config = {"img_px": 224, "patch_px": 14, "dim": 384, "depth": 12, "precision": "fp32"}
+    encoder = Encoder(vit, {**config, "mean": [0.5] * 3, "std": [0.5] * 3})
+    hook = vit.blocks[9].register_forward_hook(lambda _, __, out: seen.setdefault("x", out))
+    with torch.inference_mode():
+        plain = encoder(torch.rand(1, 3, 256, 256) * 2 - 1, blocks=[9], final_norm=False)[0]
+    hook.remove()
+    assert vit.num_prefix_tokens == 5 and seen["x"].shape == (1, 5 + 256, 384), "CLS and four registers"
+    assert plain.shape == (1, 16 * 16, 384)
+    torch.testing.assert_close(plain, seen["x"][:, 5:])
+
+
+def test_three_blocks_from_the_end_are_block_9_of_12_and_21_of_24():
+    assert (block_number(-3, 12), block_number(-3, 24)) == (9, 21)
+    with pytest.raises(UserError, match="24 blocks: expected -24 … 23"):
+        block_number(24, 24)
 
 
 def test_the_final_norm_gives_mean_zero_and_variance_one_before_its_affine(timm_encoder):

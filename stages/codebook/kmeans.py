@@ -9,7 +9,6 @@ It says how many of how many vectors it used: faiss itself never sub-samples her
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from stages.core import artefact, errors, shards
+from stages.core import artefact, distributed, errors, shards
 from stages.core.artefact import read_config
+from stages.core.figures import write_figures
 from stages.core.params import Machine, Section, impossible, load
 from stages.core.plan import print_plan
 
@@ -42,7 +42,8 @@ def fit_codebook(features: Path, encoder: Path, out: Path, report: Path, params:
     """Write the codebook artefact `out` and its usage figures to `report` (a folder)."""
     from safetensors.torch import save_file
 
-    from stages.codebook.model import Codebook, code_dtype
+    from stages.codebook.model import Codebook
+    from stages.core.codes import code_dtype
 
     config, total, used = check(features, params)
     print_plan(
@@ -139,8 +140,7 @@ def stacked(arrays: Iterator[tuple[str, np.ndarray]], count: int) -> Iterator[np
 
 def write_report(report: Path, figures: dict[str, Any], progress: list[dict[str, float]]) -> None:
     """metrics.json and kmeans.tsv (iteration, objective, splits)."""
-    report.mkdir(parents=True, exist_ok=True)
-    (report / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n")
+    write_figures(report, figures)
     rows = [f"{i}\t{it['objective']}\t{it['splits']}" for i, it in enumerate(progress)]
     (report / "kmeans.tsv").write_text("\n".join(["step\tobjective\tsplits", *rows]) + "\n")
     for split in ("train", "val"):
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     params, machine = load("codebook", Params, args.params), load("machine", Machine, args.params)
+    distributed.refuse_several("codebook")
     check(args.features, params)
     fit_codebook(args.features, args.encoder, args.out, args.report, params, machine)
 

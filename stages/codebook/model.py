@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.core import artefact
+from stages.core.codes import code_dtype
 from stages.core.errors import UserError
 from stages.core.pixels import to_float
 from stages.encoder.model import Encoder, load_encoder
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 KIND = "codebook"
-
-
-def code_dtype(num_codes: int) -> str:
-    """uint16 holds up to 65,536 codes, uint32 the rest."""
-    return "uint16" if num_codes <= 2**16 else "uint32"
 
 
 class Codebook(nn.Module):
@@ -41,12 +37,12 @@ class Codebook(nn.Module):
 
     def assign(self, feat_D: Tensor) -> Tensor:
         """float [..., D] -> int64 [...]: argmin over k of ||f - c_k||²; on unit vectors if `normalise`."""
-        rows = F.normalize(feat_D.float(), dim=-1) if self.normalise else feat_D.float()
-        # ||f||² is the same for every k and left out.
-        return (
-            torch.addmm(self.vectors.square().sum(1), rows.flatten(0, -2), self.vectors.T, alpha=-2)
-            .argmin(1)
-            .view(rows.shape[:-1])
+        rows = (F.normalize(feat_D.float(), dim=-1) if self.normalise else feat_D.float()).flatten(0, -2)
+        # ||f||² is the same for every k and left out; a part at a time, because rows x K numbers may not fit.
+        parts = rows.split(max(1, 2**26 // len(self.vectors)))
+        size = self.vectors.square().sum(1)
+        return torch.cat([torch.addmm(size, part, self.vectors.T, alpha=-2).argmin(1) for part in parts]).view(
+            feat_D.shape[:-1]
         )
 
 

@@ -36,13 +36,13 @@ def pick_device(wanted: str) -> torch.device:
 def compute(device: torch.device, precision: Precision) -> Generator[None]:
     """Matrix products in `precision` inside the block; losses belong outside it or in `.float()`.
 
-    On a CPU attention is computed step by step: for the few tokens of an image the backward pass of torch's fused
-    kernel takes twice as long.
+    Where a CPU trains, attention is computed step by step: for the few tokens of an image the backward pass of torch's
+    fused kernel takes twice as long.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and torch.is_grad_enabled() else nullcontext()
     with plain, torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         yield

@@ -3,6 +3,9 @@
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import timedelta
+
+from stages.core.errors import UserError
 
 
 def rank() -> int:
@@ -28,7 +31,8 @@ def process_group() -> Generator[None]:
         return
     import torch.distributed as dist
 
-    dist.init_process_group("gloo")
+    # The others wait while the first process publishes what all have made, which may take long.
+    dist.init_process_group("gloo", timeout=timedelta(days=1))
     try:
         yield
     finally:
@@ -41,3 +45,9 @@ def barrier() -> None:
         import torch.distributed as dist
 
         dist.barrier()
+
+
+def refuse_several(stage: str) -> None:
+    """Raise under torchrun, for a stage that works in one process: several would overwrite each other's files."""
+    if world_size() > 1:
+        raise UserError(f"{stage}: works in one process, WORLD_SIZE is {world_size()}: start it without torchrun")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
 from stages.core.errors import UserError
-from stages.core.params import Precision, Section
+from stages.core.params import Section
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from stages.core.curves import Curves
     from stages.core.schedule import Ema
+
+
+AnyModule = TypeVar("AnyModule", bound="nn.Module")
 
 
 class Optim(Section):
@@ -33,7 +37,7 @@ class Optim(Section):
     clip_norm: float = Field(gt=0)
     ema_decay: float = Field(ge=0, lt=1)
     eval_every: int = Field(gt=0)  # steps
-    precision: Precision
+    precision: Literal["fp32", "bf16"]
     seed: int = Field(ge=0)
 
 
@@ -44,14 +48,25 @@ def epoch_batch(step: int, *, count: int, batch_size: int, seed: int) -> np.ndar
     """
     import numpy as np
 
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    return np.array([epoch_order(int(p // count), count, seed)[p % count] for p in positions])
+
+
+@lru_cache(maxsize=2)
+def epoch_order(epoch: int, count: int, seed: int) -> np.ndarray:
+    """The permutation of `count` items in which an epoch sees them."""
+    import numpy as np
+
     from stages.core.rng import seed_of
 
-    positions = np.arange(step * batch_size, (step + 1) * batch_size)
-    orders = {
-        int(e): np.random.default_rng(seed_of("epoch", seed, int(e))).permutation(count)
-        for e in set(positions // count)
-    }
-    return np.array([orders[int(p // count)][p % count] for p in positions])
+    return np.random.default_rng(seed_of("epoch", seed, epoch)).permutation(count)
+
+
+def evenly(count: int, limit: int) -> np.ndarray:
+    """int64: at most `limit` of `count` numbers, evenly spread, because images often lie sorted by class."""
+    import numpy as np
+
+    return np.arange(min(count, limit)) * count // min(count, limit)
 
 
 def prefetch(batch_at: Callable[[int], Any], start: int, stop: int) -> Iterator[tuple[int, Any]]:
@@ -66,7 +81,7 @@ def prefetch(batch_at: Callable[[int], Any], start: int, stop: int) -> Iterator[
 
 
 def adamw(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
-    """AdamW; norms, biases, embeddings and position tables (fewer than two dims, or named so) are not decayed."""
+    """AdamW; norms, biases, position tables and what embeds patches, codes or classes are not decayed."""
     import torch
 
     decayed, free = [], []
@@ -162,7 +177,7 @@ def fit(
     model.eval()
 
 
-def averaged(model: nn.Module, ema: Ema) -> nn.Module:
+def averaged(model: AnyModule, ema: Ema) -> AnyModule:
     """A copy of the model that carries the averaged weights, in evaluation mode."""
     import copy
 

@@ -82,11 +82,18 @@ def _explain(section: str, cls: type[Section], item: Any) -> str:
         case "missing":
             return f"{key}: missing; it has no default"
         case "extra_forbidden":
-            return f"{key} = {item['input']!r}: unknown key; {section} has {', '.join(cls.model_fields)}"
+            known = ", ".join(_section_at(cls, item["loc"][:-1]).model_fields)
+            return f"{key} = {item['input']!r}: unknown key; {key.rpartition('.')[0]} has {known}"
         case "value_error":
             return f"{key}: {item['ctx']['error']}"
         case _:
             return f"{key} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _section_at(cls: Any, path: Any) -> Any:
+    for key in path:
+        cls = cls.model_fields[key].annotation
+    return cls
 
 
 Precision = Literal["fp32", "bf16", "fp16"]

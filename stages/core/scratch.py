@@ -7,7 +7,6 @@ fingerprint and can never resume foreign work.
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,10 +33,8 @@ def scratch(task: str, params: Section, inputs: list[Path], facts: str = "") -> 
 
 
 def fingerprint(params: Section, inputs: list[Path], facts: str = "") -> str:
-    """16 hex digits of the params, the input artefacts' digests, the loaded source files under stages/, and `facts`
-    on inputs that are no artefact."""
-    loaded = [module for name, module in sys.modules.items() if name.split(".")[0] in ("stages", "__main__")]
-    files = {Path(file).absolute() for module in loaded if (file := getattr(module, "__file__", None))}
-    code = sorted(sha256(file) for file in files if file.is_relative_to(CODE))
+    """16 hex digits of the params, the input artefacts' digests, every source file below stages/, and `facts` on inputs
+    that are no artefact."""
+    code = [sha256(file) for file in sorted(CODE.rglob("*.py"))]
     known = [params.model_dump(), {str(path): digest(path) for path in inputs}, code, facts]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]

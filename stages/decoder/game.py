@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ from stages.core.augment import random_maps, warp
 from stages.core.checkpoint import Checkpoint
 from stages.core.curves import Curves
 from stages.core.device import compute
-from stages.core.loop import Watch, adamw, averaged, epoch_batch, prefetch
+from stages.core.loop import Watch, adamw, averaged, epoch_batch, evenly, prefetch
 from stages.core.pictures import grid, save_png
-from stages.core.pixels import to_float, to_uint8
+from stages.core.pixels import to_float
 from stages.core.progress import bar
 from stages.core.rng import seed_of
 from stages.core.schedule import Ema, lr_at
@@ -28,7 +29,7 @@ from stages.decoder.losses import (
     finite_nudge,
     pixel_loss,
 )
-from stages.decoder.model import OneStep, PatchDiscriminator, hinge_discriminator
+from stages.decoder.model import Decoder, OneStep, PatchDiscriminator, hinge_discriminator
 
 if TYPE_CHECKING:
     from stages.codebook.model import Tokenizer
@@ -155,29 +156,26 @@ class Game:
         """Their names."""
         return [self.splits["train"].keys[i] for i in self.batch_index(step)]
 
-    @torch.inference_mode()
+    @cached_property
+    def watched(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Of each split at most 512 images, evenly spread, uint8 [M, H, W, 3], and their codes [M, N]."""
+        images = {name: split.read(evenly(len(split), 512)) for name, split in self.splits.items()}
+        return {name: (batch, self.tokenizer.encode(batch, self.infer_batch_size)) for name, batch in images.items()}
+
     def evaluate(self, step: int) -> dict[str, float]:
-        """PSNR in dB of the averaged weights on train and val (at most 512 images each), and a picture of val."""
-        twin, psnr = averaged(self.network, self.ema), {}
-        for split, source in self.splits.items():
-            images = source.read(range(min(512, len(source))))
-            codes = self.tokenizer.encode(images, self.infer_batch_size)
-            made = np.concatenate(
-                [
-                    to_uint8(twin(torch.from_numpy(part.astype(np.int64)).to(self.device)))
-                    for part in np.array_split(codes, 4)
-                ]
-            )
+        """Mean PSNR in dB of the averaged weights on images of train and val, and a picture of val."""
+        decoder, psnr = Decoder(averaged(self.network, self.ema), {}), {}
+        for split, (images, codes) in self.watched.items():
+            made = decoder.decode(codes, self.infer_batch_size)
             error = ((images.astype(np.float32) - made) ** 2).mean((1, 2, 3))
             psnr[f"{split}/psnr_db"] = float((10 * np.log10(255**2 / np.maximum(error, 1e-10))).mean())
-        pairs = np.stack([images[:SHOWN], made[:SHOWN]]).reshape(-1, *images.shape[1:])
-        save_png(
-            self.work / f"step-{step:07d}.png", grid(pairs, len(images[:SHOWN]), scale=max(1, 64 // images.shape[1]))
-        )
+        shown = evenly(len(images), SHOWN)
+        rows = np.concatenate([images[shown], made[shown]])
+        save_png(self.work / f"step-{step:07d}.png", grid(rows, len(shown), scale=max(1, 64 // rows.shape[1])))
         return psnr
 
     def copy_pictures(self, folder: Path) -> None:
-        """Move the grids (originals above reconstructions) from scratch to the report."""
+        """Copy the grids (originals above reconstructions) from scratch to the report."""
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(self.work.glob("step-*.png")):
             shutil.copy(path, folder / path.name)

@@ -55,9 +55,13 @@ class LpipsPerceptual(nn.Module):
 
 def load_vgg16(slices: nn.Module, vgg16_file: str) -> None:
     """Copy torchvision's VGG-16 `features.<i>.*` tensors into lpips' slices, which number the layers alike."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    given = {name: tensor for name, tensor in load_file(vgg16_file).items() if name.startswith("features.")}
+    try:
+        given = load_file(vgg16_file)
+    except SafetensorError as error:
+        raise UserError(f"{vgg16_file}: not a safetensors file: {error}") from None
     wanted = slices.state_dict()
     renamed = {name: given.get("features." + name.split(".", 1)[1]) for name in wanted}
     bad = [name for name, tensor in renamed.items() if tensor is None or tensor.shape != wanted[name].shape]

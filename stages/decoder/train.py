@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from stages.core import artefact, errors
+from stages.core import artefact, distributed, errors
 from stages.core.augment import Affine
 from stages.core.loop import Optim
 from stages.core.params import Machine, Section, impossible, load
@@ -81,7 +81,7 @@ def check(images: Path, codebook: Path, params: Params) -> dict[str, Any]:
     }
 
 
-def train(images: Path, codebook: Path, out: Path, report: Path, params: Params, machine: Machine) -> None:
+def train(name: str, images: Path, codebook: Path, out: Path, report: Path, params: Params, machine: Machine) -> None:
     """Write the decoder artefact `out`; curves, last scores and pictures go to the folder `report`."""
     import torch
     from safetensors.torch import save_file
@@ -92,7 +92,7 @@ def train(images: Path, codebook: Path, out: Path, report: Path, params: Params,
     from stages.decoder.game import Game
     from stages.decoder.model import OneStep
 
-    facts = check(images, codebook, params)
+    facts: dict[str, Any] = {**check(images, codebook, params), "name": name, "tokenizer": codebook.name}
     activations = params.optim.batch_size * facts["img_px"] ** 2 * max(params.widths) * 4 * 8
     print_plan(
         "decoder", out, {"steps": params.optim.total_steps},
@@ -104,17 +104,16 @@ def train(images: Path, codebook: Path, out: Path, report: Path, params: Params,
     network = OneStep(tokenizer.codebook.vectors, facts["grid"], params.widths, params.blocks).to(device)
     print(f"decoder: {sum(p.numel() for p in network.parameters()):,} parameters")
     inputs = {"images": artefact.digest(images), "codebook": artefact.digest(codebook)}
-    with scratch(f"decoder-{out.name}", params, [images, codebook]) as work:
+    perceptual = artefact.sha256(Path(params.lpips_vgg16)) if params.lpips_vgg16 else ""
+    with scratch(f"decoder-{out.name}", params, [images, codebook], perceptual) as work:
         splits = {split: ImageSplit(images, split, machine.num_workers) for split in ("train", "val")}
         game = Game(network, tokenizer, splits, params, machine, work, device)
         game.play(out.name)
         game.curves.write(report)
         game.copy_pictures(report / "pictures")
         with artefact.new_artefact(out, "decoder", {**facts, "inputs": inputs}) as folder:
-            save_file(
-                {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()},
-                folder / "model.safetensors",
-            )
+            state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
+            save_file(state, folder / "model.safetensors")
 
 
 def main() -> None:
@@ -127,8 +126,9 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     params, machine = load("decoder", Params, args.params), load("machine", Machine, args.params)
+    distributed.refuse_several("decoder")
     check(args.images, args.codebook, params)
-    train(args.images, args.codebook, args.out, args.report, params, machine)
+    train(args.name, args.images, args.codebook, args.out, args.report, params, machine)
 
 
 if __name__ == "__main__":

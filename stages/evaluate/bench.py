@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core import artefact
+from stages.core.choice import choose
 from stages.data.reader import ImageSplit, image_facts
-from stages.evaluate.judge import Classifier, choose, fit_head, fit_judge, head_logits
+from stages.evaluate.judge import Classifier, fit_head, fit_judge, head_logits
 from stages.evaluate.sight import Look, Sight, batches, join, looker
 
 if TYPE_CHECKING:
@@ -76,9 +77,7 @@ def set_up(images: Path, spaces: dict[str, Space], params: Params, machine: Mach
 
 def reference_index(count: int, params: Params) -> np.ndarray:
     """int64 [R], sorted: a seeded choice of max_reference_images of the training images, or all of them."""
-    import numpy as np
-
-    return choose(np.zeros(count, np.int64), params.max_reference_images or count, params.seed)
+    return choose(count, params.max_reference_images or count, params.seed)
 
 
 def has_classes(labels: Iterable[int]) -> bool:

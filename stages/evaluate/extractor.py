@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -107,7 +108,7 @@ def open_inception(weights: Path, device: torch.device) -> Space:
     """The feature space of published FID."""
     try:
         network = create(INCEPTION, ["2048", "logits_unbiased"], str(weights)).to(device)
-    except RuntimeError as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(f"{weights}: not torch-fidelity's Inception-v3 weights as safetensors: {why}") from None
     facts = {"name": INCEPTION, "weights_sha256": artefact.sha256(weights), "dim": 2048,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stages.core.choice import choose
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -17,7 +19,7 @@ def fit_judge(thumbs: Tensor, labels: np.ndarray, max_images: int, seed: int) ->
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    index = choose(labels, max_images, seed)
+    index = choose_known(labels, max_images, seed)
     judge = make_pipeline(StandardScaler(), SVC(kernel="rbf", C=10.0, gamma="scale"))
     return judge.fit(thumbs[index].numpy(), labels[index])
 
@@ -28,19 +30,17 @@ def fit_head(features: Tensor, labels: np.ndarray, max_images: int, seed: int) -
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    index = choose(labels, max_images, seed)
+    index = choose_known(labels, max_images, seed)
     head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     return head.fit(features[index].numpy(), labels[index])
 
 
-def choose(labels: np.ndarray, max_images: int, seed: int) -> np.ndarray:
+def choose_known(labels: np.ndarray, max_images: int, seed: int) -> np.ndarray:
     """int64 [at most max_images], sorted: a seeded choice among the images that have a class."""
     import numpy as np
 
     known = np.flatnonzero(labels >= 0)
-    if len(known) <= max_images:
-        return known
-    return np.sort(np.random.default_rng(seed).choice(known, max_images, replace=False))
+    return known[choose(len(known), max_images, seed)]
 
 
 def head_logits(head: Classifier, features: Tensor) -> Tensor:

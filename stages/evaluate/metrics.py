@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 SSIM_WINDOW_PX, SSIM_SIGMA_PX, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 KID_SUBSETS = 100
+IS_SPLITS = 10
+PRC_BATCH = 10_000  # images at once in precision and recall
 MIN_MSE = 1 / 12  # of rounding to integers; keeps the PSNR of equal images finite, at 58.9 dB
 
 
@@ -69,7 +71,8 @@ def precision_recall(features: Tensor, reference: Tensor, neighbours: int) -> tu
     """Share of samples inside the reference's k-nearest-neighbour balls, and the reverse (Kynkäänniemi et al. 2019)."""
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-    scores = prc_features_to_metric(features, reference, prc_neighborhood=neighbours, save_cpu_ram=True, verbose=False)
+    settings = {"prc_neighborhood": neighbours, "prc_batch_size": PRC_BATCH, "save_cpu_ram": True, "verbose": False}
+    scores = prc_features_to_metric(features, reference, **settings)
     return scores[KEY_METRIC_PRECISION], scores[KEY_METRIC_RECALL]
 
 
@@ -77,7 +80,7 @@ def inception_score(logits: Tensor, seed: int) -> float:
     """exp of the mean KL from class probabilities to their mean, 10 splits; from 1 to the number of classes."""
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 
-    return isc_features_to_metric(logits, rng_seed=seed)[KEY_METRIC_ISC_MEAN]
+    return isc_features_to_metric(logits, splits=IS_SPLITS, rng_seed=seed)[KEY_METRIC_ISC_MEAN]
 
 
 def bootstrap_std(score: Callable[[np.ndarray], float], count: int, draws: int, seed: int) -> float:

@@ -23,10 +23,15 @@ from stages.core.params import Machine, Section, impossible, load, load_list
 from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, num_images
 from stages.evaluate.generation import Samples, load_samples, score_samples
+from stages.evaluate.metrics import IS_SPLITS, PRC_BATCH
 from stages.evaluate.reconstruction import score_reconstruction
 
 if TYPE_CHECKING:
     from stages.evaluate.bench import Bench
+
+
+BASE_BYTES = 10**9  # Python, its libraries, the networks and a batch
+INCEPTION_DIM = 2048 + 1008  # features and logits
 
 
 class Params(Section):
@@ -106,6 +111,10 @@ def check(images: Path, codebook: Path, folder: Path, generators: list[str], par
         if drawn.codes.shape[2] != patches:
             found = f"{drawn.codes.shape[2]} codes an image, {codebook} has {patches}"
             raise UserError(f"{folder / name}: {found}. Run `dvc repro`.")
+        if len(drawn.labels) < IS_SPLITS:
+            least = f"expected at least {IS_SPLITS}, for the splits of the Inception score"
+            why = f"{folder / name} has {len(drawn.labels)} samples a seed: {least}"
+            raise UserError(f"params.yaml: samples.draws.per_class: {why}")
     counts = {f"{split} images": num_images(images, split) for split in ("train", "val")}
     counts |= {f"samples of {name} a seed": len(drawn.labels) for name, drawn in samples.items()}
     fewest = min(counts, key=lambda what: counts[what])
@@ -114,6 +123,28 @@ def check(images: Path, codebook: Path, folder: Path, generators: list[str], par
             allowed = f"expected at most {counts[fewest] - least}: there are {counts[fewest]} {fewest}"
             raise impossible(f"evaluate.{key}", getattr(params, key), allowed)
     return samples
+
+
+def announce(images: Path, encoder: Path, samples: dict[str, Samples], report: Path, params: Params) -> None:
+    """Print the plan."""
+    from stages.core.artefact import read_config
+
+    references = min(num_images(images, "train"), params.max_reference_images or num_images(images, "train"))
+    counts = {"training images to compare with": references, "val images": num_images(images, "val")}
+    counts |= {"samples": sum(drawn.codes.shape[0] * drawn.codes.shape[1] for drawn in samples.values())}
+    dim = read_config(encoder, "encoder")["dim"] + (INCEPTION_DIM if params.inception_weights else 0)
+    most = max(references, *(len(drawn.labels) for drawn in samples.values()))
+    memory_bytes = peak_bytes(most, dim, params.judge_px)
+    print_plan("evaluate", report, counts, disk_bytes=20 * 10**6, memory_bytes=memory_bytes)
+
+
+def peak_bytes(count: int, dim: int, judge_px: int) -> int:
+    """Memory for `count` images: float32 features and thumbnails, and what precision/recall builds.
+
+    torch-fidelity takes distances [at most 10,000, count] in float32; finding the k-th nearest copies them and adds an
+    int64 index of that shape: 16 bytes a pair, measured, which is 160 kB an image from 10,000 images on.
+    """
+    return BASE_BYTES + count * 4 * (dim + 3 * judge_px**2) + 16 * min(count, PRC_BATCH) * count
 
 
 def print_summary(figures: dict[str, Any]) -> None:
@@ -137,9 +168,7 @@ def main() -> None:
     args = parser.parse_args()
     params, machine = load("evaluate", Params, args.params), load("machine", Machine, args.params)
     samples = check(args.images, args.codebook, args.samples, load_list("generators", args.params), params)
-    seen = sum(drawn.codes.shape[0] * drawn.codes.shape[1] for drawn in samples.values())
-    counts = {"val images": num_images(args.images, "val"), "samples": seen}
-    print_plan("evaluate", args.report, counts, disk_bytes=20 * 10**6, memory_bytes=10**9)
+    announce(args.images, args.encoder, samples, args.report, params)
     score(args.images, args.encoder, args.codebook, args.decoder, samples, args.report, params, machine)
 
 

@@ -50,8 +50,8 @@ def extract(images: Path, encoder: Path, out: Path, params: Params, machine: Mac
         for start in range(0, len(index), params.shard_images)
     }
     num_patches = (config["img_px"] // config["patch_px"]) ** 2
-    print_feature_plan(out, sum(map(len, chosen.values())), num_patches, config["dim"], machine)
     with distributed.process_group(), scratch("features", params, [images, encoder]) as work:
+        announce(out, work, sum(map(len, chosen.values())), num_patches, config["dim"], machine)
         network = load_encoder(encoder, pick_device(machine.device))
         sources = {split: ImageSplit(images, split, machine.num_workers) for split in chosen}
         build = build_shard(network, sources, parts, block, params.final_norm, machine.infer_batch_size)
@@ -126,11 +126,18 @@ def publish(work: Path, out: Path, names: list[str], config: dict[str, Any]) -> 
     shards.publish_shards(work, out, names, {"kind": "features", **config, "splits": splits})
 
 
-def print_feature_plan(out: Path, num: int, num_patches: int, dim: int, machine: Machine) -> None:
-    """Say what is coming: 2 bytes a value, and about 20 activations of 4 bytes a value and image in a batch."""
+def announce(out: Path, work: Path, count: int, num_patches: int, dim: int, machine: Machine) -> None:
+    """Print the plan: 2 bytes a value; about 20 activations of 4 bytes a value and image of a batch.
+
+    Shards that an earlier attempt left need no more space.
+    """
     values = num_patches * dim
-    print_plan("features", out, {"images": num, "vectors": num * num_patches}, disk_bytes=num * (values * 2 + 1024),
-               memory_bytes=600 * 2**20 + machine.infer_batch_size * values * 80)  # fmt: skip
+    done = sum(path.stat().st_size for path in work.glob("*.tar"))
+    print_plan(
+        "features", out, {"images": count, "vectors": count * num_patches},
+        disk_bytes=max(0, count * (values * 2 + 1024) - done),
+        memory_bytes=600 * 2**20 + machine.infer_batch_size * values * 80,
+    )  # fmt: skip
 
 
 def main() -> None:

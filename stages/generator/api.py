@@ -65,7 +65,8 @@ def load_generator(
 
 def only_decoder(folder: Path, tokenizer: str) -> Path:
     """The decoder beside the generator that takes the same tokenizer's codes; none or several is an error."""
-    found = sorted(path.parent for path in folder.parent.parent.glob(f"decoder/{tokenizer}-*/{artefact.CONFIG}"))
+    every = sorted(path.parent for path in folder.parent.parent.glob(f"decoder/*/{artefact.CONFIG}"))
+    found = [path for path in every if artefact.read_config(path, "decoder")["tokenizer"] == tokenizer]
     if len(found) != 1:
         names = ", ".join(map(str, found)) or "none"
         raise UserError(

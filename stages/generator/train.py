@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from stages.core import artefact, errors
-from stages.core.loop import Optim, epoch_batch, fit
+from stages.core import artefact, distributed, errors
+from stages.core.codes import count_codes
+from stages.core.loop import Optim, epoch_batch, evenly, fit
 from stages.core.params import Machine, Section, load
 from stages.core.plan import print_plan
 from stages.tokens.reader import Tokens, load_tokens, token_facts
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-EVAL_IMAGES = 1024  # of each split, so that watching costs little
+EVAL_IMAGES = 1024  # of each split, evenly spread, so that watching costs little
 
 
 class Model(Section):
@@ -147,43 +148,43 @@ def watcher(data: dict[str, Tokens], params: Params, device: torch.device) -> An
 
     def evaluate(step: int, model: Any) -> dict[str, float]:
         return {
-            f"{split}/nats_per_code": nats_per_code(model, data[split], params.name, device, 1)
+            f"{split}/nats_per_code": nats_per_code(model, data[split], params.name, device, EVAL_IMAGES, 1)
             for split in ("train", "val")
         }
 
     return evaluate
 
 
-def nats_per_code(model: Any, data: Tokens, name: str, device: torch.device, draws: int) -> float:
-    """Mean -ln p a code of at most EVAL_IMAGES plain images given their class; masks are seeded, `draws` of them."""
+def nats_per_code(model: Any, data: Tokens, name: str, device: torch.device, limit: int, draws: int) -> float:
+    """Mean -ln p a code of at most `limit` plain images given their class; masks are seeded, `draws` of them."""
     import numpy as np
     import torch
 
     from stages.generator import kinds
 
     kind, rng, total = kinds.KINDS[name], torch.Generator().manual_seed(0), 0.0
-    labels = np.where(data.labels < 0, data.num_classes, data.labels)[:EVAL_IMAGES]
-    codes = data.codes[0][:EVAL_IMAGES].astype(np.int64)
+    chosen = evenly(len(data.labels), limit)
     with torch.inference_mode():
-        for _ in range(draws):
-            for part in np.array_split(np.arange(len(labels)), math.ceil(len(labels) / 256)):
-                given = torch.from_numpy(labels[part]).to(device), torch.from_numpy(codes[part]).to(device)
-                total += float(kind.nats(model, *given, rng).double().sum())
-    return total / (draws * codes.size)
+        for part in [*np.array_split(chosen, math.ceil(len(chosen) / 256))] * draws:
+            labels = np.where(data.labels[part] < 0, data.num_classes, data.labels[part])
+            given = torch.from_numpy(labels), torch.from_numpy(data.codes[0][part].astype(np.int64))
+            total += float(kind.nats(model, *(tensor.to(device) for tensor in given), rng).double().sum())
+    return total / (draws * len(chosen) * model.num_patches)
 
 
 def likelihood_facts(model: Any, data: dict[str, Tokens], name: str, device: torch.device) -> dict[str, Any]:
-    """Val likelihood of the final weights: exact for ar; for masked a bound, averaged over 16 draws of masks."""
+    """Likelihood of all val images under the final weights: exact for ar, for masked a bound (16 draws of masks)."""
     from stages.generator import kinds
 
-    kind = kinds.KINDS[name]
-    nats = nats_per_code(model, data["val"], name, device, 1 if kind.BOUND == "exact" else 16)
+    kind, val = kinds.KINDS[name], data["val"]
+    nats = nats_per_code(model, val, name, device, len(val.labels), 1 if kind.BOUND == "exact" else 16)
     return {
         "bound": kind.BOUND,
+        "val_images": len(val.labels),
         "val_nats_per_code": round(nats, 6),
         "val_perplexity": round(math.exp(nats), 4),
         "val_bits_per_image": round(nats * model.num_patches / math.log(2), 3),
-        "unigram_perplexity": round(unigram_perplexity(data["train"], data["val"]), 4),
+        "unigram_perplexity": round(unigram_perplexity(data["train"], val), 4),
     }
 
 
@@ -191,8 +192,9 @@ def unigram_perplexity(train: Tokens, val: Tokens) -> float:
     """exp of the cross-entropy of val codes under train's code frequencies, one count added to each."""
     import numpy as np
 
-    counts = np.bincount(train.codes[0].ravel(), minlength=train.num_codes) + 1.0
-    return float(np.exp(-np.log(counts / counts.sum())[val.codes[0].ravel()].mean()))
+    share = count_codes(train.codes[0], train.num_codes) + 1.0
+    seen = count_codes(val.codes[0], val.num_codes)
+    return float(np.exp(-(seen * np.log(share / share.sum())).sum() / seen.sum()))
 
 
 def main() -> None:
@@ -205,6 +207,7 @@ def main() -> None:
     args = parser.parse_args()
     model, optim = load("generator.model", Model, args.params), load(f"generator.{args.name}", Optim, args.params)
     params = Params(name=args.name, model=model, optim=optim)
+    distributed.refuse_several("generator")
     token_facts(args.tokens)  # raises if there are none, before anything heavy is imported
     train(args.tokens, args.out, args.report, params, load("machine", Machine, args.params))
 

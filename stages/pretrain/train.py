@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from stages.core import artefact, errors
+from stages.core import artefact, distributed, errors
 from stages.core.augment import Affine, random_light, random_maps, warp
 from stages.core.loop import Optim, epoch_batch, fit
 from stages.core.params import Machine, Section, load
+from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, image_facts
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Params(Section):
     def shapes_fit(self) -> Params:
         if self.patch_px & (self.patch_px - 1):
             raise ValueError(f"patch_px = {self.patch_px}: expected a power of two (the stem halves the image)")
+        if self.dim % (8 * self.patch_px):
+            raise ValueError(f"dim = {self.dim}: expected a multiple of 8 * patch_px = {8 * self.patch_px}")
         if self.dim % self.heads:
             raise ValueError(f"heads = {self.heads}: expected a divisor of dim = {self.dim}")
         return self
@@ -68,6 +71,9 @@ def pretrain(images: Path, out: Path, curves_out: Path, params: Params, machine:
 
     split, optim, curves = ImageSplit(images, "train", machine.num_workers), params.optim, Curves()
     shape = {"img_px": split.img_px, **params.model_dump(include={"patch_px", "dim", "depth", "heads"})}
+    values = optim.batch_size * (split.img_px // params.patch_px) ** 2 * params.dim * params.depth
+    counts = {"images": len(split), "steps": optim.total_steps}
+    print_plan("pretrain", out, counts, disk_bytes=50 * 2**20, memory_bytes=10**9 + values * 400)
     device = pick_device(machine.device)
     torch.manual_seed(optim.seed)
     backbone = build_vit(**shape, seed=optim.seed)
@@ -114,7 +120,7 @@ def batches(split: ImageSplit, params: Params, device: torch.device) -> tuple[An
 
 
 def loss_fn(params: Params, device: torch.device) -> Any:
-    """The objective under autocast; the losses themselves are computed in fp32."""
+    """The objective under autocast; its cross-entropy and variances are computed in fp32."""
     from stages.core.device import compute
 
     def loss(model: torch.nn.Module, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -132,6 +138,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     params, machine = load("pretrain", Params, args.params), load("machine", Machine, args.params)
+    distributed.refuse_several("pretrain")
     img_px = image_facts(args.images)["img_px"]
     if img_px % params.patch_px:
         raise errors.UserError(

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from stages.core import artefact, errors
 from stages.core.augment import Affine, random_maps, warp
+from stages.core.choice import choose
 from stages.core.params import Machine, Section, impossible, load
 from stages.data.reader import ImageSplit, image_facts
 
@@ -50,10 +51,14 @@ def probe(images: Path, encoder: Path, report: Path, params: Params, machine: Ma
 
     check(encoder, params)
     train, val = (ImageSplit(images, split, machine.num_workers) for split in ("train", "val"))
-    chosen = {split: choose_images(len(source), params) for split, source in (("train", train), ("val", val))}
+    chosen = {
+        name: choose(len(split), params.max_images, params.seed) for name, split in (("train", train), ("val", val))
+    }
     labels = train.labels[chosen["train"]], val.labels[chosen["val"]]
+    with_classes = len(set(labels[0].tolist())) > 1 and min(map(min, labels)) >= 0
+    few = few_label_draws(labels[0], params) if with_classes else []
     show_moved(report / "moved.png", val, params)
-    if len(set(labels[0].tolist())) < 2 or min(map(min, labels)) < 0:
+    if not with_classes:
         write_figures(report, {"skipped": "no classes"})
         return
     device = pick_device(machine.device)
@@ -63,7 +68,7 @@ def probe(images: Path, encoder: Path, report: Path, params: Params, machine: Ma
     for name, network in networks.items():
         see = partial(describe, network=network, params=params, machine=machine)
         tests = {key: see(val, chosen["val"], moved=key == "moved") for key in ("clean", "moved")}
-        figures[name] = accuracies(see(train, chosen["train"], moved=False), tests, *labels, params)
+        figures[name] = accuracies(see(train, chosen["train"], moved=False), tests, *labels, few, params)
         print(f"probe: {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in figures[name].items()))
     write_figures(report, {**figures, "protocol": [protocol(images, encoder, chosen, params)]})
 
@@ -74,15 +79,6 @@ def check(encoder: Path, params: Params) -> None:
     if not -depth <= params.block < depth:
         allowed = f"the encoder has {depth} blocks: expected {-depth} … {depth - 1}"
         raise impossible("probe.block", params.block, allowed)
-
-
-def choose_images(count: int, params: Params) -> np.ndarray:
-    """int64 [M], sorted: a seeded choice of at most max_images."""
-    import numpy as np
-
-    if count <= params.max_images:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(params.seed).choice(count, params.max_images, replace=False))
 
 
 def moved_maps(index: np.ndarray, params: Params) -> Tensor:
@@ -121,16 +117,21 @@ def pooled(network: Encoder, pixels: Tensor, params: Params) -> Tensor:
 
 
 def accuracies(
-    train: np.ndarray, tests: dict[str, np.ndarray], train_labels: np.ndarray, val_labels: np.ndarray, params: Params
+    train: np.ndarray,
+    tests: dict[str, np.ndarray],
+    train_labels: np.ndarray,
+    val_labels: np.ndarray,
+    few: list[np.ndarray],
+    params: Params,
 ) -> dict[str, float]:
-    """{clean, moved}: trained on all of `train`; few_*: on few_labels a class, mean and deviation over draws."""
+    """{clean, moved}: trained on all of `train`; few_*: on each choice in `few`, mean and deviation over them."""
     import numpy as np
 
     full = fit(train, train_labels, params)
     figures = {key: float(full.score(rows, val_labels)) for key, rows in tests.items()}
-    draws = [fit(train[few], train_labels[few], params) for few in few_label_draws(train_labels, params)]
+    fitted = [fit(train[draw], train_labels[draw], params) for draw in few]
     for key, rows in tests.items():
-        scores = [few.score(rows, val_labels) for few in draws]
+        scores = [one.score(rows, val_labels) for one in fitted]
         figures |= {f"few_{key}": float(np.mean(scores)), f"few_{key}_std": float(np.std(scores, ddof=1))}
     return figures
 
@@ -178,7 +179,7 @@ def show_moved(path: Path, val: ImageSplit, params: Params) -> None:
     from stages.core.pictures import enlarge, grid, save_png
     from stages.core.pixels import to_float, to_uint8
 
-    index = choose_images(len(val), params)[:SHOWN]
+    index = choose(len(val), params.max_images, params.seed)[:SHOWN]
     images = val.read(index)
     moved = to_uint8(warp(to_float(images), moved_maps(index, params)))
     save_png(path, grid(np.concatenate([images, moved]), len(index), enlarge(val.img_px)))

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from stages.core import artefact, errors
 from stages.core.params import Machine, Section, load
+from stages.core.plan import print_plan
 from stages.generator.settings import SETTINGS, ArSampling
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def draw_samples(generator: Path, out: Path, params: Params, settings: ArSamplin
     """Write the samples artefact `out`: codes.npy [seeds, samples, N] and labels.npy int64 [samples]."""
     import numpy as np
 
-    from stages.codebook.model import code_dtype
+    from stages.core.codes import code_dtype
     from stages.core.device import pick_device
     from stages.core.progress import bar
     from stages.generator.model import load_transformer
@@ -46,8 +47,12 @@ def draw_samples(generator: Path, out: Path, params: Params, settings: ArSamplin
     network, config = load_transformer(generator, pick_device(machine.device))
     num_classes = len(config["classes"])
     labels = np.repeat(np.arange(num_classes), params.per_class) if num_classes else np.full(params.per_class, -1)
+    codes = len(params.seeds) * len(labels) * network.num_patches
+    logits = machine.infer_batch_size * network.num_patches * network.num_codes
+    counts = {"samples": len(params.seeds) * len(labels), "codes": codes}
+    print_plan("samples", out, counts, disk_bytes=codes * 4, memory_bytes=800 * 2**20 + logits * 30)
     with bar(f"samples {generator.name}", len(params.seeds) * len(labels), 0, "sample") as progress:
-        codes = [
+        drawn = [
             draw_seed(network, config["name"], labels, settings, seed, machine.infer_batch_size, progress)
             for seed in params.seeds
         ]
@@ -58,7 +63,7 @@ def draw_samples(generator: Path, out: Path, params: Params, settings: ArSamplin
         "inputs": {"generator": artefact.digest(generator)},
     }  # fmt: skip
     with artefact.new_artefact(out, "samples", facts) as folder:
-        np.save(folder / "codes.npy", np.stack(codes).astype(code_dtype(network.num_codes)))
+        np.save(folder / "codes.npy", np.stack(drawn).astype(code_dtype(network.num_codes)))
         np.save(folder / "labels.npy", labels.astype(np.int64))
 
 

@@ -43,16 +43,8 @@ def encode(images: Path, codebook: Path, out: Path, params: Params, machine: Mac
 
     book, facts = artefact.read_config(codebook, "codebook"), image_facts(images)
     parts = plan_parts(facts, params.views)
-    count = sum(stop - start for _, _, start, stop in parts)
-    size = 2 if book["dtype"] == "uint16" else 4
-    print_plan(
-        "tokens",
-        out,
-        {"images and views": count, "codes": count * book["num_patches"]},
-        disk_bytes=2 * count * book["num_patches"] * size,
-        memory_bytes=600 * 2**20 + machine.infer_batch_size * book["num_patches"] * book["dim"] * 80,
-    )
     with distributed.process_group(), scratch(f"tokens-{out.name}", params, [images, codebook]) as work:
+        announce(out, work, parts, book, machine)
         tokenizer = load_tokenizer(codebook, pick_device(machine.device))
         sources = {split: ImageSplit(images, split, machine.num_workers) for split in ("train", "val")}
         own = parts[distributed.rank() :: distributed.world_size()]
@@ -70,6 +62,17 @@ def encode(images: Path, codebook: Path, out: Path, params: Params, machine: Mac
 
 
 Part = tuple[str, int, int, int]  # split, view, first image, end
+
+
+def announce(out: Path, work: Path, parts: list[Part], book: dict[str, Any], machine: Machine) -> None:
+    """Print the plan: every code is written twice, in a part and in the joined array; finished parts are there."""
+    codes = sum(stop - start for _, _, start, stop in parts) * book["num_patches"]
+    done = sum(path.stat().st_size for path in work.glob("*.npy"))
+    print_plan(
+        "tokens", out, {"images and views": codes // book["num_patches"], "codes": codes},
+        disk_bytes=max(0, 2 * codes * int(book["dtype"].removeprefix("uint")) // 8 - done),
+        memory_bytes=900 * 2**20 + machine.infer_batch_size * book["num_patches"] * book["dim"] * 80,
+    )  # fmt: skip
 
 
 def plan_parts(facts: dict[str, Any], views: int) -> list[Part]:
