@@ -108,7 +108,10 @@ def run_until_tokens(root: Path) -> None:
 
 @contextlib.contextmanager
 def process(command: str, root: Path) -> Iterator[multiprocessing.Process]:
-    """The command in a process of its own, forked from a server that has the slow imports behind it."""
+    """The command in a process of its own, forked from a server that has the slow imports behind it.
+
+    What it prints is appended to <command>.log in `root`.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "timm", "torch._dynamo", "dvclive", "toy"])
     child = context.Process(target=_child, args=(command, str(root)))
@@ -125,7 +128,8 @@ def _child(command: str, root: str) -> None:
 
     os.chdir(root)
     torch.set_num_threads(1)
-    run(command, Path(root))
+    with open(f"{command}.log", "a") as log, contextlib.redirect_stdout(log):
+        run(command, Path(root))
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -14,14 +14,15 @@ Classifier = Any  # scikit-learn estimators have no common type
 
 
 def fit_judge(thumbs: Tensor, labels: np.ndarray, max_images: int, seed: int) -> Classifier:
-    """A support vector machine (RBF kernel) on scaled thumbnails [M, T], at most max_images of them."""
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    """A support vector machine (RBF kernel) on thumbnails [M, T], at most max_images of them.
+
+    Pixels are not scaled one by one: one that is black in every training image would turn the slightest noise of a
+    reconstruction into a huge value.
+    """
     from sklearn.svm import SVC
 
     index = choose_known(labels, max_images, seed)
-    judge = make_pipeline(StandardScaler(), SVC(kernel="rbf", C=10.0, gamma="scale"))
-    return judge.fit(thumbs[index].numpy(), labels[index])
+    return SVC(kernel="rbf", C=10.0, gamma="scale").fit(thumbs[index].numpy(), labels[index])
 
 
 def fit_head(features: Tensor, labels: np.ndarray, max_images: int, seed: int) -> Classifier:

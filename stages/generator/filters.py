@@ -19,6 +19,8 @@ def probabilities(logits: Tensor, *, temperature: float, top_k: int, top_p: floa
     top-k keeps exactly k codes, top-p the smallest set of likeliest codes whose mass reaches p, at least one;
     among equals the lower code counts as likelier.
     """
+    if not top_k and top_p == 1:
+        return (logits / temperature).softmax(-1)
     ordered, order = torch.sort(logits / temperature, dim=-1, descending=True, stable=True)
     ranks = torch.arange(ordered.shape[-1], device=logits.device)
     if top_k:
