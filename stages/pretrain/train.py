@@ -2,7 +2,7 @@
 
 Run:    dvc unfreeze pretrain && dvc repro --single-item pretrain && dvc freeze pretrain
         (frozen in dvc.yaml, because its few MB are in git)
-Expect: 10 minutes on two cores for the digits; see LOG.md for what the encoder is worth.
+Expect: 15 minutes on two cores for the digits; see LOG.md for what the encoder is worth.
 """
 
 from __future__ import annotations
