@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from pathlib import Path
 
 import pytest
+import serving
 import toy as toys
 
 
@@ -21,3 +22,12 @@ def toy(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("toy")
     toys.run_until_tokens(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A running Prefect server."""
+    started = serving.Server(tmp_path_factory.mktemp("prefect"))
+    started.start()
+    yield started
+    started.stop()

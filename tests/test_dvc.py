@@ -15,9 +15,9 @@ import toy as toys
 pytestmark = pytest.mark.slow
 
 
-def repro(root) -> tuple[list[str], str]:
+def repro(root, **env: str) -> tuple[list[str], str]:
     """The stages whose commands ran, and all that was printed."""
-    env = {**os.environ, "DVC_NO_ANALYTICS": "1", "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    env = {**os.environ, **env, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
     done = subprocess.run(["dvc", "repro"], cwd=root, env=env, capture_output=True, text=True)
     text = done.stdout + done.stderr
     assert done.returncode == 0, text
@@ -66,6 +66,20 @@ def test_a_change_reruns_its_dependents_alone_and_changing_back_runs_nothing(pro
     ran, text = repro(project)
     assert ran == [], text
     assert repro(project)[0] == []
+
+
+def test_more_processes_give_the_same_features_and_tokens_and_rerun_nothing(project):
+    expected = toys.hashes(project / "data/features") | toys.hashes(project / "data/tokens")
+    for name in ("features", "tokens"):
+        shutil.rmtree(project / "data" / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "features", "tokens"], cwd=project,
+        env={**os.environ, "NPROC": "2", "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert toys.hashes(project / "data/features") | toys.hashes(project / "data/tokens") == expected
+    assert repro(project, NPROC="1")[0] == []
 
 
 def test_metrics_plots_and_experiments_show_the_same_numbers(project):

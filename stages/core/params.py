@@ -11,12 +11,14 @@ No defaults in code: params.yaml is complete. An unknown, missing or impossible 
 the key, the value and what is allowed.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.core.errors import UserError
+from stages.core.guard import seen
 
 
 class Section(BaseModel):
@@ -39,8 +41,9 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 def load(section: str, cls: type[AnySection], path: Path = Path("params.yaml")) -> AnySection:
     """The section `a` or `a.b` of the YAML file at `path`, checked against `cls`; `UserError` names every bad key."""
+    read = partial(_section, section, path)
     try:
-        return cls.model_validate(_section(section, path))
+        return cls.model_validate(read() if cls is Machine else seen(f"{path}: {section}", read))
     except ValidationError as error:
         lines = [_explain(section, cls, item) for item in error.errors()]
         raise UserError(f"{path}: " + f"\n{path}: ".join(lines)) from None
@@ -48,7 +51,7 @@ def load(section: str, cls: type[AnySection], path: Path = Path("params.yaml")) 
 
 def load_list(key: str, path: Path = Path("params.yaml")) -> list[str]:
     """A top-level list of names, such as `generators`."""
-    names = _section(key, path)
+    names = seen(f"{path}: {key}", partial(_section, key, path))
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: {key} = {names!r}: expected a list of at least one name")
     return names

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from stages.core import events
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +35,11 @@ def save_png(path: Path, image: np.ndarray) -> None:
     """Write uint8 [height, width, 3] as PNG without a timestamp; the folder is made."""
     from PIL import Image
 
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, format="PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, format="PNG")
+    path.write_bytes(content.getvalue())
+    events.picture(path.stem, content.getvalue())
 
 
 def enlarge(img_px: int) -> int:

@@ -25,7 +25,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from stages.core import artefact, distributed, errors, shards
+from stages.core import artefact, distributed, runtime, shards
+from stages.core.errors import UserError
 from stages.core.params import Machine, Section, load
 from stages.core.plan import print_plan
 from stages.core.progress import bar
@@ -161,7 +162,7 @@ def check_splits(entries: list[dict[str, Any]], refused: list[dict[str, str]], p
     counts = {split: sum(entry["samples"] for entry in of_split(entries, split)) for split in ("train", "val")}
     if min(counts.values()) == 0:
         reasons = "".join(f"\n  {item['name']}: {item['reason']}" for item in refused[:SHOWN])
-        raise errors.UserError(
+        raise UserError(
             f"data.folder = {params.folder!r}: {counts['train']} good images for train and {counts['val']} for val "
             f"(val_fraction {params.val_fraction}), expected at least 1 each; {len(refused)} files refused{reasons}"
         )
@@ -223,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    runtime.run(main, parallel=True)

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.core import distributed
 from stages.core.augment import random_maps, warp
 from stages.core.checkpoint import Checkpoint
 from stages.core.curves import Curves
 from stages.core.device import compute
-from stages.core.loop import Watch, adamw, averaged, epoch_batch, evenly, prefetch
+from stages.core.loop import Watch, adamw, averaged, backward, epoch_batch, evenly, prefetch
 from stages.core.pictures import grid, save_png
 from stages.core.pixels import to_float
 from stages.core.progress import bar
@@ -82,13 +83,11 @@ class Game:
                 progress.update()
                 if done % optim.eval_every == 0 or done == optim.total_steps:
                     watch.check(self.batch_keys)
-                    self.curves.log(
-                        done, **{key: float(value) for key, value in scalars.items()}, **self.evaluate(done)
-                    )
-                    progress.set_postfix(
-                        {key: f"{value:.4g}" for key, value in self.curves.last().items()}, refresh=False
-                    )
-                if done < optim.total_steps and self.checkpoint.due():
+                    distributed.average(list(scalars.values()))
+                    if distributed.rank() == 0:
+                        self.curves.log(done, **{k: float(v) for k, v in scalars.items()}, **self.evaluate(done))
+                        progress.set_postfix({k: f"{v:.4g}" for k, v in self.curves.last().items()}, refresh=False)
+                if distributed.rank() == 0 and done < optim.total_steps and self.checkpoint.due():
                     watch.check(self.batch_keys)
                     self.save(done)
         self.ema.copy_to(self.network)
@@ -102,8 +101,7 @@ class Game:
             )
         made, loss, scalars = self.decoder_loss(pixels, playing)
         self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), optim.clip_norm)
+        loss, norm = backward(loss, self.network, optim.clip_norm)
         watch.see(step, loss, norm)
         self.optimizer.step()
         self.ema.update(self.network, step)
@@ -133,22 +131,23 @@ class Game:
     def discriminator_step(self, real: Tensor, made: Tensor) -> dict[str, Tensor]:
         """One hinge update of the discriminator; a non-finite one is left out and counts as a collapse."""
         loss = hinge_discriminator(self.discriminator(real), self.discriminator(made))
-        self.guard.see(loss)
         self.opponent.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.params.optim.clip_norm)
+        loss, norm = backward(loss, self.discriminator, self.params.optim.clip_norm)
+        self.guard.see(loss)
         if bool(norm.isfinite()):
             self.opponent.step()
-        return {"discriminator": loss.detach()}
+        return {"discriminator": loss}
 
     def batch_at(self, step: int) -> Tensor:
-        """float [B, 3, H, W]: a function of the step alone."""
-        pixels = to_float(self.splits["train"].read(self.batch_index(step)), self.device)
+        """float [B, 3, H, W]: this process's share of a batch that is a function of the step alone."""
+        index = self.batch_index(step)
         rng = torch.Generator().manual_seed(seed_of("decoder", self.params.optim.seed, step))
-        return warp(pixels, random_maps(len(pixels), self.params.augment, rng))
+        maps = random_maps(len(index), self.params.augment, rng)
+        pixels = to_float(self.splits["train"].read(distributed.share_of(index)), self.device)
+        return warp(pixels, distributed.share_of(maps))
 
     def batch_index(self, step: int) -> np.ndarray:
-        """Which train images step `step` sees."""
+        """int64 [batch_size]: which train images step `step` sees in all processes together."""
         optim = self.params.optim
         return epoch_batch(step, count=len(self.splits["train"]), batch_size=optim.batch_size, seed=optim.seed)
 
@@ -174,11 +173,12 @@ class Game:
         save_png(self.work / f"step-{step:07d}.png", grid(rows, len(shown), scale=max(1, 64 // rows.shape[1])))
         return psnr
 
-    def copy_pictures(self, folder: Path) -> None:
-        """Copy the grids (originals above reconstructions) from scratch to the report."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def write_report(self, report: Path) -> None:
+        """The curves, and the grids (originals above reconstructions) from scratch, in the folder `report`."""
+        self.curves.write(report)
+        (report / "pictures").mkdir(parents=True, exist_ok=True)
         for path in sorted(self.work.glob("step-*.png")):
-            shutil.copy(path, folder / path.name)
+            shutil.copy(path, report / "pictures" / path.name)
 
     def save(self, done: int) -> None:
         """Everything that the next step needs."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.core import distributed
 from stages.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,10 +83,14 @@ def finite_nudge(adversarial: Tensor, made: Tensor) -> Tensor:
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, limit: float) -> Tensor:
-    """|d reconstruction| / |d adversarial| at the last layer, in [0, limit] (VQGAN, Esser et al. 2021, eq. 7)."""
-    wish = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
-    push = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
-    return (wish / (push + 1e-4)).nan_to_num(nan=0.0, posinf=limit).clamp(0, limit).detach()
+    """|d reconstruction| / |d adversarial| at the last layer, in [0, limit] (VQGAN, Esser et al. 2021, eq. 7).
+
+    Both gradients are those of the whole batch: their mean over all processes.
+    """
+    wish = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0]
+    push = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0]
+    distributed.average([wish, push])
+    return (wish.norm() / (push.norm() + 1e-4)).nan_to_num(nan=0.0, posinf=limit).clamp(0, limit).detach()
 
 
 class CollapseGuard:

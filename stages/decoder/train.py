@@ -1,6 +1,6 @@
 """Train the one-step pixel decoder for a frozen tokenizer.
 
-Run:    dvc repro decoder
+Run:    dvc repro decoder                   (on four GPUs: NPROC=4 dvc repro decoder)
 Expect: digits: 3 minutes on two cores, PSNR on val in reports/decoder/<name>/, a picture grid every epoch.
 
 Loss = pixel_weight * L1|L2 + perceptual_weight * distance in the encoder's (or LPIPS') feature space
@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from stages.core import artefact, distributed, errors
+from stages.core import artefact, distributed, runtime
 from stages.core.augment import Affine
-from stages.core.loop import Optim
+from stages.core.loop import Optim, check_shares
 from stages.core.params import Machine, Section, impossible, load
 from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, image_facts
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Gan(Section):
@@ -84,7 +87,6 @@ def check(images: Path, codebook: Path, params: Params) -> dict[str, Any]:
 def train(name: str, images: Path, codebook: Path, out: Path, report: Path, params: Params, machine: Machine) -> None:
     """Write the decoder artefact `out`; curves, last scores and pictures go to the folder `report`."""
     import torch
-    from safetensors.torch import save_file
 
     from stages.codebook.model import load_tokenizer
     from stages.core.device import pick_device
@@ -102,18 +104,30 @@ def train(name: str, images: Path, codebook: Path, out: Path, report: Path, para
     tokenizer = load_tokenizer(codebook, device)
     torch.manual_seed(params.optim.seed)
     network = OneStep(tokenizer.codebook.vectors, facts["grid"], params.widths, params.blocks).to(device)
-    print(f"decoder: {sum(p.numel() for p in network.parameters()):,} parameters")
+    if distributed.rank() == 0:
+        print(f"decoder: {sum(p.numel() for p in network.parameters()):,} parameters")
     inputs = {"images": artefact.digest(images), "codebook": artefact.digest(codebook)}
     perceptual = artefact.sha256(Path(params.lpips_vgg16)) if params.lpips_vgg16 else ""
-    with scratch(f"decoder-{out.name}", params, [images, codebook], perceptual) as work:
+    with (
+        distributed.process_group(),
+        scratch(f"decoder-{out.name}", params, [images, codebook], perceptual) as work,
+    ):
         splits = {split: ImageSplit(images, split, machine.num_workers) for split in ("train", "val")}
         game = Game(network, tokenizer, splits, params, machine, work, device)
         game.play(out.name)
-        game.curves.write(report)
-        game.copy_pictures(report / "pictures")
-        with artefact.new_artefact(out, "decoder", {**facts, "inputs": inputs}) as folder:
-            state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
-            save_file(state, folder / "model.safetensors")
+        if distributed.rank() == 0:
+            game.write_report(report)
+            publish(out, network, {**facts, "inputs": inputs})
+        distributed.barrier()
+
+
+def publish(out: Path, network: torch.nn.Module, config: dict[str, Any]) -> None:
+    """Make the artefact of the trained network."""
+    from safetensors.torch import save_file
+
+    with artefact.new_artefact(out, "decoder", config) as folder:
+        state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
 
 
 def main() -> None:
@@ -126,10 +140,10 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     params, machine = load("decoder", Params, args.params), load("machine", Machine, args.params)
-    distributed.refuse_several("decoder")
+    check_shares("decoder.optim", params.optim)
     check(args.images, args.codebook, params)
     train(args.name, args.images, args.codebook, args.out, args.report, params, machine)
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    runtime.run(main, parallel=True)

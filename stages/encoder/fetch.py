@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from stages.core import artefact, errors
+from stages.core import artefact, runtime
 from stages.core.errors import UserError
 from stages.core.params import Precision, Section, impossible, load
 
@@ -161,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    runtime.run(main)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from stages.core import errors
+from stages.core import runtime
 from stages.core.errors import UserError
 from stages.core.params import Machine, Section, impossible, load, load_list
 from stages.core.plan import print_plan
@@ -173,4 +173,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    runtime.run(main)

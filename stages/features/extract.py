@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from stages.core import artefact, distributed, errors, shards
+from stages.core import artefact, distributed, runtime, shards
 from stages.core.params import Machine, Section, impossible, load
 from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, num_images
@@ -55,7 +55,7 @@ def extract(images: Path, encoder: Path, out: Path, params: Params, machine: Mac
         network = load_encoder(encoder, pick_device(machine.device))
         sources = {split: ImageSplit(images, split, machine.num_workers) for split in chosen}
         build = build_shard(network, sources, parts, block, params.final_norm, machine.infer_batch_size)
-        with bar("features", len(parts), 0, "shard") as progress:
+        with bar("features", len(shards.share(list(parts))), 0, "shard") as progress:
             shards.write_shards(work, list(parts), build, progress.update)
         distributed.barrier()
         if distributed.rank() == 0:
@@ -154,4 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    runtime.run(main, parallel=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stages.core.distributed import share_of, world_size
 from stages.generator.filters import draw, guide, noise, probabilities
 from stages.generator.model import TokenTransformer
 from stages.generator.settings import MaskedSampling
@@ -37,11 +38,17 @@ def random_mask(counts_B: Tensor, num_patches: int, rng: torch.Generator) -> Ten
 def loss(
     model: TokenTransformer, labels_B: Tensor, codes_BN: Tensor, rng: torch.Generator, label_smoothing: float
 ) -> Tensor:
-    """Mean cross-entropy of the masked codes given the others and the class, in nats."""
-    counts = training_counts(torch.rand(len(codes_BN), generator=rng), model.num_patches)
-    mask_BN = random_mask(counts, model.num_patches, rng).to(codes_BN.device)
+    """Mean cross-entropy of the masked codes given the others and the class, in nats.
+
+    The masks are those of the whole batch. Shares differ in how many codes they mask, and are weighted by it, so that
+    the mean of all processes' losses is the mean over all masked codes.
+    """
+    counts = training_counts(torch.rand(len(codes_BN) * world_size(), generator=rng), model.num_patches)
+    whole = random_mask(counts, model.num_patches, rng)
+    weight = int(share_of(whole).sum()) * world_size() / int(whole.sum())
+    mask_BN = share_of(whole).to(codes_BN.device)
     logits = model(labels_B, codes_BN.masked_fill(mask_BN, model.num_codes))
-    return F.cross_entropy(logits[mask_BN], codes_BN[mask_BN], label_smoothing=label_smoothing)
+    return weight * F.cross_entropy(logits[mask_BN], codes_BN[mask_BN], label_smoothing=label_smoothing)
 
 
 def nats(model: TokenTransformer, labels_B: Tensor, codes_BN: Tensor, rng: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """Train a generator on codes: `ar` (next code) or `masked` (hidden codes), class-conditional and unconditional in one.
 
-Run:    dvc repro generator                 (one of them: dvc repro generator@kmeans-ar)
+Run:    dvc repro generator                 (one of them: dvc repro generator@kmeans-ar; on four GPUs: NPROC=4 dvc …)
 Expect: digits: 3 minutes each on two cores; train and val likelihood in reports/generator/<name>/.
 """
 
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from stages.core import artefact, distributed, errors
+from stages.core import artefact, distributed, runtime
 from stages.core.codes import count_codes
-from stages.core.loop import Optim, epoch_batch, evenly, fit
+from stages.core.loop import Optim, check_shares, epoch_batch, evenly, fit
 from stages.core.params import Machine, Section, load
 from stages.core.plan import print_plan
 from stages.tokens.reader import Tokens, load_tokens, token_facts
@@ -54,7 +54,6 @@ class Params(Section):
 def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machine) -> None:
     """Write the generator artefact `out`; curves and last scores go to the folder `report`."""
     import torch
-    from safetensors.torch import save_file
 
     from stages.core.curves import Curves
     from stages.core.device import pick_device
@@ -68,22 +67,28 @@ def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machin
     network = TokenTransformer(**shape, causal=params.name == "ar").to(device)
     announce(out, network, data, params)
     config = {"name": params.name, "shape": shape, "tokenizer": tokens.name, "classes": facts["classes"]}
-    with scratch(f"generator-{out.name}", params, [tokens]) as work:
+    with distributed.process_group(), scratch(f"generator-{out.name}", params, [tokens]) as work:
         batch_at, batch_keys = batches(data["train"], params, device)
         fit(
             network, optim, batch_at, loss_fn(params, device), watcher(data, params, device), curves,
             work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name=f"generator {out.name}",
             batch_keys=batch_keys,
         )  # fmt: skip
-        curves.write(report)
-        likelihood = likelihood_facts(network, data, params.name, device)
-        config |= {"likelihood": likelihood}
-        with artefact.new_artefact(
-            out, "generator", {**config, "inputs": {"tokens": artefact.digest(tokens)}}
-        ) as folder:
-            state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
-            save_file(state, folder / "model.safetensors")
-    print(f"generator {out.name}: " + ", ".join(f"{key} {value}" for key, value in likelihood.items()))
+        if distributed.rank() == 0:
+            curves.write(report)
+            likelihood = likelihood_facts(network, data, params.name, device)
+            publish(out, network, {**config, "likelihood": likelihood, "inputs": {"tokens": artefact.digest(tokens)}})
+        distributed.barrier()
+
+
+def publish(out: Path, network: torch.nn.Module, config: dict[str, Any]) -> None:
+    """Make the artefact of the trained network and say how likely it finds the val codes."""
+    from safetensors.torch import save_file
+
+    with artefact.new_artefact(out, "generator", config) as folder:
+        state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+    print(f"generator {out.name}: " + ", ".join(f"{key} {value}" for key, value in config["likelihood"].items()))
 
 
 def announce(out: Path, network: Any, data: dict[str, Tokens], params: Params) -> None:
@@ -103,7 +108,10 @@ def network_shape(facts: dict[str, Any], model: Model) -> dict[str, Any]:
 
 
 def batches(data: Tokens, params: Params, device: torch.device) -> tuple[Any, Any]:
-    """step -> (labels [B], codes [B, N]) of seeded images, views and class drop-outs; step -> image numbers."""
+    """step -> (labels [B], codes [B, N]) of seeded images, views and class drop-outs; step -> image numbers.
+
+    All is drawn for the whole batch; B is this process's share.
+    """
     import numpy as np
     import torch
 
@@ -116,10 +124,11 @@ def batches(data: Tokens, params: Params, device: torch.device) -> tuple[Any, An
 
     def batch_at(step: int) -> tuple[Tensor, Tensor]:
         rng, index = np.random.default_rng(seed_of("generator", optim.seed, step)), images_at(step)
-        codes = data.codes[rng.integers(len(data.codes), size=len(index)), index].astype(np.int64)
+        views = rng.integers(len(data.codes), size=len(index))
         dropped = (rng.random(len(index)) < params.model.class_dropout) | (data.labels[index] < 0)
         labels = np.where(dropped, data.num_classes, data.labels[index])
-        return torch.from_numpy(labels).to(device), torch.from_numpy(codes).to(device)
+        codes = data.codes[distributed.share_of(views), distributed.share_of(index)].astype(np.int64)
+        return torch.from_numpy(distributed.share_of(labels)).to(device), torch.from_numpy(codes).to(device)
 
     return batch_at, lambda step: images_at(step).tolist()
 
@@ -207,10 +216,10 @@ def main() -> None:
     args = parser.parse_args()
     model, optim = load("generator.model", Model, args.params), load(f"generator.{args.name}", Optim, args.params)
     params = Params(name=args.name, model=model, optim=optim)
-    distributed.refuse_several("generator")
+    check_shares(f"generator.{args.name}", optim)
     token_facts(args.tokens)  # raises if there are none, before anything heavy is imported
     train(args.tokens, args.out, args.report, params, load("machine", Machine, args.params))
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    runtime.run(main, parallel=True)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from stages.core import artefact, distributed, errors
+from stages.core import artefact, runtime
 from stages.core.augment import Affine, random_light, random_maps, warp
+from stages.core.errors import UserError
 from stages.core.loop import Optim, epoch_batch, fit
 from stages.core.params import Machine, Section, load
 from stages.core.plan import print_plan
@@ -138,14 +139,13 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     params, machine = load("pretrain", Params, args.params), load("machine", Machine, args.params)
-    distributed.refuse_several("pretrain")
     img_px = image_facts(args.images)["img_px"]
     if img_px % params.patch_px:
-        raise errors.UserError(
+        raise UserError(
             f"{args.params}: pretrain.patch_px = {params.patch_px}: expected a divisor of img_px = {img_px}"
         )
     pretrain(args.images, args.out, args.curves, params, machine)
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    runtime.run(main)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from stages.core import artefact, errors
+from stages.core import artefact, runtime
 from stages.core.augment import Affine, random_maps, warp
 from stages.core.choice import choose
 from stages.core.params import Machine, Section, impossible, load
@@ -202,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    runtime.run(main)

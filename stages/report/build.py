@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stages.core import errors
+from stages.core import runtime
 from stages.core.artefact import write_atomically
 from stages.report import gather
 
@@ -80,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    runtime.run(main)

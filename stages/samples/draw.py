@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from stages.core import artefact, errors
+from stages.core import artefact, runtime
 from stages.core.params import Machine, Section, load
 from stages.core.plan import print_plan
 from stages.generator.settings import SETTINGS, ArSampling
@@ -102,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    runtime.run(main)

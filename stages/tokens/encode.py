@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from stages.core import artefact, distributed, errors
+from stages.core import artefact, distributed, runtime
 from stages.core.augment import Affine, random_maps, warp
 from stages.core.params import Machine, Section, load
 from stages.core.plan import print_plan
@@ -157,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    runtime.run(main, parallel=True)

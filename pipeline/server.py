@@ -1,0 +1,118 @@
+"""The Prefect server this repository talks to: at the address of prefect.toml (or PREFECT_API_URL), on this machine.
+
+    semtok ui            start it if none answers, and say where
+    semtok ui --stop     stop it
+
+Its log is semtok-server.log in Prefect's home folder (~/.prefect).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
+
+from pipeline.errors import PipelineError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+START_SECS = 120
+STOP_SECS = 15
+ANSWER_SECS = 2
+
+
+def api_url() -> str:
+    """Where the API is."""
+    from prefect.settings import get_current_settings
+
+    if not (url := get_current_settings().api.url):
+        raise PipelineError("no Prefect API address: semtok runs in the repository, whose prefect.toml has one")
+    return str(url).rstrip("/")
+
+
+def ui_url() -> str:
+    """Where a browser sees it."""
+    return api_url().removesuffix("/api")
+
+
+def answers() -> bool:
+    """Whether a server is there."""
+    try:
+        with build_opener(ProxyHandler({})).open(f"{api_url()}/health", timeout=ANSWER_SECS) as reply:
+            return reply.status == 200
+    except (URLError, OSError):
+        return False
+
+
+def require() -> None:
+    """`PipelineError` that says what to do when none answers."""
+    if not answers():
+        raise PipelineError(
+            f"no Prefect server answers at {api_url()}. Start one with `semtok ui`, or run the same stages without "
+            "Prefect: `dvc repro`."
+        )
+
+
+def start() -> None:
+    """Start a server in the background at the address of the settings, which must be on this machine."""
+    where = urlsplit(api_url())
+    if where.hostname not in LOOPBACK:
+        raise PipelineError(f"{api_url()} does not answer and is not on this machine: start it there")
+    process = launch(where.hostname, where.port or 80)
+    give_up = time.monotonic() + START_SECS
+    while not answers():
+        if process.poll() is not None or time.monotonic() > give_up:
+            process.kill()
+            raise PipelineError(f"the server did not start; the end of {log_file()}:\n{log_file().read_text()[-2000:]}")
+        time.sleep(0.2)
+
+
+def launch(host: str, port: int) -> subprocess.Popen[bytes]:
+    """`prefect server start`, whose own --background leaves the server with a pipe that nobody reads."""
+    # Without the port in its own settings, the server's pages would call port 4200 whatever it listens on.
+    place = {"PREFECT_SERVER_API_HOST": host, "PREFECT_SERVER_API_PORT": str(port)}
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    log_file().parent.mkdir(parents=True, exist_ok=True)
+    with open(log_file(), "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start"], env={**os.environ, **place, **quiet},
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    pid_file().write_text(str(process.pid))
+    return process
+
+
+def stop() -> None:
+    """Stop the server that `start` started."""
+    import psutil
+
+    try:
+        server = psutil.Process(int(pid_file().read_text()))
+        ours = "prefect" in server.cmdline()
+    except (FileNotFoundError, psutil.NoSuchProcess):
+        ours = False
+    if not ours:
+        raise PipelineError(f"no server of `semtok ui` is running ({pid_file()})")
+    server.send_signal(signal.SIGINT)
+    try:
+        server.wait(STOP_SECS)
+    except psutil.TimeoutExpired:
+        server.kill()
+    pid_file().unlink()
+
+
+def pid_file() -> Path:
+    """Where the pid of the server started here is."""
+    return log_file().with_suffix(".pid")
+
+
+def log_file() -> Path:
+    """What the server says."""
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().home / "semtok-server.log"

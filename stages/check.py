@@ -1,0 +1,115 @@
+"""Is every value of params.yaml possible? Each section against the schema of the stage that reads it.
+
+Run:    python -m stages.check [--params params.yaml]
+Expect: nothing and status 0, or a line for every impossible, missing or unknown value and status 2; under a second.
+
+It sees params.yaml alone: what an artefact shows to be impossible, the stage itself refuses.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from stages.codebook.kmeans import Params as Codebook
+from stages.core.errors import UserError
+from stages.core.loop import Optim
+from stages.core.params import Machine, Section, load, load_list
+from stages.data.prepare import Params as Data
+from stages.decoder.train import Params as Decoder
+from stages.encoder.fetch import Params as Encoder
+from stages.evaluate.score import Params as Evaluate
+from stages.features.extract import Params as Features
+from stages.generator.settings import SETTINGS
+from stages.generator.train import Model
+from stages.pretrain.train import Params as Pretrain
+from stages.probe.linear import Params as Probe
+from stages.samples.draw import Params as Draws
+from stages.tokens.encode import Params as Tokens
+
+NAMES = {"tokenizers": ["kmeans"], "decoders": ["onestep"], "generators": [*SETTINGS]}
+SCHEMAS: dict[str, type[Section]] = {
+    "machine": Machine,
+    "data": Data,
+    "pretrain": Pretrain,
+    "encoder": Encoder,
+    "probe": Probe,
+    "features": Features,
+    "codebook": Codebook,
+    "tokens": Tokens,
+    "decoder": Decoder,
+    "generator.model": Model,
+    **{f"generator.{name}": Optim for name in SETTINGS},
+    "samples.draws": Draws,
+    **{f"samples.{name}": settings for name, settings in SETTINGS.items()},
+    "evaluate": Evaluate,
+}
+
+
+def errors_in(path: Path) -> list[str]:
+    """All that is wrong with the params file at `path`, a line each."""
+    checks = [
+        *(partial(check_names, key, known, path) for key, known in NAMES.items()),
+        *(partial(load, section, cls, path) for section, cls in SCHEMAS.items()),
+        partial(check_sections, path),
+    ]
+    return list(dict.fromkeys(line for check in checks for line in refusals(check)))
+
+
+def refusals(check: Callable[[], object]) -> list[str]:
+    """The lines of the `UserError` that a check raises, if it does."""
+    try:
+        check()
+    except UserError as error:
+        return str(error).splitlines()
+    return []
+
+
+def check_names(key: str, known: list[str], path: Path) -> None:
+    """Refuse a list of names in which one is unknown or stands twice."""
+    names = load_list(key, path)
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"{path}: {key} = {names}: no {', '.join(unknown)}; there is {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: {key} = {names}: expected different names")
+
+
+def check_sections(path: Path) -> None:
+    """Refuse sections that no stage reads."""
+    params = load_all(path)
+    owners = {name.split(".")[0] for name in SCHEMAS} | {*NAMES}
+    lines = [f"{path}: {key}: no stage reads it; there is {', '.join(sorted(owners))}" for key in {*params} - owners]
+    for owner in {name.split(".")[0] for name in SCHEMAS if "." in name} & {*params}:
+        known = [name.split(".")[1] for name in SCHEMAS if name.startswith(f"{owner}.")]
+        parts = params[owner] if isinstance(params[owner], dict) else {}
+        lines += [
+            f"{path}: {owner}.{key}: no stage reads it; {owner} has {', '.join(known)}" for key in {*parts} - {*known}
+        ]
+    if lines:
+        raise UserError("\n".join(sorted(lines)))
+
+
+def load_all(path: Path) -> dict:
+    """The whole file; empty where it cannot be read, which every section's check says too."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        params = YAML(typ="safe").load(path)
+    except (OSError, YAMLError):
+        return {}
+    return params if isinstance(params, dict) else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    errors = errors_in(parser.parse_args().params)
+    for line in errors:
+        print(f"error: {line}", file=sys.stderr)
+    sys.exit(2 if errors else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""How every stage's command runs: alone on its outputs, no longer than its parent, never under changed inputs.
+
+    if __name__ == "__main__":
+        runtime.run(main)                   # or run(main, parallel=True) where several processes share the work
+
+Where NPROC is set to more than 1, a parallel stage starts again as so many processes under torchrun; LAUNCHER replaces
+torchrun by any command that ends like it, such as `srun torchrun --nnodes 4 --nproc-per-node 8 …`. Both come from the
+environment, because DVC hashes the command and the params, and a machine's size must rerun nothing.
+"""
+
+import fcntl
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stages.core import distributed, guard
+from stages.core.artefact import write_atomically
+from stages.core.errors import UserError
+from stages.core.lifeline import die_with_parent
+
+LOCKS, DURATIONS = Path("scratch/locks"), Path("scratch/durations")
+
+
+def run(main: Callable[[], None], parallel: bool = False) -> None:
+    """Call a stage's `main`; a `UserError` ends the process with its message and status 2."""
+    try:
+        die_with_parent()
+        if parallel and (launcher := launcher_of(os.environ)):
+            launch(launcher)
+        if not parallel and distributed.world_size() > 1:
+            raise UserError(f"{sys.argv[0]}: works in one process: start it without torchrun")
+        if distributed.rank() > 0:
+            main()
+            return
+        with sole_writer(written_by(sys.argv)):
+            alone(main)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def alone(main: Callable[[], None]) -> None:
+    """Call `main` between two looks at what it depends on; note how long it took."""
+    started = time.monotonic()
+    guard.begin()
+    main()
+    guard.check()
+    if stage := os.environ.get("DVC_STAGE"):
+        DURATIONS.mkdir(parents=True, exist_ok=True)
+        facts = {"stage": stage, "seconds": round(time.monotonic() - started, 1)}
+        write_atomically(DURATIONS / f"{stage}.json", json.dumps(facts).encode())
+
+
+def launcher_of(env: os._Environ[str]) -> list[str]:
+    """The command that starts this stage's processes; empty where one is wanted or they run already."""
+    if "RANK" in env:
+        return []
+    if "LAUNCHER" in env:
+        return shlex.split(env["LAUNCHER"])
+    count = env.get("NPROC", "1")
+    if not count.isdecimal() or int(count) < 1:
+        raise UserError(f"NPROC = {count!r}: expected the number of processes a stage may use, 1 or more")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
+    return [*torchrun, "--nproc-per-node", count] if int(count) > 1 else []
+
+
+def launch(launcher: list[str]) -> None:
+    """Become `launcher`, which runs this very module with the same arguments."""
+    module = sys.modules["__main__"].__spec__
+    assert module is not None, "stages are run by `python -m`"
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("NPROC", "1")))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    sys.stdout.flush()
+    os.execvp(launcher[0], [*launcher, "-m", module.name, *sys.argv[1:]])
+
+
+def written_by(argv: list[str]) -> str:
+    """What a command writes: its --out, else its --report."""
+    options = dict(zip(argv[1:], argv[2:], strict=False))
+    return options.get("--out") or options.get("--report") or Path(argv[0]).stem
+
+
+@contextmanager
+def sole_writer(output: str) -> Generator[None]:
+    """Hold the lock of one output; `UserError` at once if another process holds it."""
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    path = LOCKS / output.strip("/").replace("/", "-")
+    with open(path, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(f"{output}: process {lock.read() or '?'} is writing it. Wait for it, or stop it.") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

@@ -1,0 +1,141 @@
+"""A DVC project whose stages do nothing but take their time, on this repository's own runtime and core.
+
+    first ─► left ──► join ─► last
+         └─► right@{1,2} ─┘        alone
+
+Each stage adds its params' value to those of its inputs, step by step, with a checkpoint after each.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+STEPS = '''
+"""A stage of the toy project: python -m stages.steps NAME --needs A,B --out data/NAME"""
+import argparse, json, time
+from pathlib import Path
+import numpy as np
+from pydantic import Field
+from stages.core import artefact, events, runtime
+from stages.core.figures import write_figures
+from stages.core.params import Section, load
+from stages.core.pictures import save_png
+from stages.core.progress import bar
+from stages.core.scratch import scratch
+
+
+class Params(Section):
+    value: int = Field(ge=0)
+    steps: int = Field(gt=0)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name")
+    parser.add_argument("--needs", default="")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    params = load(args.name, Params)
+    needs = [Path("data", name) for name in args.needs.split(",") if name]
+    total = params.value + sum(artefact.read_config(path, "sum")["sum"] for path in needs)
+    with scratch(args.out.name, params, needs) as work:
+        state = work / "state.json"
+        start = json.loads(state.read_text()) if state.is_file() else 0
+        if start:
+            print(f"resuming at step {start}", flush=True)
+        with bar(args.out.name, params.steps, start, "step") as progress:
+            for step in range(start, params.steps):
+                time.sleep(0.05)
+                artefact.write_atomically(state, json.dumps(step + 1).encode())
+                progress.update()
+        with artefact.new_artefact(args.out, "sum", {"sum": total}) as folder:
+            (folder / "bytes.bin").write_bytes(bytes(range(256)) * 100 * (1 + total % 3))
+        write_figures(Path("reports", args.out.name), {"sum": total})
+        save_png(work / "squares.png", np.full((64, 64, 3), total % 256, np.uint8))
+
+
+if __name__ == "__main__":
+    runtime.run(main)
+'''
+STAGES = {
+    "first": ("first", ""),
+    "left": ("left", "first"),
+    "right@1": ("right", "first"),
+    "right@2": ("right", "first"),
+    "join": ("join", "left,right-1,right-2"),
+    "last": ("last", "join"),
+    "alone": ("alone", ""),
+}
+VALUES = {
+    name: {"value": 10**n, "steps": 6} for n, name in enumerate(("first", "left", "right", "join", "last", "alone"))
+}
+
+
+def stage(name: str, needs: str, matrix: list[int] | None = None) -> dict:
+    member = "-${item.n}" if matrix else ""
+    facts = {
+        "desc": f"adds {name}",
+        "cmd": f"python -m stages.steps {name}{f' --needs {needs}' if needs else ''} --out data/{name}{member}",
+        "deps": ["stages/steps.py", *(f"data/{need}" for need in needs.split(",") if need)],
+        "params": [name],
+        "outs": [f"data/{name}{member}"],
+        "metrics": [{f"reports/{name}{member}/metrics.json": {"cache": False}}],
+    }
+    return ({"matrix": {"n": matrix}} if matrix else {}) | facts
+
+
+def build(root: Path, members: tuple[int, ...] = (1, 2)) -> Path:
+    """The project below `root`, with DVC and git initialised; nothing has run."""
+    shutil.copytree(ROOT / "stages/core", root / "stages/core", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "stages/__init__.py").touch()
+    (root / "stages/steps.py").write_text(STEPS.lstrip())
+    write_params(root)
+    write_dvc_yaml(root, members)
+    for name in (".dvcignore", ".gitignore", "prefect.toml"):
+        shutil.copy(ROOT / name, root / name)
+    run(["git", "init", "-q"], root)
+    run([sys.executable, "-m", "dvc", "init", "-q"], root)
+    shutil.copy(ROOT / ".dvc/config", root / ".dvc/config")
+    return root
+
+
+def write_params(root: Path, **changes: dict) -> None:
+    """VALUES with changes laid over them: write_params(root, left={"value": 3})."""
+    with open(root / "params.yaml", "w") as file:
+        YAML(typ="safe").dump({name: {**values, **changes.get(name, {})} for name, values in VALUES.items()}, file)
+
+
+def write_dvc_yaml(root: Path, members: tuple[int, ...] = (1, 2)) -> None:
+    """dvc.yaml with so many members of the matrix."""
+    needs = ",".join(["left", *(f"right-{n}" for n in members)])
+    stages = {
+        "first": stage("first", ""), "left": stage("left", "first"), "right": stage("right", "first", list(members)),
+        "join": stage("join", needs), "last": stage("last", "join"), "alone": stage("alone", ""),
+    }  # fmt: skip
+    with open(root / "dvc.yaml", "w") as file:
+        YAML(typ="safe").dump({"stages": stages}, file)
+
+
+def run(command: list[str], root: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """A command in the project, which must succeed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=root, env={**os.environ, "PATH": path, **env}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    """What a dvc command prints."""
+    done = run([sys.executable, "-m", "dvc", *arguments], root)
+    return done.stdout + done.stderr
+
+
+def status(root: Path) -> dict:
+    """What `dvc status` holds to be stale."""
+    return json.loads(run([sys.executable, "-m", "dvc", "status", "--json"], root).stdout)

@@ -1,0 +1,112 @@
+"""Whatever is killed, whenever: no process is left, `semtok run` completes, and the bytes are the undisturbed run's.
+
+Run: uv run pytest -s tests/test_chaos.py             two kinds once, at random moments (CHAOS_SEED=N for others)
+     uv run pytest -s -m slow tests/test_chaos.py     all kinds five times; 12 minutes
+Expect: one line a round, at the end how many rounds held.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+
+import mini
+import pytest
+import serving
+import toy as toys
+
+SEED = int(os.environ.get("CHAOS_SEED", "0"))
+COMMAND = [*serving.SEMTOK, "run", "--jobs", "2"]
+KINDS = [
+    "stage SIGKILL",
+    "dvc SIGKILL",
+    "flow SIGKILL",
+    "server SIGKILL",
+    "flow SIGTERM",
+    "flow Ctrl-C",
+    "cancel in UI",
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A project, the hashes of its undisturbed outputs, and a server that may be killed."""
+    root = mini.build(tmp_path_factory.mktemp("chaos") / "project")
+    mini.dvc(root, "repro")
+    expected = outputs(root)
+    server = serving.Server(tmp_path_factory.mktemp("prefect"))
+    server.start()
+    yield root, expected, server
+    server.stop()
+
+
+def outputs(root) -> dict[str, str]:
+    """sha256 of all that the stages leave."""
+    return {f"{top}/{name}": sha for top in ("data", "reports") for name, sha in toys.hashes(root / top).items()}
+
+
+def forget(root) -> None:
+    """Make everything stale: outputs, dvc.lock and DVC's cache are gone."""
+    for name in ("data", "reports", ".dvc/cache", ".dvc/tmp/semtok", "scratch", "dvc.lock"):
+        subprocess.run(["rm", "-rf", str(root / name)], check=True)
+
+
+def disturb(kind: str, flow: subprocess.Popen, root, server: serving.Server) -> None:
+    """Do it; where the victim is not there at this moment, wait for it."""
+    if kind.startswith("flow"):
+        flow.send_signal({"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}[kind[5:]])
+    elif kind == "server SIGKILL":
+        server.kill()
+    elif kind == "cancel in UI":
+        run = server.newest_run()
+        body = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True}
+        server.ask(f"flow_runs/{run['id']}/set_state", body)
+    else:
+        word = {"stage SIGKILL": "stages.steps", "dvc SIGKILL": "pipeline.repro"}[kind]
+        while flow.poll() is None:
+            if victim := serving.running(root, word):
+                victim.kill()
+                return
+            time.sleep(0.01)
+
+
+def survive(kind: str, after_secs: float, root, expected: dict[str, str], server: serving.Server) -> None:
+    """One round: start, disturb, look for survivors, run again, compare."""
+    forget(root)
+    env = {**os.environ, **server.env}
+    with open(root / ".dvc/tmp/first.log", "w") as log:
+        flow = subprocess.Popen(COMMAND, cwd=root, env=env, stdout=log, stderr=log, start_new_session=True)
+        while not (root / "scratch").exists() and flow.poll() is None:  # the first stage has begun
+            time.sleep(0.02)
+        time.sleep(after_secs)
+        disturb(kind, flow, root, server)
+        status = flow.wait(60)
+    give_up = time.monotonic() + 20
+    while (left := serving.processes(root)) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert not left, [process.cmdline() for process in left]
+    if kind == "server SIGKILL":
+        server.start()
+    again = subprocess.run(COMMAND, cwd=root, env=env, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, (root / ".dvc/tmp/first.log").read_text() + again.stdout + again.stderr
+    assert outputs(root) == expected
+    assert mini.status(root) == {}
+    print(f"{kind} after {after_secs:.2f} s: flow ended with {status}, survived", flush=True)
+
+
+def rounds(kinds: list[str], place) -> None:
+    """Survive each kind of end, at random moments; say how many rounds held."""
+    rng = random.Random(SEED)
+    for kind in kinds:
+        survive(kind, rng.uniform(0, 6), *place)
+    print(f"\n{len(kinds)} of {len(kinds)} rounds held")
+
+
+def test_a_killed_dvc_and_a_killed_flow_leave_no_process_and_the_next_run_completes_to_the_same_bytes(place):
+    rounds(["dvc SIGKILL", "flow SIGKILL"], place)
+
+
+@pytest.mark.slow
+def test_every_kind_of_end_at_five_random_moments(place):
+    rounds(KINDS * 5, place)

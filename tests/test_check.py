@@ -1,0 +1,103 @@
+"""Every impossible value of params.yaml is found at once, before any stage runs.
+
+Run: uv run pytest tests/test_check.py
+"""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import toy as toys
+
+from stages.check import NAMES, SCHEMAS, errors_in
+
+PARAMS = (toys.ROOT / "params.yaml").read_text()
+
+
+def check(path: Path) -> tuple[int, str, str]:
+    """Exit status and what was printed, as a user sees it."""
+    command = [sys.executable, "-m", "stages.check", "--params", str(path)]
+    done = subprocess.run(command, cwd=toys.ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_shipped_file_is_possible_and_a_second_suffices():
+    begun = time.monotonic()
+    assert check(toys.ROOT / "params.yaml") == (0, "", "")
+    assert time.monotonic() - begun < 1.5  # 0.3 s on an idle machine
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  num_codes: 256", "  num_codes: 0", "codebook.num_codes = 0: input should be greater than 0"),
+        ("  num_codes: 256", "  num_codes: 2.0", "codebook.num_codes = 2.0"),
+        ("  device: auto", "  device: tpu", "machine.device = 'tpu'"),
+        ("  widths: [128, 64, 32]", "  widths: [128, 60]", "decoder: widths = [128, 60]: expected positive multiples"),
+        ("    heads: 4\n    dropout", "    heads: 3\n    dropout", "generator.model: heads = 3: expected a divisor"),
+        ("seeds: [0, 1, 2]", "seeds: [0, 0]", "samples.draws: seeds = [0, 0]: expected different"),
+        ("    steps: 12", "    steps: 0", "samples.masked.steps = 0"),
+        ("\ntokens:", "\ntokenz:", "tokens: this section is missing"),
+        ("\ntokens:", "\ntokenz:", "tokenz: no stage reads it"),
+        ("generator:\n", "generator:\n  diffusion: {}\n", "generator.diffusion: no stage reads it; generator has mod"),
+        ("  source: digits", "  source: folder", "data: folder = '': with source: folder, expected a folder"),
+        ("[ar, masked]", "[ar, diffusion]", "no diffusion; there is ar, masked"),
+        ("[ar, masked]", "[ar, ar]", "expected different names"),
+        ("[ar, masked]", "[]", "generators = []: expected a list of at least one name"),
+        ("[kmeans]", "[model]", "tokenizers = ['model']: no model"),
+        ("[onestep]", "onestep", "decoders = 'onestep': expected a list"),
+        ("data:\n", "data: [\n", "not valid YAML"),
+    ],
+)  # fmt: skip
+def test_an_impossible_value_is_named(old, new, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(toys.ROOT)
+    assert old in PARAMS
+    (tmp_path / "params.yaml").write_text(PARAMS.replace(old, new, 1))
+    errors = errors_in(tmp_path / "params.yaml")
+    assert any(said in line for line in errors), errors
+    assert all(line.startswith(f"{tmp_path / 'params.yaml'}: ") for line in errors)
+
+
+def test_all_errors_come_at_once_each_on_its_line_and_nothing_else(tmp_path):
+    text = (
+        PARAMS.replace("num_codes: 256", "num_codes: 0").replace("views: 8", "views: 0").replace("[kmeans]", "[kmean]")
+    )
+    (tmp_path / "params.yaml").write_text(text)
+    status, out, err = check(tmp_path / "params.yaml")
+    assert (status, out) == (2, "")
+    assert [line.split(": ")[2].split(" ")[0] for line in err.splitlines()] == [
+        "tokenizers", "codebook.num_codes", "tokens.views",
+    ]  # fmt: skip
+    assert err.count("error: ") == 3
+
+
+def test_a_file_that_is_missing_or_empty_is_an_error(tmp_path):
+    [line] = errors_in(tmp_path / "params.yaml")
+    assert line == f"{tmp_path / 'params.yaml'}: no such file; stages run from the repository's root"
+    (tmp_path / "params.yaml").write_text("# nothing\n")
+    assert len(errors_in(tmp_path / "params.yaml")) == len(SCHEMAS) + len(NAMES)
+
+
+def test_every_part_of_params_yaml_has_its_schema_and_every_schema_its_part():
+    params = toys.YAML(typ="safe").load(PARAMS)
+    parts = {f"{name}.{part}" for name in ("generator", "samples") for part in params[name]}
+    assert {*SCHEMAS} == {*params} - {*NAMES, "generator", "samples"} | parts
+
+
+def test_the_names_are_those_that_the_commands_accept():
+    codebook = toys.ROOT / "stages/codebook"
+    assert NAMES["tokenizers"] == [path.stem for path in codebook.glob("*.py") if "def main()" in path.read_text()]
+    for key, module in (("decoders", "decoder"), ("generators", "generator")):
+        source = (toys.ROOT / f"stages/{module}/train.py").read_text()
+        assert re.findall(r'"(\w+)"', re.search(r"choices=\[(.*?)\]", source)[1]) == NAMES[key]
+
+
+def test_it_imports_nothing_heavy():
+    code = (
+        "import sys, stages.check; print([name for name in ('torch', 'numpy', 'faiss', 'PIL') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=toys.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,214 @@
+"""`semtok run` and `dvc repro` are the same pipeline: the same stages run, and neither leaves the other anything to do.
+
+Run: uv run pytest tests/test_flow.py
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import mini
+import pytest
+import serving
+
+
+def semtok(root, server, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`semtok …` in the project, against the test's server."""
+    command = [*serving.SEMTOK, *arguments]
+    return subprocess.run(
+        command, cwd=root, env={**os.environ, **server.env, **env}, capture_output=True, text=True, timeout=300
+    )
+
+
+def ran(text: str) -> set[str]:
+    """The stages whose commands ran, by DVC's own words."""
+    return set(re.findall(r"Running stage '([^']+)'", text))
+
+
+def restored(text: str) -> set[str]:
+    """The stages whose outputs DVC took from its cache."""
+    return set(re.findall(r"Stage '([^']+)' is cached - skipping run", text))
+
+
+def run(root, server, *arguments: str) -> str:
+    """What a successful `semtok run` printed."""
+    done = semtok(root, server, "run", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def edit_code(root) -> None:
+    path = root / "stages/steps.py"
+    path.write_text(
+        path.read_text().replace("value * 1", "value").replace("total = params.value", "total = 1 * params.value")
+    )
+
+
+EVERYTHING, BELOW_LEFT = set(mini.STAGES), {"left", "join", "last"}
+CHANGES = [
+    # what happens, how, which stages run, which are restored
+    ("first run", lambda root: None, EVERYTHING, set()),
+    ("second run", lambda root: None, set(), set()),
+    ("a param changed", lambda root: mini.write_params(root, left={"value": 3}), BELOW_LEFT, set()),
+    ("changed back", mini.write_params, set(), BELOW_LEFT),
+    ("an output deleted", lambda root: shutil.rmtree(root / "data/right-1"), set(), {"right@1"}),
+    ("a member added", lambda root: mini.write_dvc_yaml(root, (1, 2, 3)), {"right@3", "join", "last"}, set()),
+    ("code changed", edit_code, EVERYTHING | {"right@3"}, set()),
+]
+
+
+def test_semtok_run_and_dvc_repro_run_the_same_stages_and_leave_each_other_nothing(tmp_path, server):
+    ours, theirs = mini.build(tmp_path / "ours"), mini.build(tmp_path / "theirs")
+    for what, change, expected, from_cache in CHANGES:
+        change(ours), change(theirs)
+        by_semtok, by_dvc = run(ours, server), mini.dvc(theirs, "repro")
+        assert ran(by_semtok) == ran(by_dvc) == expected, what
+        assert restored(by_semtok) == restored(by_dvc) == from_cache, what
+        states = {name: one["state"] for name, one in server.task_runs(server.newest_run()["id"]).items()}
+        assert {name for name, state in states.items() if state["name"] == "Cached"} == set(states) - expected, what
+        said = {name for name, state in states.items() if "restored from its cache" in state["message"]}
+        assert said == from_cache, what
+        assert mini.status(ours) == mini.status(theirs) == {}, what
+    assert mini.dvc(ours, "repro").count("didn't change, skipping") == 8
+    left = run(theirs, server)
+    assert not ran(left) | restored(left)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, server):
+    """A project in which everything ran once."""
+    root = mini.build(tmp_path_factory.mktemp("flow") / "project")
+    run(root, server, "--jobs", "2")
+    return root
+
+
+def test_independent_stages_overlap_with_two_jobs_and_progress_tables_and_pictures_are_published(project, server):
+    mini.write_params(project, left={"steps": 40}, right={"steps": 40}, join={"steps": 7})
+    run(project, server, "join", "--jobs", "2")
+    flow_run = server.newest_run()
+    runs = server.task_runs(flow_run["id"])
+    assert runs.keys() == {"first", "left", "right@1", "right@2", "join"}
+    spans = [(runs[name]["start_time"], runs[name]["end_time"]) for name in ("left", "right@1", "right@2")]
+    starts, ends = zip(*sorted(spans), strict=True)
+    assert starts[1] < ends[0], "two at once"
+    assert runs["join"]["start_time"] > max(ends)
+    parents = {one["id"] for name, one in runs.items() if name in ("left", "right@1", "right@2")}
+    waits = runs["join"]["task_inputs"]["wait_for"]
+    assert {one["id"] for one in waits} == parents
+    made = {one["key"]: one for one in server.artefacts(flow_run["id"])}
+    assert made["left-progress"]["data"] == 100 and "40 of 40 step" in made["left-progress"]["description"]
+    assert made["left-progress"]["task_run_id"] == runs["left"]["id"]
+    assert '"sum"' in made["left-metrics"]["data"] and made["left-squares"]["data"].startswith("data:image/png;base64,")
+    assert "| join | ran |" in made["summary"]["data"] and "left.steps" in made["summary"]["data"]
+    mini.write_params(project)
+
+
+def test_a_failed_stage_stops_what_needs_it_and_nothing_else(project, server):
+    mini.write_params(project, left={"value": -1}, alone={"value": 5})
+    done = semtok(project, server, "run")
+    assert done.returncode == 1
+    states = {name: one["state"] for name, one in server.task_runs(server.newest_run()["id"]).items()}
+    assert "left.value = -1" in states["left"]["message"] and states["left"]["type"] == "FAILED"
+    assert states["join"]["name"] == states["last"]["name"] == "NotReady"
+    assert states["alone"]["name"] == "Completed"
+    mini.write_params(project)
+
+
+def test_retries_in_meta_are_made_and_counted(project, server):
+    text = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(
+        text.replace("  left:", "  left:\n    meta: {prefect: {retries: 2, retry_delay_secs: 0}}", 1)
+    )
+    mini.write_params(project, left={"value": -1})
+    semtok(project, server, "run", "left")
+    assert server.task_runs(server.newest_run()["id"])["left"]["run_count"] == 3
+    (project / "dvc.yaml").write_text(text)
+    mini.write_params(project)
+
+
+@pytest.mark.parametrize("edited", ["params", "code"])
+def test_an_edit_while_a_stage_runs_fails_it_and_records_nothing(edited, project, server):
+    mini.write_params(project, left={"value": 4, "steps": 60})
+    command = [sys.executable, "-m", "dvc", "repro", "left"] if edited == "code" else None
+    if command is None:
+        command = [*serving.SEMTOK, "run", "left"]
+    env = {**os.environ, **server.env, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    steps = (project / "stages/steps.py").read_text()
+    with subprocess.Popen(
+        command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as child:
+        printed = until(child, "Running stage 'left'") + until(child, "0/60")
+        if edited == "params":
+            mini.write_params(project, left={"value": 5, "steps": 60})
+        else:
+            (project / "stages/steps.py").write_text(steps + "# edited\n")
+        printed += child.stdout.read()
+    assert child.returncode != 0 and "changed while this stage ran" in printed, printed
+    assert "left" in mini.status(project)
+    (project / "stages/steps.py").write_text(steps)
+    mini.write_params(project)
+    run(project, server)
+    assert mini.status(project) == {}
+
+
+def until(child: subprocess.Popen, word: str) -> str:
+    """All that a process prints until it prints `word`."""
+    text = ""
+    while word not in text:
+        text += child.stdout.read(1)
+        assert child.poll() is None or word in text, text
+    return text
+
+
+def test_a_second_run_refuses_with_the_reason_and_disturbs_nothing(project, server):
+    mini.write_params(project, first={"steps": 80})
+    first = subprocess.Popen(
+        [*serving.SEMTOK, "run"],
+        cwd=project, env={**os.environ, **server.env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    with first:
+        until(first, "Running stage 'first'")
+        second = semtok(project, server, "run")
+        first.stdout.read()
+    assert first.returncode == 0
+    assert second.returncode == 2 and f"at work here already (process {first.pid})" in second.stderr
+    mini.write_params(project)
+    run(project, server)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "http://127.0.0.1:1/api"])
+def test_without_a_server_it_says_at_once_how_to_start_one(url, project, server):
+    done = semtok(project, server, "run", PREFECT_API_URL=url)
+    assert done.returncode == 2 and "semtok ui" in done.stderr and "dvc repro" in done.stderr
+
+
+def test_bad_targets_and_jobs_are_refused(project, server):
+    for arguments, word in ((["run", "lefft"], "lefft: no such stage"), (["run", "--jobs", "0"], "--jobs 0")):
+        done = semtok(project, server, *arguments)
+        assert done.returncode == 2 and word in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_twenty_rounds_of_eight_stages_at_once_lose_nothing(tmp_path, server):
+    root = mini.build(tmp_path / "project", members=tuple(range(8)))
+    run(root, server, "left")
+    for _ in range(20):
+        run(root, server, "right", "--single", "--force", "--jobs", "8")
+        assert {f"right@{n}" for n in range(8)} & mini.status(root).keys() == set()
+    run(root, server)
+    assert mini.status(root) == {}
+
+
+def test_two_gpus_are_handed_out_one_a_stage_and_a_stage_may_ask_for_both():
+    from pipeline.gpus import Gpus
+
+    gpus = Gpus(["0", "1"])
+    one, two = gpus.take(1), gpus.take(1)
+    assert (one, two) == (["0"], ["1"]) and not gpus.enough(1) and gpus.enough(0)
+    gpus.give_back(two)
+    assert not gpus.enough(2)
+    gpus.give_back(one)
+    assert gpus.env(gpus.take(4)) == {"CUDA_VISIBLE_DEVICES": "1,0", "NPROC": "2"}
+    assert Gpus([]).enough(8) and Gpus([]).env([]) == {}
