@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     ui = verbs.add_parser("ui", help="start the Prefect server on this machine if none answers, and say where it is")
     ui.add_argument("--stop", action="store_true", help="stop it")
     serve = verbs.add_parser("serve", help="wait for runs that are started in the UI, with parameters; Ctrl-C ends it")
-    serve.add_argument("--pool", help="leave the waiting to workers of this Prefect work pool (type process)")
+    serve.add_argument("--pool", help="register with this Prefect work pool, whose workers wait instead, and end")
     edit = verbs.add_parser("set", help="change values of params.yaml, checked first; says which stages that reruns")
     edit.add_argument("assignments", nargs="+", metavar="KEY=VALUE", help="such as codebook.num_codes=512")
     verbs.add_parser("status", help="each stage: up to date or why not, and how long it took last time")
@@ -49,12 +49,12 @@ def add_run(verbs: Any) -> None:
     run.add_argument("--jobs", type=int, metavar="N", help="stages at once (default: one a GPU, else 1)")
     which = run.add_mutually_exclusive_group()
     which.add_argument("--downstream", action="store_true", help="the targets and what is made from them")
-    which.add_argument("--single", action="store_true", help="the targets alone, whatever they need")
-    run.add_argument("--force", action="store_true", help="compute even what is up to date")
+    which.add_argument("--single", action="store_true", help="only the targets, even if what they read is stale")
+    run.add_argument("--force", action="store_true", help="compute even what is up to date, also above the targets")
 
 
 def main() -> None:
-    """Exit status 0: done; 1: a stage failed; 2: it could not start; 130: interrupted or cancelled."""
+    """Exit status 0: done; 1: a stage failed or the server has gone; 2: it could not start; 130: interrupted."""
     args = vars(parser().parse_args())
     verb = args.pop("verb")
     try:

@@ -25,7 +25,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from pipeline import record, repair, summary
 from pipeline.errors import PipelineError
-from pipeline.graph import Node, open_repo, plan
+from pipeline.graph import Node, plan
 from pipeline.outlook import look
 from pipeline.repro import Children
 from pipeline.schedule import CancelledInUi, execute
@@ -63,14 +63,15 @@ def coordinate(
     targets: list[str], downstream: bool, single: bool, force: bool, jobs: int | None, children: Children
 ) -> State:
     """Plan, run, sum up."""
+    if jobs is not None and jobs < 1:
+        raise PipelineError(f"jobs = {jobs}: expected 1 or more")
     log = get_run_logger()
     for sentence in repair.heal():
         log.warning("%s", sentence)
     repair.keep()
     check_params()
-    with open_repo() as repo:
-        nodes = plan(repo, targets, downstream, single)
     outlook = look()
+    nodes = plan(outlook.nodes, targets, downstream, single)
     fresh = set() if force else still_fresh(nodes, {*outlook.reasons, *outlook.unknown})
     log.info("%d stages, %d of them up to date: %s", len(nodes), len(fresh), ", ".join(nodes))
     states = execute(nodes, fresh, force, jobs, children)
@@ -116,6 +117,6 @@ def still_fresh(nodes: dict[str, Node], stale: set[str]) -> set[str]:
     """The nodes that DVC calls up to date and whose upstreams, as far as they are in the plan, are too."""
     fresh: set[str] = set()
     for name, node in nodes.items():
-        if name not in stale and all(other in fresh for other in node.upstream if other in nodes):
+        if name not in stale and all(other in fresh for other in node.waits_for if other in nodes):
             fresh.add(name)
     return fresh

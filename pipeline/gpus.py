@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 
+ANSWER_SECS = 30
+
 
 class Gpus:
     """Free GPU ids. A stage that asks for more than there are gets all; without any, every stage runs on the CPU."""
@@ -21,7 +23,11 @@ class Gpus:
         if not shutil.which("nvidia-smi"):
             return cls([])
         query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-        return cls(subprocess.run(query, capture_output=True, text=True, timeout=30).stdout.split())
+        try:
+            done = subprocess.run(query, capture_output=True, text=True, timeout=ANSWER_SECS)
+        except subprocess.TimeoutExpired:
+            return cls([])
+        return cls(done.stdout.split() if done.returncode == 0 else [])  # it prints its errors there, too
 
     def enough(self, wanted: int) -> bool:
         """Whether a stage that asks for `wanted` can have them now."""
@@ -38,7 +44,5 @@ class Gpus:
         self.free += ids
 
     def env(self, ids: list[str]) -> dict[str, str]:
-        """What tells a stage its GPUs, and to run one process on each."""
-        if not self.total:
-            return {}
-        return {"CUDA_VISIBLE_DEVICES": ",".join(ids)} | ({"NPROC": str(len(ids))} if len(ids) > 1 else {})
+        """What tells a stage its GPUs, and to run one process on each; nothing on a machine without."""
+        return {"CUDA_VISIBLE_DEVICES": ",".join(ids), "NPROC": str(max(1, len(ids)))} if self.total else {}

@@ -42,12 +42,10 @@ class Node:
     metrics: tuple[str, ...]  # JSON files
     plots: tuple[str, ...]  # TSV files, or folders of them
 
-
-def open_repo() -> Repo:
-    """The DVC repository around the working directory; its commands wait for one another."""
-    from dvc.repo import Repo
-
-    return Repo(_wait_for_lock=True)
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """The nodes that run before it: DVC does not look above a frozen one."""
+        return () if self.frozen else self.upstream
 
 
 def read_graph(repo: Repo) -> dict[str, Node]:
@@ -79,33 +77,30 @@ def to_settings(name: str, meta: Any) -> Settings:
         ) from None
 
 
-def plan(repo: Repo, targets: Iterable[str] = (), downstream: bool = False, single: bool = False) -> dict[str, Node]:
+def plan(
+    nodes: dict[str, Node], targets: Iterable[str] = (), downstream: bool = False, single: bool = False
+) -> dict[str, Node]:
     """The nodes to run, in order, as `dvc repro` would choose them.
 
     Targets and what they need; with `downstream` targets and what needs them; with `single` the targets alone. A
     target is a stage, one matrix member (`generator@kmeans-ar`) or all of them (`generator`); none means everything.
     """
-    nodes, chosen = read_graph(repo), named(repo, targets)
+    chosen = {name for target in targets for name in named(nodes, target)}
+    if not chosen and (downstream or single):
+        raise PipelineError(f"{'downstream' if downstream else 'single'} of what? Name a stage: {', '.join(nodes)}")
     if not chosen:
         return nodes
     if not single:
-        edges = {name: set(node.upstream) for name, node in nodes.items()}
+        edges = {name: set(node.waits_for) for name, node in nodes.items()}
         chosen = reach(chosen, reverse(edges) if downstream else edges)
     return {name: node for name, node in nodes.items() if name in chosen}
 
 
-def named(repo: Repo, targets: Iterable[str]) -> set[str]:
-    """Names of all nodes that the targets mean."""
-    from dvc.exceptions import DvcException
-
-    found: set[str] = set()
-    for target in targets:
-        try:
-            found |= {stage.addressing for stage in repo.stage.collect(target)}
-        except DvcException:
-            names = ", ".join(sorted(stage.addressing for stage in repo.index.stages))
-            raise PipelineError(f"{target}: no such stage; dvc.yaml has {names}") from None
-    return found
+def named(nodes: dict[str, Node], target: str) -> list[str]:
+    """Names of the nodes that a target means."""
+    if found := [name for name in nodes if target in (name, name.split("@")[0])]:
+        return found
+    raise PipelineError(f"{target}: no such stage; dvc.yaml has {', '.join(sorted(nodes))}")
 
 
 def reverse(edges: dict[str, set[str]]) -> dict[str, set[str]]:
@@ -124,7 +119,9 @@ def reach(start: set[str], edges: dict[str, set[str]]) -> set[str]:
 
 
 def main() -> None:
-    with open_repo() as repo:
+    from dvc.repo import Repo
+
+    with Repo() as repo:
         for node in read_graph(repo).values():
             print(
                 node.name,

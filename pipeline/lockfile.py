@@ -12,11 +12,16 @@ HEAD = "schema: '2.0'\nstages:\n"
 
 
 def flaw(text: str, kept: str, stages: set[str]) -> str:
-    """Why a dvc.lock is not whole, empty if it is. `kept` is an earlier one, `stages` are the names in dvc.yaml."""
+    """Why a dvc.lock is not whole, empty if it is; `kept` and `stages` as in `loss`."""
     if not text.strip():
         return "is empty"
     if not text.endswith("\n") or not is_whole(text):
         return "is cut off or damaged"
+    return loss(text, kept, stages)
+
+
+def loss(text: str, kept: str, stages: set[str]) -> str:
+    """The last lines of `kept`, an earlier dvc.lock, that this readable one lacks; `stages` are those of dvc.yaml."""
     entries, before = entries_of(text), entries_of(kept)
     names, known = [*entries], [name for name in before if name.split("@")[0] in stages]
     if len(names) < len(known) and names == known[: len(names)]:

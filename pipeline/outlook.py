@@ -41,7 +41,7 @@ class Outlook:
 
     def downstream(self) -> dict[str, set[str]]:
         """What runs again after each stage; a frozen one never does."""
-        return reverse({name: set() if node.frozen else {*node.upstream} for name, node in self.nodes.items()})
+        return reverse({name: {*node.waits_for} for name, node in self.nodes.items()})
 
 
 def look() -> Outlook:

@@ -5,6 +5,9 @@
 
 DVC writes dvc.lock and .dvc/tmp/rwlock in place: killed meanwhile, it leaves a part that it cannot read. A run that is
 killed as its entry in the run cache begins leaves an empty folder, over which that stage fails ever after.
+
+A dvc.lock that DVC can read may still have lost its last lines. The copy can tell, but only while the file should have
+grown from it: see `comparable`. Else the file is believed; what it lacks, DVC restores from its run cache.
 """
 
 from __future__ import annotations
@@ -24,10 +27,12 @@ from pipeline.errors import PipelineError
 
 LOCKFILE, WORK = Path("dvc.lock"), Path(".dvc/tmp/semtok")
 KEPT, DAMAGED = WORK / "dvc.lock", WORK / "dvc.lock.damaged"
+PLAN = (Path("dvc.yaml"), Path("params.yaml"))  # what decides which entries dvc.lock has, and of how many lines
+EXPERIMENTS = Path(".dvc/tmp/exps")  # workspaces of `dvc queue start` and `dvc exp run --temp`, with locks of their own
 CONFLICT = re.compile(r"^(<{7} |={7}$|>{7} )", re.M)
 UNFINISHED = re.compile(r".*\.[\w-]{22}\.tmp")  # how DVC names what it will rename when it is whole
 REF_SECS = 60  # git holds a ref for moments
-SHARED_SECS = 3600  # in a cache outside the repository, others may be at work on what is younger
+SHARED_SECS = 3600  # in a cache that others share, they may be at work on what is younger
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Damage:
 def keep() -> None:
     """Copy dvc.lock to where `heal` finds it, if it is whole; DVC may be writing it this moment."""
     text, kept = read(LOCKFILE), read(KEPT)
-    if text != kept and not lockfile.flaw(text, kept, stage_names()):
+    if text != kept and not flaw(text, kept):
         write(KEPT, text)
 
 
@@ -86,8 +91,20 @@ def damaged_lockfile() -> list[Damage]:
     if not LOCKFILE.exists():
         why = "is missing" if kept else ""
     else:
-        why = lockfile.flaw(text, kept, stage_names())
+        why = flaw(text, kept)
     return [Damage(f"{LOCKFILE} {why}", lambda: mend_lockfile(text, kept, why))] if why else []
+
+
+def flaw(text: str, kept: str) -> str:
+    """Why this dvc.lock is not whole, empty if it is; what it lacks of the copy counts while the two are comparable."""
+    unreadable = lockfile.flaw(text, "", set())
+    lost = "" if unreadable else lockfile.loss(text, kept, stage_names())
+    return lost if lost and comparable(text) else unreadable
+
+
+def comparable(text: str) -> bool:
+    """Whether dvc.lock should have all that the copy has: nobody has since edited the plan or taken git's dvc.lock."""
+    return written(KEPT) > max(map(written, PLAN)) and text != git("show", f"HEAD:./{LOCKFILE}")
 
 
 def mend_lockfile(text: str, kept: str, why: str) -> str:
@@ -152,9 +169,12 @@ def is_unfinished(path: Path) -> bool:
 
 
 def settled(paths: Iterable[Path]) -> Iterable[Path]:
-    """Those that nobody can be writing: below this folder all, elsewhere the older ones."""
-    here, youngest = Path.cwd(), time.time() - SHARED_SECS
-    return (path for path in paths if path.absolute().is_relative_to(here) or path.stat().st_mtime < youngest)
+    """Those that nobody can be writing: below this folder all if it has no experiments, else the older ones."""
+    here, youngest = Path.cwd(), time.time_ns() - SHARED_SECS * 10**9
+    alone = not any(EXPERIMENTS.glob("*"))
+    return (
+        path for path in paths if alone and path.absolute().is_relative_to(here) or 0 < written(path, youngest) < youngest
+    )
 
 
 def cache_folders() -> tuple[Path, Path]:
@@ -174,6 +194,14 @@ def stage_names() -> set[str]:
     """The stages of dvc.yaml, a matrix under one name."""
     content = lockfile.parse(read(Path("dvc.yaml")))
     return {*content["stages"]} if isinstance(content, dict) and isinstance(content.get("stages"), dict) else set()
+
+
+def written(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 if there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def git(*arguments: str) -> str:

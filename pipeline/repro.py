@@ -21,9 +21,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-UNCHANGED = re.compile(r"^(Stage )?'.+' didn't change, skipping$")
+UNCHANGED = re.compile(r"^((Stage )?'.+' didn't change, skipping|Verifying .* in frozen .*)$")
 RESTORED = re.compile(r"^Stage '.+' is cached - skipping run, checking out outputs$")
 BAR = re.compile(r"\d+%\|")  # what tqdm draws
 BAR_SECS = 10.0
@@ -87,7 +88,8 @@ class Child:
         while self.process.poll() is None and time.monotonic() < give_up:
             for pid in below(self.process.pid) - asked:
                 asked.add(pid)
-                os.kill(pid, signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
             time.sleep(0.05)
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -98,7 +100,7 @@ class Children:
     """The processes of one run."""
 
     def __init__(self) -> None:
-        self.living: list[Child] = []
+        self.started: list[Child] = []
         self.outcomes: dict[str, tuple[str, float]] = {}  # stage -> what DVC did, seconds
         self.stopped, self.lock = False, threading.Lock()
 
@@ -113,14 +115,14 @@ class Children:
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
             )  # fmt: skip
             child = Child(stage, process)
-            self.living.append(child)
+            self.started.append(child)
             return child
 
     def stop(self) -> None:
         """End them all, and let none start any more."""
         with self.lock:
             self.stopped = True
-        enders = [threading.Thread(target=child.stop) for child in self.living]
+        enders = [threading.Thread(target=child.stop) for child in self.started]
         for ender in enders:
             ender.start()
         for ender in enders:

@@ -19,8 +19,6 @@ from pipeline.flow import semtok
 
 def run(targets: list[str], **options: Any) -> int:
     """One flow run in this process; its exit status."""
-    if (jobs := options["jobs"]) is not None and jobs < 1:
-        raise PipelineError(f"--jobs {jobs}: expected 1 or more")
     print(f"watch it at {server.ui_url()}", flush=True)
     flow: Any = semtok
     try:
@@ -56,7 +54,10 @@ def serve(pool: str | None) -> None:
         asyncio.run(runner.start())
         return
     here = flow.from_source(source=str(Path.cwd()), entrypoint="pipeline/flow.py:semtok")
-    here.deploy(name=pool, work_pool_name=pool, concurrency_limit=1, print_next_steps=False)
+    try:
+        here.deploy(name=pool, work_pool_name=pool, concurrency_limit=1, print_next_steps=False)
+    except ValueError as error:
+        raise PipelineError(f"{error} Make it: prefect work-pool create --type process {pool}") from None
     print(f"start a worker in this folder: prefect worker start --pool {pool}\nand runs at {where}")
 
 

@@ -34,7 +34,7 @@ def execute(
     futures: dict[str, PrefectFuture] = {}
     while todo or given:
         for node in [node for node in todo.values() if is_ready(node, nodes, futures, given)]:
-            if len(given) == slots or not gpus.enough(node.settings.gpus):
+            if len(given) >= slots or not gpus.enough(node.settings.gpus):
                 continue
             given[node.name] = gpus.take(node.settings.gpus)
             env = gpus.env(given[node.name]) | ({"OMP_WAIT_POLICY": "PASSIVE"} if slots > 1 else {})
@@ -48,7 +48,7 @@ def execute(
 
 def is_ready(node: Node, nodes: dict[str, Node], futures: dict[str, Any], running: dict[str, Any]) -> bool:
     """Whether all upstreams in the plan are over."""
-    return all(name in futures and name not in running for name in node.upstream if name in nodes)
+    return all(name in futures and name not in running for name in node.waits_for if name in nodes)
 
 
 def submit(
@@ -62,7 +62,7 @@ def submit(
         retry_condition_fn=lambda *_: not children.stopped,
     )  # fmt: skip
     return named.submit(
-        node, fresh, force, env, children, wait_for=[futures[name] for name in node.upstream if name in futures]
+        node, fresh, force, env, children, wait_for=[futures[name] for name in node.waits_for if name in futures]
     )
 
 

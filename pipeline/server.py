@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -45,7 +46,7 @@ def answers() -> bool:
     try:
         with build_opener(ProxyHandler({})).open(f"{api_url()}/health", timeout=ANSWER_SECS) as reply:
             return reply.status == 200
-    except (URLError, OSError):
+    except (URLError, OSError, HTTPException, ValueError):
         return False
 
 

@@ -15,10 +15,9 @@ from prefect.states import Completed, Failed, State
 from pipeline import repair
 from pipeline.graph import Node
 from pipeline.repro import Children, StageFailed
-from pipeline.watch import Watcher
+from pipeline.watch import LOOK_SECS, Watcher
 
 EVENTS = Path(".dvc/tmp/semtok/events")
-LOOK_SECS = 1.0
 SAID = {
     "unchanged": "DVC: nothing that this stage depends on has changed",
     "restored": "DVC: these inputs and params ran before; outputs restored from its cache",
@@ -28,31 +27,36 @@ SAID = {
 @task(name="stage", cache_policy=NO_CACHE)
 def run_stage(node: Node, fresh: bool, force: bool, env: dict[str, str], children: Children) -> State:
     """Let DVC run, restore or skip one stage; the state's message tells which."""
-    started = time.monotonic()
+    started, watcher = time.monotonic(), Watcher(node, EVENTS / f"{node.name}.jsonl", get_run_logger())
     try:
-        outcome = "unchanged" if fresh else repro(node, force, env, children)
+        outcome = "unchanged" if fresh else repro(node, force, env, children, watcher)
     except StageFailed as error:
         return Failed(message=str(error))
     seconds = time.monotonic() - started
     children.outcomes[node.name] = (outcome, seconds)
+    watcher.publish(watcher.metrics)
+    if outcome != "unchanged":
+        watcher.publish(watcher.curves)
     if outcome in SAID:
         return Completed(name="Cached", message=SAID[outcome])
     return Completed(message=f"ran {seconds:.1f} s")
 
 
-def repro(node: Node, force: bool, env: dict[str, str], children: Children) -> str:
+def repro(node: Node, force: bool, env: dict[str, str], children: Children, watcher: Watcher) -> str:
     """One `dvc repro --single-item`, its lines as logs and its events as artefacts; what DVC did."""
-    log, events = get_run_logger(), EVENTS / f"{node.name}.jsonl"
-    events.parent.mkdir(parents=True, exist_ok=True)
-    events.unlink(missing_ok=True)
-    watcher = Watcher(node, events, log)
-    process = children.start(node.name, force=force, env={**env, "PIPELINE_EVENTS": str(events.absolute())})
-    for line in process.lines(every_secs=LOOK_SECS):
-        if line:
-            log.info("%s", line)
-        watcher.look()
-    watcher.look()
-    outcome = process.outcome()  # raises StageFailed
-    repair.keep()
-    watcher.reports()
-    return outcome
+    watcher.events.parent.mkdir(parents=True, exist_ok=True)
+    watcher.events.unlink(missing_ok=True)
+    events = str(watcher.events.absolute())
+    child = children.start(node.name, force=force, env={**env, "PIPELINE_EVENTS": events})
+    try:
+        for line in child.lines(every_secs=LOOK_SECS):
+            if line:
+                watcher.log.info("%s", line)
+            watcher.look()
+        watcher.publish(watcher.told)
+        return child.outcome()
+    except BaseException:
+        child.stop()
+        raise
+    finally:
+        repair.keep()

@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.graph import Node
 
+LOOK_SECS = 1.0
 MAX_PICTURE_BYTES = 400_000  # the server refuses events of more than 1 MB
 
 
@@ -31,20 +33,21 @@ class Watcher:
     def __init__(self, node: Node, events: Path, log: Logger | LoggerAdapter):
         self.node, self.events, self.log = node, events, log
         self.key = re.sub(r"[^a-z0-9]+", "-", node.name.lower())
-        self.read_bytes, self.alive = 0, True
+        self.read_bytes, self.looked_at, self.alive = 0, -LOOK_SECS, True
         self.progress_id: UUID | None = None
 
     def look(self) -> None:
-        """Publish what is new: the newest progress and table, every picture. Without a server, later."""
-        if not server.answers():
-            return
-        newest: dict[str, dict[str, Any]] = {}
-        for event in self.new_events():
-            newest[event["name"] if event["kind"] == "picture" else event["kind"]] = event
-        for event in newest.values():
-            self.publish(
-                {"progress": self.progress, "table": self.scores, "picture": self.picture}[event["kind"]], event
-            )
+        """Publish what is new, at most once in LOOK_SECS."""
+        if time.monotonic() - self.looked_at >= LOOK_SECS:
+            self.looked_at = time.monotonic()
+            self.publish(self.told)
+
+    def told(self) -> None:
+        """The newest progress and table, every picture."""
+        show = {"progress": self.progress, "table": self.scores, "picture": self.picture}
+        newest = {(event["kind"], event.get("png") and event["name"]): event for event in self.new_events()}
+        for (kind, _), event in newest.items():
+            show[kind](event)
 
     def new_events(self) -> Iterator[dict[str, Any]]:
         """Whole lines written since the last call."""
@@ -57,13 +60,13 @@ class Watcher:
         self.read_bytes += len(whole)
         yield from map(json.loads, whole.splitlines())
 
-    def publish(self, create: Callable[..., Any], *given: Any) -> None:
-        """Call `create`; the first failure is the last attempt."""
-        if not self.alive:
+    def publish(self, create: Callable[[], None]) -> None:
+        """Call `create` if a server is there; the first failure is the last attempt."""
+        if not self.alive or not server.answers():
             return
         try:
-            create(*given)
-        except Exception as error:  # the server's troubles are not the stage's
+            create()
+        except Exception as error:  # the server's troubles, or a plot of an unknown kind, are not the stage's
             self.alive = False
             self.log.warning("no more artefacts of this stage are shown: %s: %s", type(error).__name__, error)
 
@@ -95,17 +98,15 @@ class Watcher:
         url = "data:image/png;base64," + base64.b64encode(png).decode()
         create_image_artifact(url, f"{self.key}-{slug(event['name'])}", f"{self.node.name}: {event['name']}")
 
-    def reports(self) -> None:
-        """What the stage left behind: its metrics as a table, its plots as one picture of curves."""
-        if not server.answers():
-            return
+    def metrics(self) -> None:
+        """The stage's metrics files as tables."""
         for path in filter(Path.is_file, map(Path, self.node.metrics)):
-            self.publish(
-                self.table, f"{self.key}-metrics", flat(json.loads(path.read_text())), f"{self.node.name}: {path}"
-            )
+            self.table(f"{self.key}-metrics", flat(json.loads(path.read_text())), f"{self.node.name}: {path}")
+
+    def curves(self) -> None:
+        """The stage's plots as one picture."""
         if tables := read_plots(self.node.plots):
-            event = {"name": "curves", "png": base64.b64encode(draw_curves(tables)).decode()}
-            self.publish(self.picture, event)
+            self.picture({"name": "curves", "png": base64.b64encode(draw_curves(tables)).decode()})
 
 
 def describe(event: dict[str, Any]) -> str:

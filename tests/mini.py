@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 STEPS = '''
 """A stage of the toy project: python -m stages.steps NAME --needs A,B --out data/NAME"""
-import argparse, json, time
+import argparse, json, os, time
 from pathlib import Path
 import numpy as np
 from pydantic import Field
@@ -44,6 +44,7 @@ def main():
     params = load(args.name, Params)
     needs = [Path("data", name) for name in args.needs.split(",") if name]
     total = params.value + sum(artefact.read_config(path, "sum")["sum"] for path in needs)
+    print("gpus", os.environ.get("CUDA_VISIBLE_DEVICES", "-"), flush=True)
     with scratch(args.out.name, params, needs) as work:
         state = work / "state.json"
         start = json.loads(state.read_text()) if state.is_file() else 0

@@ -80,8 +80,10 @@ def survive(kind: str, after_secs: float, root, expected: dict[str, str], server
         while not (root / "scratch").exists() and flow.poll() is None:  # the first stage has begun
             time.sleep(0.02)
         time.sleep(after_secs)
+        assert flow.poll() is None, "the run ended before it was disturbed"
         disturb(kind, flow, root, server)
         status = flow.wait(60)
+    assert status != 0, "the disturbance did not land"
     give_up = time.monotonic() + 20
     while (left := serving.processes(root)) and time.monotonic() < give_up:
         time.sleep(0.1)

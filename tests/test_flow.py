@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import mini
 import pytest
@@ -180,12 +181,14 @@ def test_a_second_run_refuses_with_the_reason_and_disturbs_nothing(project, serv
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "http://127.0.0.1:1/api"])
 def test_without_a_server_it_says_at_once_how_to_start_one(url, project, server):
+    started = time.monotonic()
     done = semtok(project, server, "run", PREFECT_API_URL=url)
+    assert time.monotonic() - started < 5
     assert done.returncode == 2 and "semtok ui" in done.stderr and "dvc repro" in done.stderr
 
 
 def test_bad_targets_and_jobs_are_refused(project, server):
-    for arguments, word in ((["run", "lefft"], "lefft: no such stage"), (["run", "--jobs", "0"], "--jobs 0")):
+    for arguments, word in ((["run", "lefft"], "lefft: no such stage"), (["run", "--jobs", "0"], "jobs = 0")):
         done = semtok(project, server, *arguments)
         assert done.returncode == 2 and word in done.stderr, done.stderr
 
@@ -199,6 +202,11 @@ def test_twenty_rounds_of_eight_stages_at_once_lose_nothing(tmp_path, server):
         assert {f"right@{n}" for n in range(8)} & mini.status(root).keys() == set()
     run(root, server)
     assert mini.status(root) == {}
+
+
+def test_two_stages_at_once_get_a_gpu_each(project, server):
+    done = semtok(project, server, "run", "right", "--single", "--force", "--jobs", "2", CUDA_VISIBLE_DEVICES="7,8")
+    assert done.returncode == 0 and set(re.findall(r"gpus (\S+)", done.stderr)) == {"7", "8"}
 
 
 def test_two_gpus_are_handed_out_one_a_stage_and_a_stage_may_ask_for_both():

@@ -19,8 +19,8 @@ def project(tmp_path_factory):
 
 
 def ask(root, code: str) -> str:
-    """What a line of Python prints, with `repo` and all of pipeline.graph at hand, in a process of its own."""
-    lines = f"from pipeline.graph import *\nrepo = open_repo()\n{code}"
+    """What lines of Python print, with all of pipeline.graph and `read` at hand, in a process of its own."""
+    lines = f"from dvc.repo import Repo\nfrom pipeline.graph import *\nread = lambda: read_graph(Repo())\n{code}"
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", lines], cwd=root, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -34,13 +34,13 @@ def dvc_edges(root, *target: str) -> set[tuple[str, str]]:
 @pytest.mark.parametrize("where", ["mini", "real"])
 def test_edges_are_those_of_dvc_dag(where, project):
     root = project if where == "mini" else toys.ROOT
-    code = "print([(other, node.name) for node in read_graph(repo).values() for other in node.upstream])"
+    code = "print([(other, node.name) for node in read().values() for other in node.upstream])"
     edges = set(eval(ask(root, code)))
     assert edges == dvc_edges(root) and len(edges) >= 7
 
 
 def test_every_node_comes_after_those_it_waits_for(project):
-    order = eval(ask(project, "print([(n.name, n.upstream) for n in read_graph(repo).values()])"))
+    order = eval(ask(project, "print([(n.name, n.upstream) for n in read().values()])"))
     place = {name: number for number, (name, _) in enumerate(order)}
     assert all(place[other] < place[name] for name, upstream in order for other in upstream)
     assert place.keys() == mini.STAGES.keys()
@@ -57,12 +57,30 @@ def test_every_node_comes_after_those_it_waits_for(project):
     ],
 )
 def test_targets_mean_what_they_mean_to_dvc_repro(call, expected, project):
-    assert set(eval(ask(project, f"print(list(plan(repo, {call})))"))) == expected
+    assert set(eval(ask(project, f"print(list(plan(read(), {call})))"))) == expected
 
 
 def test_an_unknown_target_is_named_with_those_that_exist(project):
-    code = "try: plan(repo, ['lfet'])\nexcept PipelineError as error: print(error)"
+    code = "try: plan(read(), ['lfet'])\nexcept PipelineError as error: print(error)"
     assert ask(project, code).startswith("lfet: no such stage; dvc.yaml has alone, first, join")
+
+
+def test_a_frozen_stage_cuts_what_is_above_it_as_it_does_for_dvc(project):
+    path = project / "dvc.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("  left:\n", "  left:\n    frozen: true\n", 1))
+    lines = [f"print(list(plan(read(), {call})))" for call in ("['left']", "['join']", "['first'], downstream=True")]
+    told = [set(eval(line)) for line in ask(project, "\n".join(lines)).splitlines()]
+    dry = mini.dvc(project, "repro", "--dry", "left")
+    path.write_text(before)
+    assert told[0] == {"left"} and "'first'" not in dry
+    assert told[1] == {"left", "first", "right@1", "right@2", "join"}
+    assert told[2] == {"first", "right@1", "right@2", "join", "last"}
+
+
+def test_downstream_and_single_need_a_target(project):
+    code = "try: plan(read(), [], single=True)\nexcept PipelineError as error: print(error)"
+    assert ask(project, code).startswith("single of what? Name a stage")
 
 
 def settings_of(project, meta: dict) -> str:
@@ -72,7 +90,7 @@ def settings_of(project, meta: dict) -> str:
     text["stages"]["left"]["meta"] = {"prefect": meta}
     with open(path, "w") as file:
         YAML(typ="safe").dump(text, file)
-    code = "try: print(read_graph(repo)['left'].settings)\nexcept PipelineError as error: print(error)"
+    code = "try: print(read()['left'].settings)\nexcept PipelineError as error: print(error)"
     try:
         return ask(project, code)
     finally:

@@ -5,6 +5,7 @@ be recorded as the origin of a result that it did not make. What is read through
 """
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from stages.core.errors import UserError
 
 CODE = Path(__file__).absolute().parents[1]
+STARTED_NS = time.time_ns()
 
 Value = TypeVar("Value")
 
@@ -20,10 +22,14 @@ _values: dict[str, tuple[Callable[[], Any], Any]] = {}
 
 
 def begin() -> None:
-    """Remember all source files as they are; forget what an earlier `main` in this process has read."""
+    """Remember all source files as they are; forget what an earlier `main` in this process has read.
+
+    `UserError` if one that is imported already was edited since this process began to import.
+    """
     _values.clear()
     _files.clear()
     _files.update({path: path.read_bytes() for path in CODE.rglob("*.py")})
+    _refuse([str(path.relative_to(CODE.parent)) for path in _imported() if path.stat().st_ctime_ns > STARTED_NS])
 
 
 def seen(name: str, read: Callable[[], Value]) -> Value:
@@ -35,10 +41,16 @@ def seen(name: str, read: Callable[[], Value]) -> Value:
 
 def check() -> None:
     """`UserError` with all that differs from the start: source files this process has imported, and what was `seen`."""
+    changed = [str(path.relative_to(CODE.parent)) for path in _imported() if _now(path) != _files[path]]
+    _refuse(changed + [name for name, (read, value) in _values.items() if _now_reads(read) != value])
+
+
+def _imported() -> list[Path]:
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    used = sorted({Path(file) for file in files if file} & _files.keys())
-    changed = [str(path.relative_to(CODE.parent)) for path in used if _now(path) != _files[path]]
-    changed += [name for name, (read, value) in _values.items() if _now_reads(read) != value]
+    return sorted({Path(file) for file in files if file} & _files.keys())
+
+
+def _refuse(changed: list[str]) -> None:
     if changed:
         raise UserError(
             f"{', '.join(changed)} changed while this stage ran: its result belongs to neither version and is not "

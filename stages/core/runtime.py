@@ -76,7 +76,10 @@ def launch(launcher: list[str]) -> None:
     threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("NPROC", "1")))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     sys.stdout.flush()
-    os.execvp(launcher[0], [*launcher, "-m", module.name, *sys.argv[1:]])
+    try:
+        os.execvp(launcher[0], [*launcher, "-m", module.name, *sys.argv[1:]])
+    except FileNotFoundError:
+        raise UserError(f"LAUNCHER = {os.environ['LAUNCHER']!r}: there is no program {launcher[0]}") from None
 
 
 def written_by(argv: list[str]) -> str:

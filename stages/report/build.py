@@ -15,6 +15,7 @@ from typing import Any
 
 from stages.core import runtime
 from stages.core.artefact import write_atomically
+from stages.core.guard import seen
 from stages.report import gather
 
 TEMPLATE = Path(__file__).with_name("template.html")
@@ -50,7 +51,7 @@ def render(parts: list[Any], missing: list[str], params: str | None) -> str:
     from stages.report.tables import protocol_lines
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text())
+    template = environment.from_string(seen(str(TEMPLATE.name), TEMPLATE.read_text))
     return template.render(sections=parts, missing=missing, params=params, protocol_lines=protocol_lines)
 
 
