@@ -31,7 +31,10 @@ def publish(
     from prefect import get_run_logger
     from prefect.artifacts import create_markdown_artifact
 
-    rows = [row(name, states[name], outcomes.get(name), reasons.get(name, [])) for name in nodes]
+    rows = [
+        row(name, states[name], outcomes.get(name), reasons.get(name) or above(node, outcomes))
+        for name, node in nodes.items()
+    ]
     counts = Counter(outcome for _, outcome, _, _ in rows)
     line = f"{len(rows)} stages: " + ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
     log = get_run_logger()
@@ -48,6 +51,12 @@ def row(name: str, state: State, outcome: tuple[str, float] | None, reasons: lis
     if outcome is None:
         return name, "not run" if state.name == "NotReady" else "failed", "", shorten(state.message or "")
     return name, outcome[0], f"{outcome[1]:.1f}", shorten(", ".join(reasons))
+
+
+def above(node: Node, outcomes: dict[str, tuple[str, float]]) -> list[str]:
+    """`codebook@kmeans ran` for each upstream whose outputs may be other ones now."""
+    known = {name: outcomes[name][0] for name in node.waits_for if name in outcomes}
+    return [f"{name} {outcome}" for name, outcome in known.items() if outcome != "unchanged"]
 
 
 def shorten(text: str) -> str:

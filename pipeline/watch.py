@@ -92,11 +92,12 @@ class Watcher:
 
     def picture(self, event: dict[str, Any]) -> None:
         """A PNG; shown inside the page, because a browser reads no files of the server's."""
-        from prefect.artifacts import create_image_artifact
+        from prefect.artifacts import create_markdown_artifact
 
         png = smaller(base64.b64decode(event["png"]))
         url = "data:image/png;base64," + base64.b64encode(png).decode()
-        create_image_artifact(url, f"{self.key}-{slug(event['name'])}", f"{self.node.name}: {event['name']}")
+        key, title = f"{self.key}-{slug(event['name'])}", f"{self.node.name}: {event['name']}"
+        create_markdown_artifact(f"![{title}]({url})", key, title)
 
     def metrics(self) -> None:
         """The stage's metrics files as tables."""
