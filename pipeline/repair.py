@@ -172,9 +172,7 @@ def settled(paths: Iterable[Path]) -> Iterable[Path]:
     """Those that nobody can be writing: below this folder all if it has no experiments, else the older ones."""
     here, youngest = Path.cwd(), time.time_ns() - SHARED_SECS * 10**9
     alone = not any(EXPERIMENTS.glob("*"))
-    return (
-        path for path in paths if alone and path.absolute().is_relative_to(here) or 0 < written(path, youngest) < youngest
-    )
+    return (path for path in paths if (alone and path.absolute().is_relative_to(here)) or 0 <= written(path) < youngest)
 
 
 def cache_folders() -> tuple[Path, Path]:
@@ -197,11 +195,11 @@ def stage_names() -> set[str]:
 
 
 def written(path: Path) -> int:
-    """When a file was last written, in nanoseconds; 0 if there is none."""
+    """When a file was last written, in nanoseconds; -1 if there is none."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
-        return 0
+        return -1
 
 
 def git(*arguments: str) -> str:

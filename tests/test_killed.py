@@ -72,6 +72,26 @@ def test_in_a_cache_that_others_share_only_what_is_old_is_removed(project, tmp_p
     assert len(repair.heal()) == 1 and not begun.exists()
 
 
+def test_beside_experiments_in_workspaces_of_their_own_only_what_is_old_is_removed(project):
+    begun, part = project / ".dvc/cache/runs/00/0011", project / ".dvc/cache/files/md5/.2j7OHFY-6bMh1aTaPK4LSw.tmp"
+    begun.mkdir(parents=True)
+    part.write_text("part")
+    workspace = project / ".dvc/tmp/exps/tmp1a2b3c4d"
+    workspace.mkdir(parents=True)
+    assert repair.heal() == [] and begun.is_dir() and part.is_file()
+    os.utime(begun, (0, 0))
+    os.utime(part, (0, 0))
+    assert len(repair.heal()) == 2 and not begun.exists() and not part.exists()
+    begun.mkdir()
+    workspace.rmdir()
+    assert len(repair.heal()) == 1 and not begun.exists(), "an empty folder of experiments has none"
+
+
+def test_what_an_experiment_has_renamed_meanwhile_is_left_out(project):
+    (project / ".dvc/tmp/exps/tmp1a2b3c4d").mkdir(parents=True)
+    assert [*repair.settled([Path(".dvc/cache/files/md5/gone")])] == []
+
+
 def test_a_lock_on_an_experiments_ref_is_removed_once_it_is_old(project):
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     lock, other = project / ".git/refs/exps/exec/EXEC_BASELINE.lock", project / ".git/refs/heads/main.lock"

@@ -52,12 +52,106 @@ def test_without_a_copy_git_has_one_and_without_that_what_is_whole_stays(project
     (project / "dvc.lock").write_text("schema")
     assert "there is no copy: removed" in repair.heal()[0] and not (project / "dvc.lock").exists()
     assert repair.heal() == []
-    commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]
     (project / "dvc.lock").write_text(text)
-    for command in (["init", "-q"], ["add", "dvc.lock"], commit):
-        subprocess.run(["git", *command], cwd=project, check=True)
+    commit(project)
     (project / "dvc.lock").write_text(text[:9])
     assert "the last commit" in repair.heal()[0] and (project / "dvc.lock").read_text() == text
+
+
+def commit(project: Path) -> None:
+    """What `git commit` does with the plan and dvc.lock, in a new repository."""
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "dvc.lock", "dvc.yaml", "params.yaml"], [*who, "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=project, check=True)
+
+
+def believed(project: Path) -> bool:
+    """Whether `heal` leaves dvc.lock alone, and `keep` then takes it."""
+    text = (project / "dvc.lock").read_text()
+    left = repair.heal() == [] and (project / "dvc.lock").read_text() == text
+    repair.keep()
+    return left and repair.KEPT.read_text() == text
+
+
+def part(entry: str) -> str:
+    """A dvc.lock that a cut at the end of a line left readable: without its last entry, or without that one's outs."""
+    text = Path("dvc.lock").read_text()
+    return text[: text.index("  three:\n")] if entry == "gone" else text[: text.rindex("    outs:\n")]
+
+
+def test_a_dvc_lock_taken_back_from_git_is_believed(project):
+    commit(project)
+    before = (project / "dvc.lock").read_text()
+    params = tiny.PARAMS.replace("[p, q]", "[p, q, r]").replace("second:\n", "second:\n  r: {colour: red}\n")
+    (project / "params.yaml").write_text(params)
+    tiny.repro(project)
+    repair.keep()
+    assert repair.KEPT.read_text().startswith(lockfile.HEAD) and "  two@r:\n" in repair.KEPT.read_text()
+    subprocess.run(["git", "checkout", "-q", "dvc.lock", "params.yaml"], cwd=project, check=True)
+    assert (project / "dvc.lock").read_text() == before and believed(project)
+
+
+def test_an_entry_that_lost_an_out_in_dvc_yaml_is_believed(project):
+    metrics = "    metrics:\n      - metrics.json: {cache: false}\n"
+    (project / "dvc.yaml").write_text(tiny.DVC_YAML.replace(metrics, ""))
+    tiny.dvc(project, "repro", "-q", "-f", "-s", "three")
+    assert repair.KEPT.read_text().startswith((project / "dvc.lock").read_text()) and believed(project)
+
+
+@pytest.mark.parametrize("entry", ["gone", "shorter"])
+def test_a_readable_part_is_damage_while_the_copy_is_newer_than_the_plan_and_git_has_another(project, entry):
+    commit(project)
+    text = (project / "dvc.lock").read_text().replace("seed: 0", "seed: 1")
+    (project / "dvc.lock").write_text(text)
+    repair.keep()
+    (project / "dvc.lock").write_text(part(entry))
+    repair.keep()
+    assert repair.KEPT.read_text() == text and "dvc.lock ends" in repair.heal()[0]
+    assert (project / "dvc.lock").read_text() == text
+
+
+@pytest.mark.parametrize("entry", ["gone", "shorter"])
+@pytest.mark.parametrize("newer", ["dvc.yaml", "params.yaml"])
+def test_a_readable_dvc_lock_is_believed_when_the_plan_is_newer_than_the_copy(project, entry, newer):
+    (project / "dvc.lock").write_text(part(entry))
+    (project / newer).touch()
+    assert believed(project)
+
+
+@pytest.mark.parametrize("entry", ["gone", "shorter"])
+def test_a_readable_dvc_lock_is_believed_when_it_is_gits(project, entry):
+    text = (project / "dvc.lock").read_text()
+    (project / "dvc.lock").write_text(part(entry))
+    commit(project)
+    assert believed(project)
+    (project / "dvc.lock").write_text(text)
+    repair.keep()
+    (project / "dvc.lock").write_text(part(entry))
+    assert believed(project)
+
+
+def test_an_unreadable_dvc_lock_is_damage_whatever_the_plan_and_git_say(project):
+    text = (project / "dvc.lock").read_text()
+    (project / "dvc.lock").write_text(text[:-9])
+    commit(project)
+    (project / "dvc.yaml").touch()
+    repair.keep()
+    assert repair.KEPT.read_text() == text
+    assert "is cut off" in repair.heal()[0] and (project / "dvc.lock").read_text() == text
+
+
+def test_keep_needs_neither_git_nor_params_and_asks_git_only_where_lines_are_lost(project, monkeypatch):
+    asked = []
+    monkeypatch.setattr(repair, "git", lambda *arguments: asked.append(arguments) or "")
+    text = (project / "dvc.lock").read_text()
+    (project / "params.yaml").unlink()
+    for newer in (text.replace("seed: 0", "seed: 1"), text):
+        (project / "dvc.lock").write_text(newer)
+        repair.keep()
+        assert repair.KEPT.read_text() == newer and not asked
+    (project / "dvc.lock").write_text(part("gone"))
+    repair.keep()
+    assert repair.KEPT.read_text() == text and len(asked) == 1
 
 
 def test_a_merge_conflict_is_left_to_its_owner(project):
