@@ -1,6 +1,6 @@
 """Change values of params.yaml from the command line, and say which stages that makes run again.
 
-Run:    semtok set codebook.num_codes=512 'samples.draws.seeds=[0, 1]' 'generators=[ar]'
+Run:    semtok set codebook.kmeans.num_codes=512 'samples.draws.seeds=[0, 1]' 'generators=[ar]'
 Expect: the values, old -> new, and the stages that `semtok run` will run for them. A value that a stage would refuse
         changes nothing. VALUE is YAML; an empty one is the empty text. Comments and all other bytes stay as they are.
 """
@@ -52,7 +52,7 @@ def assign(text: str, assignment: str) -> str:
     """The text of a params file with one `KEY=VALUE` applied; the same text if the value is the same."""
     key, equals, written = assignment.partition("=")
     if not key or not equals:
-        raise PipelineError(f"{assignment}: expected KEY=VALUE, such as codebook.num_codes=512")
+        raise PipelineError(f"{assignment}: expected KEY=VALUE, such as codebook.kmeans.num_codes=512")
     node, value = find(text, key), parse(key, written)
     expected = load(text)
     *above, last = key.split(".")

@@ -123,7 +123,7 @@ def why(stage: Any) -> list[str]:
 
 
 def explain(entry: Any) -> list[str]:
-    """One entry of `dvc status` in words: `codebook.num_codes modified`, `data/images deleted`."""
+    """One entry of `dvc status` in words: `codebook.kmeans.num_codes modified`, `data/images deleted`."""
     if isinstance(entry, str):
         return [entry]
     found = []
@@ -134,7 +134,7 @@ def explain(entry: Any) -> list[str]:
 
 
 def differences(params: Any) -> list[str]:
-    """`codebook.num_codes 256 -> 512` for each value that differs from the one dvc.lock records."""
+    """`codebook.kmeans.num_codes 256 -> 512` for each value that differs from the one dvc.lock records."""
     then, now = flat(params.hash_info.value or {}), flat(params.read_params(flatten=False))
     return [f"{key} {then[key]} -> {now[key]}" for key in then if key in now and repr(then[key]) != repr(now[key])]
 

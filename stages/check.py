@@ -12,12 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from stages.codebook.kmeans import Params as Codebook
+from stages.codebook.fit import load_params
 from stages.core.errors import UserError
 from stages.core.loop import Optim
 from stages.core.params import Machine, Section, load, load_list
+from stages.core.recipe import Recipe
 from stages.data.prepare import Params as Data
-from stages.decoder.train import Params as Decoder
 from stages.encoder.fetch import Params as Encoder
 from stages.evaluate.score import Params as Evaluate
 from stages.features.extract import Params as Features
@@ -28,7 +28,7 @@ from stages.probe.linear import Params as Probe
 from stages.samples.draw import Params as Draws
 from stages.tokens.encode import Params as Tokens
 
-NAMES = {"tokenizers": ["kmeans"], "decoders": ["onestep"], "generators": [*SETTINGS]}
+NAMES = {"decoders": ["onestep"], "generators": [*SETTINGS]}
 SCHEMAS: dict[str, type[Section]] = {
     "machine": Machine,
     "data": Data,
@@ -36,9 +36,8 @@ SCHEMAS: dict[str, type[Section]] = {
     "encoder": Encoder,
     "probe": Probe,
     "features": Features,
-    "codebook": Codebook,
     "tokens": Tokens,
-    "decoder": Decoder,
+    "decoder": Recipe,
     "generator.model": Model,
     **{f"generator.{name}": Optim for name in SETTINGS},
     "samples.draws": Draws,
@@ -49,7 +48,10 @@ SCHEMAS: dict[str, type[Section]] = {
 
 def errors_in(path: Path) -> list[str]:
     """All that is wrong with the params file at `path`, a line each."""
+    tokenizers = list(section_of(path, "codebook"))
     checks = [
+        partial(check_names, "tokenizers", tokenizers, path),
+        *(partial(load_params, name, path) for name in tokenizers),
         *(partial(check_names, key, known, path) for key, known in NAMES.items()),
         *(partial(load, section, cls, path) for section, cls in SCHEMAS.items()),
         partial(check_sections, path),
@@ -78,16 +80,22 @@ def check_names(key: str, known: list[str], path: Path) -> None:
 def check_sections(path: Path) -> None:
     """Refuse sections that no stage reads."""
     params = load_all(path)
-    owners = {name.split(".")[0] for name in SCHEMAS} | {*NAMES}
+    owners = {name.split(".")[0] for name in SCHEMAS} | {*NAMES, "tokenizers", "codebook"}
     lines = [f"{path}: {key}: no stage reads it; there is {', '.join(sorted(owners))}" for key in {*params} - owners]
     for owner in {name.split(".")[0] for name in SCHEMAS if "." in name} & {*params}:
         known = [name.split(".")[1] for name in SCHEMAS if name.startswith(f"{owner}.")]
-        parts = params[owner] if isinstance(params[owner], dict) else {}
+        parts = section_of(path, owner)
         lines += [
             f"{path}: {owner}.{key}: no stage reads it; {owner} has {', '.join(known)}" for key in {*parts} - {*known}
         ]
     if lines:
         raise UserError("\n".join(sorted(lines)))
+
+
+def section_of(path: Path, name: str) -> dict:
+    """A section of sections; empty where it cannot be read."""
+    section = load_all(path).get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def load_all(path: Path) -> dict:

@@ -6,13 +6,13 @@ Run: uv run pytest tests/test_check.py
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import toy as toys
 
 from stages.check import NAMES, SCHEMAS, errors_in
+from stages.codebook.fit import KINDS
 
 PARAMS = (toys.ROOT / "params.yaml").read_text()
 
@@ -24,17 +24,15 @@ def check(path: Path) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_the_shipped_file_is_possible_and_a_second_suffices():
-    begun = time.monotonic()
+def test_the_shipped_file_is_possible():
     assert check(toys.ROOT / "params.yaml") == (0, "", "")
-    assert time.monotonic() - begun < 1.5  # 0.3 s on an idle machine
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("  num_codes: 256", "  num_codes: 0", "codebook.num_codes = 0: input should be greater than 0"),
-        ("  num_codes: 256", "  num_codes: 2.0", "codebook.num_codes = 2.0"),
+        ("  num_codes: 256", "  num_codes: 0", "codebook.kmeans.num_codes = 0: input should be greater than 0"),
+        ("  num_codes: 256", "  num_codes: 2.0", "codebook.kmeans.num_codes = 2.0"),
         ("  device: auto", "  device: tpu", "machine.device = 'tpu'"),
         ("  widths: [128, 64, 32]", "  widths: [128, 60]", "decoder: widths = [128, 60]: expected positive multiples"),
         ("    heads: 4\n    dropout", "    heads: 3\n    dropout", "generator.model: heads = 3: expected a divisor"),
@@ -63,13 +61,15 @@ def test_an_impossible_value_is_named(old, new, said, tmp_path, monkeypatch):
 
 def test_all_errors_come_at_once_each_on_its_line_and_nothing_else(tmp_path):
     text = (
-        PARAMS.replace("num_codes: 256", "num_codes: 0").replace("views: 8", "views: 0").replace("[kmeans]", "[kmean]")
+        PARAMS.replace("num_codes: 256", "num_codes: 0", 1)
+        .replace("views: 8", "views: 0")
+        .replace("[kmeans]", "[kmean]")
     )
     (tmp_path / "params.yaml").write_text(text)
     status, out, err = check(tmp_path / "params.yaml")
     assert (status, out) == (2, "")
     assert [line.split(": ")[2].split(" ")[0] for line in err.splitlines()] == [
-        "tokenizers", "codebook.num_codes", "tokens.views",
+        "tokenizers", "codebook.kmeans.num_codes", "tokens.views",
     ]  # fmt: skip
     assert err.count("error: ") == 3
 
@@ -78,18 +78,18 @@ def test_a_file_that_is_missing_or_empty_is_an_error(tmp_path):
     [line] = errors_in(tmp_path / "params.yaml")
     assert line == f"{tmp_path / 'params.yaml'}: no such file; stages run from the repository's root"
     (tmp_path / "params.yaml").write_text("# nothing\n")
-    assert len(errors_in(tmp_path / "params.yaml")) == len(SCHEMAS) + len(NAMES)
+    assert len(errors_in(tmp_path / "params.yaml")) == len(SCHEMAS) + len([*NAMES, "tokenizers"])
 
 
 def test_every_part_of_params_yaml_has_its_schema_and_every_schema_its_part():
     params = toys.YAML(typ="safe").load(PARAMS)
     parts = {f"{name}.{part}" for name in ("generator", "samples") for part in params[name]}
-    assert {*SCHEMAS} == {*params} - {*NAMES, "generator", "samples"} | parts
+    of_tokenizers = {"tokenizers", "codebook"}  # a section a tokenizer, the schema by its kind
+    assert {*SCHEMAS} == {*params} - {*NAMES, *of_tokenizers, "generator", "samples"} | parts
 
 
 def test_the_names_are_those_that_the_commands_accept():
-    codebook = toys.ROOT / "stages/codebook"
-    assert NAMES["tokenizers"] == [path.stem for path in codebook.glob("*.py") if "def main()" in path.read_text()]
+    assert {params["kind"] for params in toys.YAML(typ="safe").load(PARAMS)["codebook"].values()} == {*KINDS}
     for key, module in (("decoders", "decoder"), ("generators", "generator")):
         source = (toys.ROOT / f"stages/{module}/train.py").read_text()
         assert re.findall(r'"(\w+)"', re.search(r"choices=\[(.*?)\]", source)[1]) == NAMES[key]

@@ -143,7 +143,7 @@ def test_impossible_params_are_failures(project):
     )
     found = doctor.params()
     assert [finding.state for finding in found] == ["FAIL", "FAIL"]
-    assert found[0].text.startswith("params.yaml: codebook.num_codes = -1")
+    assert found[0].text.startswith("params.yaml: codebook.kmeans.num_codes = -1")
 
 
 def test_a_check_that_breaks_is_a_failure_and_the_others_go_on(project, monkeypatch):

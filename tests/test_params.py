@@ -39,10 +39,11 @@ BAD = [
     ("features", {"features": {"block": 2}}, ["features.block = 2", "2 blocks", "-2", "1"]),
     ("features", {"features": {"block": -3}}, ["features.block = -3"]),
     ("features", {"features": {"final_norm": 1}}, ["features.final_norm = 1", "boolean"]),
-    ("codebook", {"codebook": {"num_codes": 0}}, ["codebook.num_codes = 0", "greater than 0"]),
-    ("codebook", {"codebook": {"num_codes": 10**6}}, ["codebook.num_codes = 1000000", "vectors"]),
-    ("codebook", {"codebook": {"num_codes": 20, "max_vectors": 10}}, ["codebook.num_codes = 20", "10 vectors"]),
-    ("codebook", {"codebook": {"init": "best"}}, ["codebook.init = 'best'", "kmeans++"]),
+    ("codebook", {"codebook": {"kmeans": {"num_codes": 0}}}, ["codebook.kmeans.num_codes = 0", "greater than 0"]),
+    ("codebook", {"codebook": {"kmeans": {"num_codes": 10**6}}}, ["codebook.kmeans.num_codes = 1000000", "vectors"]),
+    ("codebook", {"codebook": {"kmeans": {"num_codes": 20, "max_vectors": 10}}}, ["num_codes = 20", "10 vectors"]),
+    ("codebook", {"codebook": {"kmeans": {"init": "best"}}}, ["codebook.kmeans.init = 'best'", "kmeans++"]),
+    ("codebook", {"codebook": {"kmeans": {"kind": "vqvae"}}}, ["codebook.kmeans.kind = 'vqvae'", "one of kmeans"]),
     ("tokens", {"tokens": {"views": 0}}, ["tokens.views = 0"]),
     ("tokens", {"tokens": {"augment": {"scale": 1.5}}}, ["tokens.augment.scale = 1.5", "less than 1"]),
     ("decoder", {"decoder": {"widths": [16, 8]}}, ["decoder.widths = [16, 8]", "8 px", "16 px"]),
@@ -109,10 +110,10 @@ def test_a_bad_sampling_value_stops_at_the_door(command, changes, words, trained
 def test_a_missing_key_and_a_missing_section_are_named(workplace):
     path = toys.write_params(workplace)
     params = YAML(typ="safe").load(path)
-    del params["codebook"]["iterations"], params["tokens"]
+    del params["codebook"]["kmeans"]["iterations"], params["tokens"]
     with open(path, "w") as file:
         YAML(typ="safe").dump(params, file)
-    assert "codebook.iterations: missing" in call("codebook", workplace)[1]
+    assert "codebook.kmeans.iterations: missing" in call("codebook", workplace)[1]
     assert "tokens: this section is missing" in call("tokens", workplace)[1]
 
 

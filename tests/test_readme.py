@@ -14,6 +14,7 @@ import pytest
 import toy as toys
 
 from stages.check import SCHEMAS, errors_in
+from stages.codebook.fit import load_params
 from stages.core.params import load
 
 README, PARAMS = (toys.ROOT / "README.md").read_text(), toys.ROOT / "params.yaml"
@@ -43,7 +44,8 @@ def load_all(recipe: str, tmp_path: Path) -> dict[str, Any]:
         toys.YAML(typ="safe").dump(params, file)
     with contextlib.chdir(toys.ROOT):
         assert errors_in(tmp_path / "params.yaml") == []
-        return {name: load(name, schema, tmp_path / "params.yaml") for name, schema in SCHEMAS.items()}
+        loaded = {name: load(name, schema, tmp_path / "params.yaml") for name, schema in SCHEMAS.items()}
+        return {**loaded, "codebook": load_params("kmeans", tmp_path / "params.yaml")[1]}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=["folder", "imagenet"])

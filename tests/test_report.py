@@ -90,8 +90,7 @@ def write_reports(tmp_path: Path) -> Path:
     codebook = reports / "codebook" / "kmeans"
     codebook.mkdir(parents=True)
     (codebook / "metrics.json").write_text(json.dumps({"vectors_used": 96000, "val": {"live_codes": 256}}))
-    (codebook / "kmeans.tsv").write_text("step\tobjective\tsplits\n0\t9.5\t0\n1\t8.5\t0\n")
-    for folder in ("pretrain", "decoder/kmeans-onestep", "generator/kmeans-ar"):
+    for folder in ("pretrain", "decoder/kmeans-onestep", "codebook/kmeans", "generator/kmeans-ar"):
         for name in ("loss", "val_loss", "lr"):
             write_curve(reports / folder / "plots" / "metrics" / f"{name}.tsv")
     for epoch in (1, 2):
@@ -165,8 +164,9 @@ def test_what_is_missing_is_said(reports):
 def test_without_evaluation_or_with_broken_files_it_stops(reports, tmp_path):
     with pytest.raises(UserError, match="evaluate: no <name>/metrics.json in there. Run `dvc repro evaluate`"):
         build(tmp_path / "empty", tmp_path / "index.html", tmp_path / "dvc.lock")
-    (reports / "codebook" / "kmeans" / "kmeans.tsv").write_text("step\tobjective\n0\tx\n")
-    with pytest.raises(UserError, match="kmeans.tsv: expected tab-separated numbers"):
+    broken = reports / "codebook" / "kmeans" / "plots" / "metrics" / "loss.tsv"
+    broken.write_text("step\tobjective\n0\tx\n")
+    with pytest.raises(UserError, match="loss.tsv: expected tab-separated numbers"):
         page(reports)
     (reports / "codebook" / "kmeans" / "metrics.json").write_text("{")
     with pytest.raises(UserError, match="metrics.json: not valid JSON"):

@@ -55,13 +55,13 @@ def test_values_of_the_real_file_can_be_set_and_their_lines_alone_change(number)
 @pytest.mark.parametrize(
     ("assignment", "line"),
     [
-        ("codebook.num_codes=512", "  num_codes: 512"),
+        ("codebook.kmeans.num_codes=512", "    num_codes: 512"),
         ("samples.draws.seeds=[0,1]", "    seeds: [0, 1]"),
         ("generators=[ar]", "generators: [ar]              # draw codes"),
         ("data.folder=/my images/a, b", "  folder: /my images/a, b     # for source: folder"),
         ("data.folder=a: b # c", None),
         ("data.folder=", None),
-        ("codebook.init=afk-mc2", "  init: afk-mc2               # random | kmeans++ | afk-mc2"),
+        ("codebook.kmeans.init=afk-mc2", "    init: afk-mc2             # random | kmeans++ | afk-mc2"),
         ("features.block=-1", "  block: -1                   # 0 is the first; -1 the last"),
         ("decoder.optim.lr_peak=1e-3", "    lr_peak: 1e-3"),
         ("decoder.optim.lr_peak=1", "    lr_peak: 1"),
@@ -93,15 +93,18 @@ def test_one_and_true_and_one_point_zero_differ():
 @pytest.mark.parametrize(
     ("assignment", "said"),
     [
-        ("codebook.num_code=1", "codebook.num_code: params.yaml has no such key; it has codebook.num_codes"),
-        ("num_codes=1", "it has codebook.num_codes"),
+        (
+            "codebook.kmeans.num_code=1",
+            "codebook.kmeans.num_code: params.yaml has no such key; it has codebook.kmeans.num_codes",
+        ),
+        ("num_codes=1", "it has codebook.kmeans.num_codes"),
         ("decoder.gan=1", "decoder.gan is a section: set decoder.gan.weight, decoder.gan.start_step"),
         ("codebook=1", "codebook is a section"),
-        ("codebook.num_codes", "expected KEY=VALUE, such as codebook.num_codes=512"),
+        ("codebook.kmeans.num_codes", "expected KEY=VALUE, such as codebook.kmeans.num_codes=512"),
         ("=1", "expected KEY=VALUE"),
-        ("codebook.num_codes=[1", "codebook.num_codes = [1: not a YAML value"),
-        ("codebook.num_codes=*a", "not a YAML value"),
-        ("codebook.num_codes.more=1", "no such key"),
+        ("codebook.kmeans.num_codes=[1", "codebook.kmeans.num_codes = [1: not a YAML value"),
+        ("codebook.kmeans.num_codes=*a", "not a YAML value"),
+        ("codebook.kmeans.num_codes.more=1", "no such key"),
     ],
 )
 def test_a_key_or_value_that_cannot_be_is_named(assignment, said):
@@ -188,15 +191,22 @@ def checked(project):
 
 
 def test_an_impossible_value_changes_nothing_not_even_the_possible_ones_beside_it(checked):
-    printed = tiny.semtok(checked, "set", "codebook.iterations=3", "codebook.num_codes=0", "data.img_px=ten", status=2)
+    printed = tiny.semtok(
+        checked, "set", "codebook.kmeans.iterations=3", "codebook.kmeans.num_codes=0", "data.img_px=ten", status=2
+    )
     assert "error: params.yaml is left as it was" in printed
-    assert "  codebook.num_codes = 0: input should be greater than 0" in printed and "data.img_px = 'ten'" in printed
+    assert (
+        "  codebook.kmeans.num_codes = 0: input should be greater than 0" in printed
+        and "data.img_px = 'ten'" in printed
+    )
     assert (checked / "params.yaml").read_text() == PARAMS and not [*(checked / ".dvc/tmp/semtok").iterdir()]
 
 
 def test_several_assignments_are_applied_together(checked):
     (checked / "params.yaml").chmod(0o640)
-    printed = tiny.semtok(checked, "set", "codebook.iterations=3", "data.source=folder", f"data.folder={checked}")
+    printed = tiny.semtok(
+        checked, "set", "codebook.kmeans.iterations=3", "data.source=folder", f"data.folder={checked}"
+    )
     text = (checked / "params.yaml").read_text()
     assert "  iterations: 3\n" in text and "  source: folder  " in text and f"  folder: {checked} # for source" in text
     assert "data.source  digits -> folder" in printed and stages_in(printed) == ["one"]
@@ -209,5 +219,5 @@ def test_without_params_there_is_nothing_to_set(project):
 
 
 def test_an_unknown_key_is_an_error_of_one_line(checked):
-    printed = tiny.semtok(checked, "set", "codebook.num_cods=3", status=2)
-    assert printed.count("\n") == 1 and "it has codebook.num_codes" in printed
+    printed = tiny.semtok(checked, "set", "codebook.kmeans.num_cods=3", status=2)
+    assert printed.count("\n") == 1 and "it has codebook.kmeans.num_codes" in printed

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from stages.codebook.kmeans import Params as KMeansParams
 from stages.codebook.kmeans import run_kmeans, sample_vectors
-from stages.codebook.model import Codebook, code_dtype, load_tokenizer
+from stages.codebook.model import load_tokenizer
+from stages.codebook.quantise import Codebook
 from stages.codebook.usage import usage
 from stages.core import artefact, shards
+from stages.core.codes import code_dtype
 from stages.core.errors import UserError
 from stages.core.params import Machine
 from stages.core.pixels import to_float, to_uint8
@@ -185,6 +187,7 @@ def test_a_code_is_the_nearest_centroid_by_brute_force(seed, normalise):
 
 def kmeans_params(**changes) -> KMeansParams:
     base = {
+        "kind": "kmeans",
         "num_codes": 5,
         "max_vectors": 0,
         "iterations": 20,
@@ -205,7 +208,7 @@ def test_kmeans_reaches_scikit_learns_objective_on_all_points(init):
     centroids, progress = run_kmeans(points, kmeans_params(init=init, redo=8), MACHINE)
     objective = ((points[:, None] - centroids.numpy()) ** 2).sum(-1).min(1).sum()
     assert objective <= KMeans(5, n_init=5, random_state=0).fit(points).inertia_ * 1.02
-    assert progress[-1]["objective"] == pytest.approx(objective, rel=0.05), (
+    assert progress.last()["objective"] == pytest.approx(objective, rel=0.05), (
         "all 3000 points, no silent sub-sample of 5 * 256"
     )
 
@@ -233,7 +236,7 @@ def test_the_sample_of_vectors_is_seeded_of_the_stated_size_and_without_repetiti
 def test_the_report_says_how_many_vectors_were_used_and_tracks_the_objective(toy):
     figures = json.loads((toy / "reports/codebook/kmeans/metrics.json").read_text())
     assert figures["vectors_used"] == figures["vectors_total"] > 0
-    rows = (toy / "reports/codebook/kmeans/kmeans.tsv").read_text().splitlines()
+    rows = (toy / "reports/codebook/kmeans/plots/metrics/objective.tsv").read_text().splitlines()
     objective = [float(row.split("\t")[1]) for row in rows[1:]]
     assert len(objective) >= 2 and objective == sorted(objective, reverse=True)
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 IMAGES, CLASSES, IMG_PX = 64, ("bars", "columns", "dark", "light"), 16
 
 OPTIM = {"total_steps": 12, "batch_size": 8, "warmup_steps": 2, "eval_every": 4, "precision": "fp32"}
+PAINTER = {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "optim": OPTIM}
 CHANGES = {
     "machine": {"device": "cpu", "num_workers": 0, "infer_batch_size": 16, "checkpoint_secs": 1e9},
     "data": {"source": "folder", "folder": "pictures", "img_px": IMG_PX, "val_fraction": 0.3, "shard_images": 10},
@@ -27,9 +28,13 @@ CHANGES = {
     "encoder": {"img_px": IMG_PX},
     "probe": {"block": 1, "few_labels": 2, "few_draws": 2},
     "features": {"block": 1, "shard_images": 10},
-    "codebook": {"num_codes": 8, "iterations": 3},
+    "codebook": {
+        "kmeans": {"num_codes": 8, "iterations": 3},
+        "vqgan": {"num_codes": 8, **PAINTER},
+        "fsq": {"levels": [4, 2], **PAINTER},
+    },
     "tokens": {"views": 2},
-    "decoder": {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "optim": OPTIM},
+    "decoder": PAINTER,
     "generator": {"model": {"dim": 32, "depth": 2, "heads": 2}, "ar": OPTIM, "masked": OPTIM},
     "samples": {"draws": {"per_class": 5, "seeds": [0, 1]}},
     "evaluate": {"bootstrap_draws": 3, "kid_subset_size": 8, "prc_neighbours": 2, "judge_px": 8, "neighbours_shown": 4},
@@ -72,10 +77,11 @@ COMMANDS = {
     "encoder": "stages.encoder.fetch --embedded weights/digits --out data/encoder",
     "probe": "stages.probe.linear --images data/images --encoder data/encoder --report reports/probe",
     "features": "stages.features.extract --images data/images --encoder data/encoder --out data/features",
-    "codebook": "stages.codebook.kmeans --features data/features --encoder data/encoder --out data/codebook/kmeans"
-    " --report reports/codebook/kmeans",
+    "codebook": "stages.codebook.fit --name kmeans --images data/images --encoder data/encoder --features data/features"
+    " --out data/codebook/kmeans --report reports/codebook/kmeans",
     "tokens": "stages.tokens.encode --images data/images --codebook data/codebook/kmeans --out data/tokens/kmeans",
-    "decoder": "stages.decoder.train --name onestep --images data/images --codebook data/codebook/kmeans"
+    "decoder": "stages.decoder.train --name onestep --images data/images --encoder data/encoder"
+    " --codebook data/codebook/kmeans"
     " --out data/decoder/kmeans-onestep --report reports/decoder/kmeans-onestep",
     "ar": "stages.generator.train --name ar --tokens data/tokens/kmeans --out data/generator/kmeans-ar"
     " --report reports/generator/kmeans-ar",

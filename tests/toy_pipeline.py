@@ -79,7 +79,14 @@ def write_codebook(toy: SimpleNamespace) -> np.ndarray:
     patches = images.reshape(100, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 4, 4, 3)
     chosen = np.random.default_rng(0).choice(len(feats), NUM_CODES, replace=False)
     config = {"num_codes": NUM_CODES, "dim": 32, "dtype": "uint16", "normalise": False, "block": 0, "final_norm": False}
-    config |= {"num_patches": 16, "encoder": "../encoder", "inputs": {"encoder": artefact.digest(toy.encoder)}}
+    config |= {
+        "tokenizer": "kmeans",
+        "rows": "frozen",
+        "grid": 4,
+        "num_patches": 16,
+        "encoder": "../encoder",
+        "inputs": {"encoder": artefact.digest(toy.encoder)},
+    }
     with artefact.new_artefact(toy.codebook, "codebook", config) as folder:
         save_file({"vectors": feats[chosen].contiguous()}, folder / "codes.safetensors")
     return patches[chosen]

@@ -1,14 +1,11 @@
-"""Patch features -> code vectors by faiss.Kmeans.
+"""kmeans: patch features of a frozen encoder -> code vectors by faiss.Kmeans (DiGIT, 1.1).
 
-Run:    dvc repro codebook
-Expect: digits: 256 codes from 96,000 vectors, seconds. K = 8,192 from 2.1 M DINOv2-B vectors: 10 minutes on 16 cores.
-
+Digits: 256 codes from 96,000 vectors, seconds. K = 8,192 from 2.1 M DINOv2-B vectors: 10 minutes on 16 cores.
 It says how many of how many vectors it used: faiss itself never sub-samples here. A GPU is used where there is one.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,19 +13,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from stages.core import artefact, runtime, shards
+from stages.codebook.sources import Sources
+from stages.codebook.usage import write_usage
+from stages.core import artefact, shards
 from stages.core.artefact import read_config
-from stages.core.figures import write_figures
-from stages.core.params import Machine, Section, impossible, load
+from stages.core.curves import Curves
+from stages.core.params import Machine, Section, impossible
 from stages.core.plan import print_plan
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from stages.codebook.model import Codebook
+    from stages.codebook.quantise import Codebook
 
 
 class Params(Section):
+    kind: Literal["kmeans"]
     num_codes: int = Field(gt=0, le=2**32)
     max_vectors: int = Field(ge=0)
     iterations: int = Field(gt=0)
@@ -38,44 +38,53 @@ class Params(Section):
     seed: int = Field(ge=0, lt=2**31)
 
 
-def fit_codebook(features: Path, encoder: Path, out: Path, report: Path, params: Params, machine: Machine) -> None:
+def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Machine) -> None:
     """Write the codebook artefact `out` and its usage figures to `report` (a folder)."""
     from safetensors.torch import save_file
 
-    from stages.codebook.model import Codebook
+    from stages.codebook.quantise import Codebook
     from stages.core.codes import code_dtype
 
-    config, total, used = check(features, params)
+    config, (total, used) = read_config(sources.features, "features"), count_vectors(sources.features, params)
     print_plan(
         "codebook", out, {"vectors used": used, "vectors in all": total},
         disk_bytes=params.num_codes * config["dim"] * 4, memory_bytes=400 * 2**20 + used * config["dim"] * 8,
     )  # fmt: skip
-    sample = sample_vectors(features, total, used, config["dim"], params)
+    sample = sample_vectors(sources.features, total, used, config["dim"], params)
     vectors, progress = run_kmeans(sample, params, machine)
-    print(f"codebook: fitted on {used:,} of {total:,} train vectors, objective {progress[-1]['objective']:.6g}")
+    objective = progress.last()["objective"]
+    print(f"codebook: fitted on {used:,} of {total:,} train vectors, objective {objective:.6g}")
     codebook = Codebook(vectors, params.normalise)
-    usage_by_split = {split: count_usage(features, split, codebook) for split in ("train", "val")}
+    usage_by_split = {split: count_usage(sources.features, split, codebook) for split in ("train", "val")}
+    inputs = {"features": artefact.digest(sources.features), "encoder": artefact.digest(sources.encoder)}
     facts = {
+        "tokenizer": params.kind, "rows": "frozen",
         "num_codes": params.num_codes, "dim": config["dim"], "dtype": code_dtype(params.num_codes),
         "normalise": params.normalise,
-        "block": config["block"], "final_norm": config["final_norm"], "num_patches": config["num_patches"],
-        "encoder": os.path.relpath(encoder, out),
-        "inputs": {"features": artefact.digest(features), "encoder": artefact.digest(encoder)},
+        "block": config["block"], "final_norm": config["final_norm"],
+        "grid": round(config["num_patches"] ** 0.5), "num_patches": config["num_patches"],
+        "encoder": os.path.relpath(sources.encoder, out), "inputs": inputs,
         "vectors_used": used, "vectors_total": total,
     }  # fmt: skip
     with artefact.new_artefact(out, "codebook", facts) as folder:
         save_file({"vectors": vectors}, folder / "codes.safetensors")
-    write_report(report, {"vectors_used": used, "vectors_total": total, **usage_by_split}, progress)
+    progress.write(report)
+    write_usage(report, usage_by_split, vectors_used=used, vectors_total=total)
 
 
-def check(features: Path, params: Params) -> tuple[dict[str, Any], int, int]:
-    """The features' config, how many train vectors there are and how many will be used; too few is an error."""
+def check(section: str, sources: Sources, params: Params) -> None:
+    """Too few vectors to cluster are an error."""
+    _, used = count_vectors(sources.features, params)
+    if params.num_codes > used:
+        allowed = f"expected at most the {used:,} vectors to cluster"
+        raise impossible(f"{section}.num_codes", params.num_codes, allowed)
+
+
+def count_vectors(features: Path, params: Params) -> tuple[int, int]:
+    """How many train vectors there are and how many will be used."""
     config = read_config(features, "features")
     total = config["splits"]["train"]["images"] * config["num_patches"]
-    used = min(total, params.max_vectors or total)
-    if params.num_codes > used:
-        raise impossible("codebook.num_codes", params.num_codes, f"expected at most the {used:,} vectors to cluster")
-    return config, total, used
+    return total, min(total, params.max_vectors or total)
 
 
 def sample_vectors(features: Path, total: int, used: int, dim: int, params: Params) -> np.ndarray:
@@ -98,7 +107,7 @@ def sample_vectors(features: Path, total: int, used: int, dim: int, params: Para
     return sample
 
 
-def run_kmeans(sample: np.ndarray, params: Params, machine: Machine) -> tuple[Any, list[dict[str, float]]]:
+def run_kmeans(sample: np.ndarray, params: Params, machine: Machine) -> tuple[Any, Curves]:
     """float32 [K, D] centroids and, for each iteration of the best redo, the objective and the number of splits."""
     import faiss
     import torch
@@ -111,7 +120,9 @@ def run_kmeans(sample: np.ndarray, params: Params, machine: Machine) -> tuple[An
         min_points_per_centroid=1, max_points_per_centroid=len(sample),
     )  # fmt: skip
     kmeans.train(sample)
-    progress = [{"objective": float(it["obj"]), "splits": int(it["nsplit"])} for it in kmeans.iteration_stats]
+    progress = Curves()
+    for iteration, it in enumerate(kmeans.iteration_stats):
+        progress.log(iteration, objective=float(it["obj"]), splits=float(it["nsplit"]))
     return torch.from_numpy(kmeans.centroids.copy()), progress
 
 
@@ -136,29 +147,3 @@ def stacked(arrays: Iterator[tuple[str, np.ndarray]], count: int) -> Iterator[np
 
     while batch := [array for _, array in itertools.islice(arrays, count)]:
         yield np.stack(batch)
-
-
-def write_report(report: Path, figures: dict[str, Any], progress: list[dict[str, float]]) -> None:
-    """metrics.json and kmeans.tsv (iteration, objective, splits)."""
-    write_figures(report, figures)
-    rows = [f"{i}\t{it['objective']}\t{it['splits']}" for i, it in enumerate(progress)]
-    (report / "kmeans.tsv").write_text("\n".join(["step\tobjective\tsplits", *rows]) + "\n")
-    for split in ("train", "val"):
-        print(f"codebook: {split}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures[split].items()))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, required=True, help="features artefact")
-    parser.add_argument("--encoder", type=Path, required=True, help="encoder artefact the features came from")
-    parser.add_argument("--out", type=Path, required=True, help="codebook artefact to write")
-    parser.add_argument("--report", type=Path, required=True, help="folder for metrics.json and kmeans.tsv")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    args = parser.parse_args()
-    params, machine = load("codebook", Params, args.params), load("machine", Machine, args.params)
-    check(args.features, params)
-    fit_codebook(args.features, args.encoder, args.out, args.report, params, machine)
-
-
-if __name__ == "__main__":
-    runtime.run(main)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.core.figures import write_figures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,3 +28,10 @@ def usage(counts: np.ndarray) -> dict[str, float]:
         "entropy_nats": entropy,
         "perplexity": float(np.exp(entropy)),
     }
+
+
+def write_usage(report: Path, by_split: dict[str, dict[str, float]], **more: Any) -> None:
+    """metrics.json: usage of both splits and what else a kind has to say; a line for each split on the console."""
+    write_figures(report, {**by_split, **more})
+    for split, figures in by_split.items():
+        print(f"codebook: {split}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))

@@ -82,17 +82,16 @@ def new_artefact(out: Path, kind: str, config: dict[str, Any]) -> Generator[Path
 
 
 def seal(folder: Path, kind: str, config: dict[str, Any]) -> None:
-    """Write config.json, with the hash of every file beside it."""
-    files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != CONFIG}
+    """Write config.json, with the hash of every file beside it or in folders below (artefacts inside this one)."""
+    files = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     text = json.dumps({"kind": kind, **config, "files": files}, indent=1)
     (folder / CONFIG).write_text(text + "\n")
 
 
 def publish(folder: Path, out: Path) -> None:
     """Flush a finished folder to disk and rename it to `out`, replacing what was there."""
-    for path in folder.iterdir():
+    for path in (*folder.rglob("*"), folder):
         flush(path)
-    flush(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     os.rename(folder, out)

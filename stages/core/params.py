@@ -57,6 +57,11 @@ def load_list(key: str, path: Path = Path("params.yaml")) -> list[str]:
     return names
 
 
+def load_value(key: str, path: Path = Path("params.yaml")) -> Any:
+    """One value, such as `codebook.kmeans.kind`, unchecked."""
+    return seen(f"{path}: {key}", partial(_section, key, path))
+
+
 def impossible(key: str, value: Any, allowed: str) -> UserError:
     """The error for a value that only other facts (an artefact, another key) show to be impossible."""
     return UserError(f"params.yaml: {key} = {value!r}: {allowed}")

@@ -1,120 +1,86 @@
 """Train the one-step pixel decoder for a frozen tokenizer.
 
 Run:    dvc repro decoder                   (on four GPUs: NPROC=4 dvc repro decoder)
-Expect: digits: 3 minutes on two cores, PSNR on val in reports/decoder/<name>/, a picture grid every epoch.
+Expect: digits: 1 to 3 minutes on two cores, PSNR on val in reports/decoder/<name>/, a picture grid every epoch.
 
-Loss = pixel_weight * L1|L2 + perceptual_weight * distance in the encoder's (or LPIPS') feature space
-       + gan.weight * adaptive * hinge, from gan.start_step on.
+The loss is that of stages/core/recipe.py; the codes come from the tokenizer, which does not learn.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field, model_validator
+from typing import TYPE_CHECKING, Any
 
 from stages.core import artefact, distributed, runtime
-from stages.core.augment import Affine
-from stages.core.loop import Optim, check_shares
-from stages.core.params import Machine, Section, impossible, load
+from stages.core.loop import check_shares
+from stages.core.params import Machine, impossible, load
 from stages.core.plan import print_plan
+from stages.core.recipe import Recipe, check_perceptual
 from stages.data.reader import ImageSplit, image_facts
 
 if TYPE_CHECKING:
     import torch
 
 
-class Gan(Section):
-    """weight 0 trains without a discriminator."""
-
-    weight: float = Field(ge=0)
-    start_step: int = Field(ge=0)
-    width: int = Field(ge=8, multiple_of=8)
-    lr: float = Field(gt=0)
-    max_adaptive: float = Field(gt=0)
-    collapse_floor: float = Field(ge=0)
-
-
-class Params(Section):
-    widths: list[int] = Field(min_length=1)
-    blocks: int = Field(gt=0)
-    pixel: Literal["l1", "l2"]
-    pixel_weight: float = Field(ge=0)
-    perceptual_weight: float = Field(ge=0)
-    perceptual_blocks: list[int] = Field(min_length=1)
-    lpips_vgg16: str
-    augment: Affine
-    gan: Gan
-    optim: Optim
-
-    @model_validator(mode="after")
-    def values_fit(self) -> Params:
-        if any(width < 8 or width % 8 for width in self.widths):
-            raise ValueError(f"widths = {self.widths}: expected positive multiples of 8")
-        if self.lpips_vgg16 and (
-            Path(self.lpips_vgg16).suffix != ".safetensors" or not Path(self.lpips_vgg16).is_file()
-        ):
-            raise ValueError(
-                f"lpips_vgg16 = {self.lpips_vgg16!r}: expected '' or torchvision's VGG-16 weights as .safetensors "
-                "(download vgg16-397923af.pth from download.pytorch.org/models and convert it with "
-                "safetensors.torch.save_file)"
-            )
-        return self
-
-
-def check(images: Path, codebook: Path, params: Params) -> dict[str, Any]:
+def check(images: Path, encoder: Path, codebook: Path, recipe: Recipe) -> dict[str, Any]:
     """The facts the decoder is built from; sizes that do not fit are errors before anything heavy is imported."""
     book = artefact.read_config(codebook, "codebook")
-    encoder = artefact.read_config(codebook / book["encoder"], "encoder")
-    img_px, grid = image_facts(images)["img_px"], encoder["img_px"] // encoder["patch_px"]
-    made_px = grid * 2 ** (len(params.widths) - 1)
+    img_px, grid = image_facts(images)["img_px"], book["grid"]
+    made_px = grid * 2 ** (len(recipe.widths) - 1)
     if made_px != img_px:
-        why = f"{len(params.widths)} levels make {made_px} px of {grid} x {grid} codes; the images have {img_px} px"
-        raise impossible("decoder.widths", params.widths, f"{why} (each further level doubles)")
-    if bad := [block for block in params.perceptual_blocks if not 0 <= block < encoder["depth"]]:
-        raise impossible("decoder.perceptual_blocks", bad, f"expected block numbers from 0 to {encoder['depth'] - 1}")
-    return {
-        "grid": grid,
-        "widths": params.widths,
-        "blocks": params.blocks,
-        "img_px": img_px,
-        "num_codes": book["num_codes"],
-    }
+        why = f"{len(recipe.widths)} levels make {made_px} px of {grid} x {grid} codes; the images have {img_px} px"
+        raise impossible("decoder.widths", recipe.widths, f"{why} (each further level doubles)")
+    check_perceptual("decoder", recipe, artefact.read_config(encoder, "encoder")["depth"])
+    sizes = {"grid": grid, "groups": book["num_patches"] // grid**2, "widths": recipe.widths, "blocks": recipe.blocks}
+    return {**sizes, "img_px": img_px, "num_codes": book["num_codes"]}
 
 
-def train(name: str, images: Path, codebook: Path, out: Path, report: Path, params: Params, machine: Machine) -> None:
+def train(
+    name: str, images: Path, encoder: Path, codebook: Path, out: Path, report: Path, recipe: Recipe, machine: Machine
+) -> None:
     """Write the decoder artefact `out`; curves, last scores and pictures go to the folder `report`."""
     import torch
 
     from stages.codebook.model import load_tokenizer
     from stages.core.device import pick_device
+    from stages.core.game import Game
     from stages.core.scratch import scratch
-    from stages.decoder.game import Game
     from stages.decoder.model import OneStep
+    from stages.encoder.model import load_encoder
 
-    facts: dict[str, Any] = {**check(images, codebook, params), "name": name, "tokenizer": codebook.name}
-    activations = params.optim.batch_size * facts["img_px"] ** 2 * max(params.widths) * 4 * 8
+    facts: dict[str, Any] = {**check(images, encoder, codebook, recipe), "name": name, "tokenizer": codebook.name}
+    activations = recipe.optim.batch_size * facts["img_px"] ** 2 * max(recipe.widths) * 4 * 8
     print_plan(
-        "decoder", out, {"steps": params.optim.total_steps},
+        "decoder", out, {"steps": recipe.optim.total_steps},
         disk_bytes=200 * 2**20, memory_bytes=800 * 2**20 + activations,
     )  # fmt: skip
     device = pick_device(machine.device)
     tokenizer = load_tokenizer(codebook, device)
-    torch.manual_seed(params.optim.seed)
-    network = OneStep(tokenizer.codebook.vectors, facts["grid"], params.widths, params.blocks).to(device)
+    torch.manual_seed(recipe.optim.seed)
+    shape = [facts[key] for key in ("grid", "groups", "widths", "blocks")]
+    network = OneStep(tokenizer.codebook.vectors, *shape).to(device)
     if distributed.rank() == 0:
         print(f"decoder: {sum(p.numel() for p in network.parameters()):,} parameters")
+
+    def reconstruct(painter: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            codes = tokenizer.encode_pixels(pixels)
+        return painter(codes), pixels.new_zeros(()), {}
+
     inputs = {"images": artefact.digest(images), "codebook": artefact.digest(codebook)}
-    perceptual = artefact.sha256(Path(params.lpips_vgg16)) if params.lpips_vgg16 else ""
+    perceptual = artefact.sha256(Path(recipe.lpips_vgg16)) if recipe.lpips_vgg16 else ""
     with (
         distributed.process_group(),
-        scratch(f"decoder-{out.name}", params, [images, codebook], perceptual) as work,
+        scratch(f"decoder-{out.name}", recipe, [images, encoder, codebook], perceptual) as work,
     ):
         splits = {split: ImageSplit(images, split, machine.num_workers) for split in ("train", "val")}
-        game = Game(network, tokenizer, splits, params, machine, work, device)
-        game.play(out.name)
+        last_layer = network.painter.to_pixels.weight
+        game = Game(
+            f"decoder {out.name}", network, reconstruct, last_layer, load_encoder(encoder, device),
+            splits, recipe, machine, work, device,
+        )  # fmt: skip
+        game.play()
         if distributed.rank() == 0:
             game.write_report(report)
             publish(out, network, {**facts, "inputs": inputs})
@@ -134,15 +100,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", choices=["onestep"], required=True, help="which decoder")
     parser.add_argument("--images", type=Path, required=True, help="images artefact")
+    parser.add_argument("--encoder", type=Path, required=True, help="encoder artefact, for the perceptual loss")
     parser.add_argument("--codebook", type=Path, required=True, help="codebook artefact")
     parser.add_argument("--out", type=Path, required=True, help="decoder artefact to write")
     parser.add_argument("--report", type=Path, required=True, help="folder for curves and pictures")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
-    params, machine = load("decoder", Params, args.params), load("machine", Machine, args.params)
-    check_shares("decoder.optim", params.optim)
-    check(args.images, args.codebook, params)
-    train(args.name, args.images, args.codebook, args.out, args.report, params, machine)
+    recipe, machine = load("decoder", Recipe, args.params), load("machine", Machine, args.params)
+    check_shares("decoder.optim", recipe.optim)
+    check(args.images, args.encoder, args.codebook, recipe)
+    train(args.name, args.images, args.encoder, args.codebook, args.out, args.report, recipe, machine)
 
 
 if __name__ == "__main__":

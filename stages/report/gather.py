@@ -11,7 +11,7 @@ from typing import Any
 from stages.core.errors import UserError
 
 Series = tuple[list[float], list[float]]  # steps, values
-TRAINED = ("pretrain", "decoder", "generator")
+TRAINED = ("pretrain", "codebook", "decoder", "generator")
 
 
 @dataclass(frozen=True)

@@ -152,18 +152,13 @@ def probe(reports: Path) -> Section | None:
 
 
 def codebooks(reports: Path) -> Section | None:
-    """k-means objective and usage of every tokenizer."""
+    """Usage of every tokenizer's codes."""
     found = gather.read_named(reports / "codebook")
     if not found:
         return None
-    shown, details = [], []
-    for name, metrics in found.items():
-        if (path := reports / "codebook" / name / "kmeans.tsv").is_file():
-            curves = {column: {"train": series} for column, series in gather.read_tsv(path).items()}
-            shown.append(Picture(draw.curves(curves), f"{name}: each iteration"))
-        details.append((f"Codebook {name}", figure_table(metrics, {})))
+    details = [(f"Codebook {name}", figure_table(metrics, {})) for name, metrics in found.items()]
     text = "Usage: live codes occur at all; perplexity is the number of codes if all were used alike."
-    return Section("Codebook", text, [], shown, details)
+    return Section("Codebook", text, details=details)
 
 
 def training(reports: Path) -> Section | None:

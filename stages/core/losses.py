@@ -1,9 +1,9 @@
-"""What a decoder is trained for: pixels, features, and the discriminator's opinion."""
+"""What networks that paint are trained for: pixels, features, and the discriminator's opinion."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,6 @@ from torch.nn import functional as F
 from stages.core import distributed
 from stages.core.errors import UserError
 
-if TYPE_CHECKING:
-    from stages.encoder.model import Encoder
-
 
 def pixel_loss(kind: str, made: Tensor, real: Tensor) -> Tensor:
     """Mean absolute (l1) or squared (l2) difference of pixels in [-1, 1]."""
@@ -22,15 +19,20 @@ def pixel_loss(kind: str, made: Tensor, real: Tensor) -> Tensor:
 
 
 class EncoderPerceptual(nn.Module):
-    """Distance in the frozen encoder's feature space: mean over blocks of 1 - cos of each patch's feature."""
+    """Distance in a frozen encoder's feature space: mean over blocks of 1 - cos of each patch's normed feature.
 
-    def __init__(self, encoder: Encoder, blocks: list[int], final_norm: bool):
+    `encoder(pixels, blocks=[…], final_norm=True)` gives float [B, N, D] a block.
+    """
+
+    def __init__(self, encoder: Any, blocks: list[int]):
         super().__init__()
-        self.encoder, self.blocks, self.final_norm = encoder, blocks, final_norm
+        self.encoder, self.blocks = encoder, blocks
 
-    def forward(self, made: Tensor, real: Tensor, wanted: list[Tensor]) -> Tensor:
-        """Images made, float [B, 3, H, W], against the real images' features [B, N, D] of the same blocks."""
-        found = self.encoder(made, blocks=self.blocks, final_norm=self.final_norm)
+    def forward(self, made: Tensor, real: Tensor) -> Tensor:
+        """float [B, 3, H, W] twice -> scalar."""
+        with torch.no_grad():
+            wanted = self.encoder(real, blocks=self.blocks, final_norm=True)
+        found = self.encoder(made, blocks=self.blocks, final_norm=True)
         return torch.stack(
             [1 - F.cosine_similarity(f, w, dim=-1).mean() for f, w in zip(found, wanted, strict=True)]
         ).mean()
@@ -49,8 +51,8 @@ class LpipsPerceptual(nn.Module):
         load_vgg16(self.net.net, vgg16_file)
         self.net.requires_grad_(False)
 
-    def forward(self, made: Tensor, real: Tensor, wanted: list[Tensor]) -> Tensor:
-        """Takes what EncoderPerceptual takes; the encoder's features are not looked at."""
+    def forward(self, made: Tensor, real: Tensor) -> Tensor:
+        """float [B, 3, H, W] twice -> scalar."""
         return self.net(made, real).mean()
 
 

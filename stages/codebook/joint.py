@@ -1,0 +1,115 @@
+"""Train an autoencoder and write its halves: the encoder with its codes, and the joint decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from stages.codebook.sources import Sources
+from stages.core import artefact
+from stages.core.params import Machine, impossible
+from stages.core.plan import print_plan
+from stages.core.recipe import Recipe, check_perceptual
+from stages.data.reader import ImageSplit, image_facts
+
+if TYPE_CHECKING:
+    from stages.codebook.autoencoder import Autoencoder
+    from stages.codebook.quantise import Fsq, Vq
+
+
+class JointRecipe(Recipe):
+    """An autoencoder's sizes and training; what it is quantised by, its kind adds."""
+
+    input_noise: float = Field(ge=0)  # sigma of noise on the encoder's input while training; pixels from -1 to 1
+
+
+def check_sizes(section: str, sources: Sources, params: JointRecipe) -> None:
+    """Levels that do not divide the image, and blocks that the encoder has not, are errors."""
+    img_px, halvings = image_facts(sources.images)["img_px"], len(params.widths) - 1
+    if img_px % 2**halvings:
+        why = f"{halvings} halvings need an image of a multiple of {2**halvings} px; it has {img_px}"
+        raise impossible(f"{section}.widths", params.widths, why)
+    check_perceptual(section, params, artefact.read_config(sources.encoder, "encoder")["depth"])
+
+
+def fit_autoencoder(
+    sources: Sources, out: Path, report: Path, params: JointRecipe, machine: Machine,
+    quantiser: Vq | Fsq, facts: dict[str, Any], anchored: bool,
+) -> None:  # fmt: skip
+    """Write the codebook artefact `out`, curves to the folder `report`; `facts` enter its config."""
+    import torch
+
+    from stages.codebook.anchor import warn_of_collapse
+    from stages.codebook.autoencoder import Autoencoder
+    from stages.codebook.usage import write_usage
+    from stages.core.device import pick_device
+    from stages.core.game import Game
+    from stages.core.scratch import scratch
+    from stages.encoder.model import load_encoder
+
+    img_px = image_facts(sources.images)["img_px"]
+    shape = {"grid": img_px >> (len(params.widths) - 1), "widths": params.widths, "blocks": params.blocks}
+    activations = params.optim.batch_size * img_px**2 * max(params.widths) * 4 * 16
+    counts = {"steps": params.optim.total_steps}
+    print_plan("codebook", out, counts, disk_bytes=200 * 2**20, memory_bytes=800 * 2**20 + activations)
+    device = pick_device(machine.device)
+    torch.manual_seed(params.optim.seed)
+    network = Autoencoder(quantiser, shape, params.input_noise, anchored).to(device)
+    perceptual = artefact.sha256(Path(params.lpips_vgg16)) if params.lpips_vgg16 else ""
+    with scratch(f"codebook-{out.name}", params, [sources.images, sources.encoder], perceptual) as work:
+        splits = {split: ImageSplit(sources.images, split, machine.num_workers) for split in ("train", "val")}
+        game = Game(
+            f"codebook {out.name}", network, lambda model, pixels: model(pixels), network.decoder.to_pixels.weight,
+            load_encoder(sources.encoder, device), splits, params, machine, work, device,
+        )  # fmt: skip
+        game.play(lambda scores: warn_of_collapse(out.name, scores["live_fraction"]))
+        usage = {split: count_usage(network, images, machine, device) for split, images in splits.items()}
+        game.curves.write(report)
+        write_usage(report, usage, joint_psnr_db={split: game.curves.last()[f"{split}/psnr_db"] for split in splits})
+        inputs = {"images": artefact.digest(sources.images), "encoder": artefact.digest(sources.encoder)}
+        publish(out, network.eval(), {**facts, **shape, "inputs": inputs}, img_px)
+
+
+def count_usage(network: Autoencoder, split: ImageSplit, machine: Machine, device: Any) -> dict[str, float]:
+    """Usage figures of all plain images of a split."""
+    import numpy as np
+    import torch
+
+    from stages.codebook.usage import usage
+    from stages.core.pixels import to_float
+
+    counts, size = np.zeros(len(network.quantiser.vectors), np.int64), machine.infer_batch_size
+    network.eval()
+    with torch.inference_mode():
+        for start in range(0, len(split), size):
+            pixels = to_float(split.read(range(start, min(start + size, len(split)))), device)
+            codes = network.quantiser.assign(network.encoder(pixels))
+            counts += np.bincount(codes.flatten().cpu().numpy(), minlength=len(counts))
+    return usage(counts)
+
+
+def publish(out: Path, network: Autoencoder, facts: dict[str, Any], img_px: int) -> None:
+    """The codebook artefact, with the joint decoder inside."""
+    from safetensors.torch import save_file
+
+    from stages.codebook.autoencoder import decoder_state
+    from stages.core.codes import code_dtype
+
+    num_codes, dim = network.quantiser.vectors.shape
+    shared = {"num_codes": num_codes, **{key: facts[key] for key in ("grid", "widths", "blocks")}}
+    config = {**facts, **shared, "rows": "conv", "dim": dim, "dtype": code_dtype(num_codes), "normalise": False}
+    joint = {**shared, "name": "joint", "tokenizer": out.name, "groups": 1, "img_px": img_px, "inputs": facts["inputs"]}
+    with artefact.new_artefact(out, "codebook", {**config, "num_patches": facts["grid"] ** 2}) as folder:
+        save_file({"vectors": network.quantiser.vectors.detach().cpu().contiguous()}, folder / "codes.safetensors")
+        save(network.encoder.state_dict(), folder / "encoder.safetensors")
+        with artefact.new_artefact(folder / "decoder", "decoder", joint) as inner:
+            save(decoder_state(network), inner / "model.safetensors")
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write tensors as safetensors."""
+    from safetensors.torch import save_file
+
+    save_file({key: tensor.cpu().contiguous() for key, tensor in state.items()}, path)

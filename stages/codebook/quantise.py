@@ -1,0 +1,101 @@
+"""From rows to codes and back: the nearest of K vectors, or finite scalar quantisation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Codebook(nn.Module):
+    """Code vectors [K, D] and the rule that assigns a row to one of them."""
+
+    vectors: Tensor
+
+    def __init__(self, vectors_KD: Tensor, normalise: bool):
+        super().__init__()
+        self.register_buffer("vectors", vectors_KD.float())
+        self.normalise = normalise
+
+    def assign(self, rows: Tensor) -> Tensor:
+        """float [..., D] -> int64 [...]: argmin over k of ||f - c_k||²; on unit vectors if `normalise`."""
+        flat = (F.normalize(rows.float(), dim=-1) if self.normalise else rows.float()).flatten(0, -2)
+        return nearest(flat, self.vectors).view(rows.shape[:-1])
+
+
+def nearest(rows_MD: Tensor, vectors_KD: Tensor) -> Tensor:
+    """int64 [M]: the nearest vector of each row, of equally near ones the first."""
+    # ||f||² is the same for every k and left out; a part at a time, because rows x K numbers may not fit.
+    size = vectors_KD.square().sum(1)
+    parts = rows_MD.split(max(1, 2**26 // len(vectors_KD)))
+    return torch.cat([torch.addmm(size, part, vectors_KD.T, alpha=-2).argmin(1) for part in parts])
+
+
+class Fsq(nn.Module):
+    """Finite scalar quantisation (Mentzer et al. 2023): each channel is bounded and rounded to one of its levels.
+
+    A code is the channels' levels as digits, the first channel's the lowest. Nothing is learned: `vectors` [K, D] lists
+    the K = prod(levels) points, channels from -1 to 1.
+    """
+
+    vectors: Tensor
+    levels: Tensor
+    base: Tensor
+
+    def __init__(self, levels: list[int]):
+        super().__init__()
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        base = torch.tensor([math.prod(levels[:i]) for i in range(len(levels))])
+        self.register_buffer("base", base, persistent=False)
+        digits = torch.arange(math.prod(levels))[:, None] // base % self.levels
+        self.register_buffer("vectors", self.scaled(digits.float()), persistent=False)
+
+    def scaled(self, digits: Tensor) -> Tensor:
+        """Levels 0 … L - 1 -> -1 … 1, L // 2 being 0 as in the paper."""
+        half = self.levels // 2
+        return (digits - half) / half
+
+    def digits(self, rows: Tensor) -> Tensor:
+        """float [..., D] -> unrounded levels: tanh into the open range around 0 … L - 1; channels with an even number
+        of levels are shifted by half a level, so that 0 is one of them."""
+        eps = 1e-3
+        reach = (self.levels - 1) * (1 + eps) / 2
+        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
+        bounded = torch.tanh(rows + torch.atanh(offset / reach)) * reach - offset
+        return bounded + self.levels // 2
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """float [..., D] -> the points they are rounded to, codes [...], no loss; the gradient passes the rounding."""
+        digits = self.digits(rows.float())
+        points = self.scaled(digits + (digits.round() - digits).detach())
+        return points, self.assign(rows), rows.new_zeros(())
+
+    def assign(self, rows: Tensor) -> Tensor:
+        """float [..., D] -> int64 [...]."""
+        return (self.digits(rows.float()).round().long() * self.base).sum(-1)
+
+
+class Vq(nn.Module):
+    """Plain vector quantisation (van den Oord et al. 2017): nearest vector, straight-through gradient.
+
+    Loss = ||sg(z) - c||² (moves the codes) + commitment * ||z - sg(c)||² (holds the encoder).
+    """
+
+    def __init__(self, num_codes: int, dim: int, commitment: float):
+        super().__init__()
+        self.vectors = nn.Parameter(torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes))
+        self.commitment = commitment
+
+    def assign(self, rows: Tensor) -> Tensor:
+        """float [..., D] -> int64 [...]."""
+        return nearest(rows.detach().float().flatten(0, -2), self.vectors.detach()).view(rows.shape[:-1])
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """float [..., D] -> quantised rows, codes [...], loss."""
+        rows = rows.float()
+        codes = self.assign(rows)
+        chosen = F.embedding(codes, self.vectors)
+        loss = F.mse_loss(chosen, rows.detach()) + self.commitment * F.mse_loss(rows, chosen.detach())
+        return rows + (chosen - rows).detach(), codes, loss

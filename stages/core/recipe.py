@@ -1,0 +1,58 @@
+"""What a network that paints is trained for, decoders and autoencoders alike: pixels, features, a discriminator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stages.core.augment import Affine
+from stages.core.loop import Optim
+from stages.core.params import Section, impossible
+
+
+class Gan(Section):
+    """weight 0 trains without a discriminator."""
+
+    weight: float = Field(ge=0)
+    start_step: int = Field(ge=0)
+    width: int = Field(ge=8, multiple_of=8)
+    lr: float = Field(gt=0)
+    max_adaptive: float = Field(gt=0)
+    collapse_floor: float = Field(ge=0)
+
+
+class Recipe(Section):
+    """Loss = pixel_weight * L1|L2 + perceptual_weight * distance of features + gan.weight * adaptive * hinge."""
+
+    widths: list[int] = Field(min_length=1)  # channels on the code grid, then after each doubling
+    blocks: int = Field(gt=0)  # residual blocks a level
+    pixel: Literal["l1", "l2"]
+    pixel_weight: float = Field(ge=0)
+    perceptual_weight: float = Field(ge=0)
+    perceptual_blocks: list[int] = Field(min_length=1)
+    lpips_vgg16: str
+    augment: Affine
+    gan: Gan
+    optim: Optim
+
+    @model_validator(mode="after")
+    def values_fit(self) -> Recipe:
+        if any(width < 8 or width % 8 for width in self.widths):
+            raise ValueError(f"widths = {self.widths}: expected positive multiples of 8")
+        if self.lpips_vgg16 and (
+            Path(self.lpips_vgg16).suffix != ".safetensors" or not Path(self.lpips_vgg16).is_file()
+        ):
+            raise ValueError(
+                f"lpips_vgg16 = {self.lpips_vgg16!r}: expected '' or torchvision's VGG-16 weights as .safetensors "
+                "(download vgg16-397923af.pth from download.pytorch.org/models and convert it with "
+                "safetensors.torch.save_file)"
+            )
+        return self
+
+
+def check_perceptual(section: str, recipe: Recipe, depth: int) -> None:
+    """`UserError` if the perceptual loss asks for blocks that an encoder of `depth` blocks has not."""
+    if bad := [block for block in recipe.perceptual_blocks if not 0 <= block < depth]:
+        raise impossible(f"{section}.perceptual_blocks", bad, f"expected block numbers from 0 to {depth - 1}")
