@@ -49,7 +49,7 @@ def scored(toy, tmp_path_factory):
 
 def test_figures_are_there_and_within_their_bounds(scored):
     _, metrics = scored
-    assert set(metrics) == {"val", "reconstruction", "ar", "protocol"}
+    assert set(metrics) == {"tokenizer", "val", "reconstruction", "ar", "protocol"}
     assert metrics["val"]["agreement"] > 0.9
     assert 5 < metrics["reconstruction"]["psnr_db"] < 30 and 0 < metrics["reconstruction"]["ssim"] < 1
     for key in ("agreement", "precision[embedded]", "recall[embedded]"):
@@ -65,7 +65,7 @@ def test_every_group_has_its_protocol(scored, toy):
 
     _, metrics = scored
     entries = {entry["of"]: entry for entry in metrics["protocol"]}
-    assert set(entries) == set(metrics) - {"protocol"}
+    assert set(entries) == set(metrics) - {"tokenizer", "protocol"}
     assert {of: entry["reference"] for of, entry in entries.items()} == {
         "val": "train",
         "reconstruction": "val",

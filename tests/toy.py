@@ -97,9 +97,14 @@ COMMANDS = {
 
 def run(command: str, root: Path) -> None:
     """Call a command's main() as `python -m` would, in `root`, in this process."""
+    run_line(COMMANDS[command], root)
+
+
+def run_line(line: str, root: Path) -> None:
+    """The same for a line that follows `python -m`."""
     from importlib import import_module
 
-    module, *arguments = shlex.split(COMMANDS[command])
+    module, *arguments = shlex.split(line)
     with contextlib.chdir(root), mock.patch.object(sys, "argv", [module, *arguments]):
         import_module(module).main()
 

@@ -29,7 +29,7 @@ class Autoencoder(nn.Module):
         self.encoder = ConvEncoder(dim, shape["widths"], shape["blocks"])
         self.decoder = ConvDecoder(dim, shape["widths"], shape["blocks"])
         self.quantiser, self.grid, self.noise, self.anchored = quantiser, shape["grid"], noise, anchored
-        self.register_buffer("share", torch.full((num_codes,), 1 / num_codes))
+        self.register_buffer("share", torch.zeros(num_codes))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """float [B, 3, H, W] -> reconstruction, the quantiser's loss, {"live_fraction"} of its codes."""

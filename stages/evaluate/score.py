@@ -76,7 +76,9 @@ def score(
     tokenizer, painter = load_tokenizer(codebook, device), load_decoder(decoder, device)
     bench = set_up(images, open_spaces(encoder, params.inception_weights, device), params, machine)
     val = ImageSplit(images, "val", machine.num_workers)
-    figures, val_distances = score_reconstruction(val, tokenizer, painter, bench)
+    scores, val_distances = score_reconstruction(val, tokenizer, painter, bench)
+    kind = {"kind": tokenizer.config["tokenizer"], "num_codes": tokenizer.num_codes, "dim": tokenizer.dim}
+    figures: dict[str, Any] = {"tokenizer": {"name": codebook.name, **kind, "codes": tokenizer.num_patches}, **scores}
     references = {"val": "train", "reconstruction": "val"}
     protocol = [describe(of, reference, len(val), val.labels, bench) for of, reference in references.items()]
     for name, drawn in samples.items():

@@ -23,7 +23,7 @@ TEMPLATE = Path(__file__).with_name("template.html")
 
 def build(reports: Path, out: Path, lock: Path) -> None:
     """Write the page `out` from the folder `reports`."""
-    from stages.report import sections
+    from stages.report import comparison, sections
 
     evaluations = gather.read_evaluations(reports)
     optional = {
@@ -31,7 +31,11 @@ def build(reports: Path, out: Path, lock: Path) -> None:
         "codebook": sections.codebooks(reports),
         "training curves": sections.training(reports),
     }
-    parts = [sections.headline(evaluations), sections.reconstructions(reports, evaluations)]
+    parts = [
+        comparison.comparison(reports, evaluations),
+        sections.headline(evaluations),
+        sections.reconstructions(reports, evaluations),
+    ]
     parts += [
         *sections.samples(reports, evaluations),
         *filter(None, optional.values()),

@@ -10,7 +10,7 @@ from typing import Any
 from stages.report import draw, gather
 from stages.report.tables import Row, Table, figure_table, number, protocol_of, spread, tables
 
-GROUPS = ("val", "reconstruction")  # of an evaluation's metrics; the others are generators
+GROUPS = ("tokenizer", "val", "reconstruction")  # of an evaluation's metrics; the others are generators
 PROBES = {"raw": "raw pixels", "random_twin": "its random twin", "encoder": "the encoder"}
 
 

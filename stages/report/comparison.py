@@ -1,0 +1,124 @@
+"""The tokenizers side by side: one table, and which of the papers' orderings it shows.
+
+A difference counts where it exceeds twice the deviation of a difference of the two figures; else it is undecided. All
+rows of a table share one protocol.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.report import gather
+from stages.report.sections import GROUPS, Section
+from stages.report.tables import Row, Table, comparable, number, protocol_of, spread, tables
+
+SIGMAS = 2.0
+STABILITY_DB = "20"
+
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper orders: `better` before `worse` in a figure; `sign` +1 where more is better, -1 where less is."""
+
+    text: str
+    better: str
+    worse: str
+    figure: str
+    sign: int
+
+
+GENERATED = [("gfid[embedded]", -1), ("is[embedded]", 1), ("agreement", 1)]
+CLAIMS = [
+    *(Claim(f"{better} codes generate better than vqgan codes", better, "vqgan", f"{kind}.{figure}", sign)
+      for better in ("kmeans", "cluster", "vqkd") for kind in ("ar", "masked") for figure, sign in GENERATED),
+    Claim("trained features make better codes than random ones", "kmeans", "kmeans_random", "ar.agreement", 1),
+    Claim("at matched rate kmeans generates better than vqgan", "kmeans", "vq_rate", "ar.gfid[embedded]", -1),
+    Claim("at matched rate kmeans generates better than vqgan", "kmeans", "vq_rate", "ar.agreement", 1),
+    Claim("pixel codes reconstruct better", "vqgan", "kmeans", "reconstruction.psnr_db", 1),
+    Claim("pixel codes reconstruct better", "fsq", "kmeans", "reconstruction.psnr_db", 1),
+    Claim("kmeans codes are more stable under noise", "kmeans", "vqgan", "stability.change", -1),
+    Claim("kmeans codes are more stable than vqgan's at matched rate", "kmeans", "vq_rate", "stability.change", -1),
+    Claim("training for noise does not close the gap", "kmeans", "vq_noise", "stability.change", -1),
+]  # fmt: skip
+
+
+def comparison(reports: Path, evaluations: dict[str, Metrics]) -> Section:
+    """One row for each tokenizer and decoder; below it the papers' orderings."""
+    rows = [row(name, metrics, stability(reports, metrics)) for name, metrics in evaluations.items()]
+    text = (
+        "Bits: what the autoregressive generator needs for a val image, given its class. ± is the deviation between "
+        "generator seeds, for reconstructions by bootstrap. Changed: share of codes that differ after noise at "
+        f"{STABILITY_DB} dB. Compare generators at equal bits or equal PSNR, not at equal K: fewer bits are easier to "
+        "generate. Distances are measured in the feature space of the encoder that semantic tokens come from; the "
+        "judge of agreement has seen pixels alone."
+    )
+    shown = tables(["tokenizer-decoder"], rows)
+    return Section("Tokenizers", text, [*shown, *verdicts(reports, evaluations)])
+
+
+def row(name: str, metrics: Metrics, stable: Metrics) -> Row:
+    """A tokenizer's figures; its protocol is that of its reconstructions and of every generator's samples."""
+    made, kind = metrics["reconstruction"], metrics["tokenizer"]
+    usage = made.get("code_usage", {})
+    cells = {"K": number(kind["num_codes"]), "dim": number(kind["dim"])}
+    cells |= {"live": spread(usage, "live_codes"), "entropy nats": spread(usage, "entropy_nats")}
+    cells |= {"rfid[embedded]": spread(made, "rfid[embedded]"), "PSNR dB": spread(made, "psnr_db")}
+    cells |= {"agreement": spread(made, "agreement"), "changed": spread(stable, "change")}
+    protocol: Metrics = {"reconstruction": comparable(protocol_of(metrics, "reconstruction"))}
+    for generator in (group for group in metrics if group not in (*GROUPS, "protocol")):
+        cells |= generator_cells(generator, metrics[generator])
+        protocol["samples"] = comparable(protocol_of(metrics, generator))
+    return Row([name], cells, protocol)
+
+
+def generator_cells(generator: str, figures: Metrics) -> dict[str, str]:
+    """Perplexity, bits, distance, Inception score and agreement of one generator."""
+    likelihood = figures.get("likelihood", {})
+    mark = "≤ " if likelihood.get("bound") == "upper" else ""
+    cells = {
+        f"{generator} {title}": mark + number(likelihood[key])
+        for key, title in (("val_perplexity", "ppl"), ("val_bits_per_image", "bits"))
+        if key in likelihood
+    }
+    for figure, title in (("gfid[embedded]", "gfid"), ("is[embedded]", "is"), ("agreement", "agreement")):
+        cells[f"{generator} {title}"] = spread(figures, figure)
+    return cells
+
+
+def stability(reports: Path, metrics: Metrics) -> Metrics:
+    """{change, change_std} of a tokenizer at STABILITY_DB; empty where it was not measured."""
+    found = gather.read_metrics(reports / "stability" / metrics["tokenizer"]["name"]) or {}
+    return found.get(f"{STABILITY_DB}_db", {})
+
+
+def verdicts(reports: Path, evaluations: dict[str, Metrics]) -> list[Table]:
+    """A row for each of the papers' orderings whose two tokenizers were both evaluated, with the same decoder."""
+    by_decoder: dict[str, dict[str, Metrics]] = {}
+    for name, metrics in evaluations.items():
+        tokenizer = metrics["tokenizer"]["name"]
+        figures = {**metrics, "stability": stability(reports, metrics)}
+        by_decoder.setdefault(name.removeprefix(f"{tokenizer}-"), {})[tokenizer] = figures
+    rows = [
+        [claim.text, f"{decoder}: {claim.figure}", *cells]
+        for decoder, found in by_decoder.items()
+        for claim in CLAIMS
+        if (cells := verdict(claim, found))
+    ]
+    heads = ["the papers' ordering", "figure", "first", "second", "here"]
+    return [Table(heads, rows)] if rows else []
+
+
+def verdict(claim: Claim, found: dict[str, Metrics]) -> list[str]:
+    """The two figures and whether the ordering appears, is reversed or undecided; empty where one is missing."""
+    group, _, name = claim.figure.partition(".")
+    sides = [found.get(side, {}).get(group, {}) for side in (claim.better, claim.worse)]
+    if any(name not in side for side in sides):
+        return []
+    gain = claim.sign * (sides[0][name] - sides[1][name])
+    noise = sum(side.get(f"{name}_std", 0.0) ** 2 for side in sides) ** 0.5
+    said = "undecided" if abs(gain) <= SIGMAS * noise else "appears" if gain > 0 else "reversed"
+    return [f"{claim.better} {spread(sides[0], name)}", f"{claim.worse} {spread(sides[1], name)}", said]

@@ -1,0 +1,54 @@
+"""The tokenizers side by side: what counts as a difference. Run: uv run pytest tests/test_comparison.py"""
+
+import pytest
+
+from stages.report.comparison import CLAIMS, Claim, verdict, verdicts
+
+PSNR = Claim("pixel codes reconstruct better", "vqgan", "kmeans", "reconstruction.psnr_db", 1)
+
+
+def side(value: float, std: float | None = None) -> dict:
+    spread = {} if std is None else {"psnr_db_std": std}
+    return {"reconstruction": {"psnr_db": value, **spread}}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (side(30.0, 0.3), side(25.0, 0.4), "appears"),
+        (side(25.0, 0.3), side(30.0, 0.4), "reversed"),
+        (side(26.0, 0.3), side(25.01, 0.4), "undecided"),  # 0.99 is within twice 0.5
+        (side(26.01, 0.3), side(25.0, 0.4), "appears"),
+        (side(25.0), side(25.0), "undecided"),
+    ],
+)
+def test_a_difference_counts_beyond_twice_its_deviation(first, second, said):
+    assert verdict(PSNR, {"vqgan": first, "kmeans": second})[-1] == said
+
+
+def test_where_less_is_better_the_sign_turns():
+    claim = Claim("", "vqgan", "kmeans", "reconstruction.psnr_db", -1)
+    assert verdict(claim, {"vqgan": side(30.0), "kmeans": side(25.0)})[-1] == "reversed"
+
+
+def test_a_claim_about_a_tokenizer_that_was_not_evaluated_is_left_out():
+    assert verdict(PSNR, {"vqgan": side(30.0)}) == []
+
+
+def test_tokenizers_are_compared_under_one_decoder_only(tmp_path):
+    def metrics(name: str, psnr: float) -> dict:
+        return {"tokenizer": {"name": name}, **side(psnr)}
+
+    apart = {"vqgan-onestep": metrics("vqgan", 30.0), "kmeans-other": metrics("kmeans", 25.0)}
+    assert verdicts(tmp_path, apart) == []
+    [table] = verdicts(tmp_path, {**apart, "kmeans-onestep": metrics("kmeans", 25.0)})
+    assert table.rows == [[PSNR.text, "onestep: reconstruction.psnr_db", "vqgan 30", "kmeans 25", "appears"]]
+
+
+def test_every_claim_names_two_tokenizers_of_params_yaml():
+    from pathlib import Path
+
+    from ruamel.yaml import YAML
+
+    known = YAML(typ="safe").load(Path(__file__).parents[1] / "params.yaml")["codebook"]
+    assert {name for claim in CLAIMS for name in (claim.better, claim.worse)} <= {*known}

@@ -1,0 +1,185 @@
+"""vqgan and fsq: quantisers against independent ones, the autoencoder's halves, resuming.
+
+Run: uv run pytest tests/test_vqgan.py
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import toy as toys
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.codebook.autoencoder import Autoencoder
+from stages.codebook.model import load_tokenizer
+from stages.codebook.quantise import Fsq, Vq, nearest
+from stages.core.errors import UserError
+from stages.data.reader import ImageSplit
+from stages.decoder.model import load_decoder
+
+FIT = "stages.codebook.fit --name {0} --images data/images --encoder data/encoder --features data/features"
+FIT += " --out data/codebook/{0} --report reports/codebook/{0}"
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory):
+    """vqgan, with a discriminator from step 6 of 24, and fsq, on the toy's images."""
+    root = tmp_path_factory.mktemp("vqgan") / "toy"
+    shutil.copytree(toy, root)
+    more = {"gan": {"start_step": 6, "width": 8}, "optim": {"total_steps": 24, "lr_peak": 0.01}}
+    toys.write_params(root, {"codebook": {"vqgan": more, "fsq": more}})
+    for name in ("vqgan", "fsq"):
+        toys.run_line(FIT.format(name), root)
+    return root
+
+
+@pytest.mark.parametrize(("levels", "count"), [([8, 8, 5, 5, 5], 8000), ([4, 2, 3], 24)])
+def test_fsq_index_and_vector_name_each_other_for_every_code(levels, count):
+    fsq = Fsq(levels)
+    assert fsq.vectors.shape == (count, len(levels)) and len(fsq.vectors.unique(dim=0)) == count
+    inside = torch.atanh((fsq.vectors * (fsq.levels // 2) + shift(fsq)) / reach(fsq)) - torch.atanh(
+        shift(fsq) / reach(fsq)
+    )
+    points, codes, loss = fsq(inside)
+    assert torch.equal(codes, torch.arange(count)) and float(loss) == 0
+    torch.testing.assert_close(points, fsq.vectors)
+
+
+def shift(fsq: Fsq) -> torch.Tensor:
+    return torch.where(fsq.levels % 2 == 0, 0.5, 0.0)
+
+
+def reach(fsq: Fsq) -> torch.Tensor:
+    return (fsq.levels - 1) * 1.001 / 2
+
+
+def test_64000_codes_are_eight_eight_eight_five_five_five():
+    assert len(Fsq([8, 8, 8, 5, 5, 5]).vectors) == 64_000
+
+
+@pytest.mark.parametrize("levels", [[8, 8, 4], [5, 3], [8, 5, 5, 5]])
+def test_fsq_equals_an_independent_one_on_random_rows(levels):
+    from vector_quantize_pytorch import FSQ
+
+    rows = torch.randn(3, 40, len(levels), generator=torch.Generator().manual_seed(0)) * 2
+    points, codes, _ = Fsq(levels)(rows)
+    wanted, indices = FSQ(levels)(rows)
+    torch.testing.assert_close(points, wanted)
+    assert torch.equal(codes, indices.long())
+
+
+def test_fsq_passes_the_gradient_of_the_bounded_row():
+    rows = torch.randn(5, 2, requires_grad=True)
+    fsq = Fsq([8, 5])
+    fsq(rows)[0].sum().backward()
+    given = rows.grad.clone()
+    rows.grad = None
+    fsq.scaled(fsq.digits(rows)).sum().backward()
+    torch.testing.assert_close(given, rows.grad)
+
+
+@given(st.integers(0, 10_000))
+def test_the_nearest_vector_is_that_of_brute_force_and_of_equals_the_first(seed):
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-2, 3, (7, 3)).astype(np.float32)  # small whole numbers: many exact ties
+    rows = rng.integers(-2, 3, (9, 3)).astype(np.float32)
+    wanted = ((rows[:, None] - vectors) ** 2).sum(-1).argmin(-1)
+    assert np.array_equal(nearest(torch.from_numpy(rows), torch.from_numpy(vectors)).numpy(), wanted)
+
+
+def test_vq_by_hand_codes_loss_and_both_gradients():
+    torch.manual_seed(0)
+    vq = Vq(5, 3, commitment=0.25)
+    rows = torch.randn(4, 6, 3, requires_grad=True)
+    quantised, codes, loss = vq(rows)
+    table, flat = vq.vectors.detach(), rows.detach()
+    wanted = ((flat[..., None, :] - table) ** 2).sum(-1).argmin(-1)
+    assert torch.equal(codes, wanted)
+    torch.testing.assert_close(quantised, table[wanted])
+    error = (flat - table[wanted]).square().mean()
+    torch.testing.assert_close(loss, 1.25 * error)
+    upstream = torch.randn_like(quantised)
+    ((quantised * upstream).sum() + loss).backward()
+    held = 2 * 0.25 * (flat - table[wanted]) / flat.numel()
+    torch.testing.assert_close(rows.grad, upstream + held, msg="straight through, and the commitment")
+    pulled = torch.zeros_like(table).index_add(
+        0, wanted.flatten(), (2 * (table[wanted] - flat) / flat.numel()).flatten(0, 1)
+    )
+    torch.testing.assert_close(vq.vectors.grad, pulled)
+
+
+def test_input_noise_is_for_training_alone():
+    torch.manual_seed(0)
+    network = Autoencoder(Fsq([4, 4]), {"widths": [8, 8], "blocks": 1, "grid": 4}, noise=0.5, anchored=False)
+    pixels = torch.rand(2, 3, 8, 8)
+    assert not torch.equal(network.train()(pixels)[0], network(pixels)[0])
+    assert torch.equal(network.eval()(pixels)[0], network(pixels)[0])
+
+
+@pytest.mark.parametrize("name", ["vqgan", "fsq"])
+def test_the_halves_work_together_as_tokenizer_and_joint_decoder(trained, name):
+    tokenizer = load_tokenizer(trained / "data/codebook" / name)
+    images = ImageSplit(trained / "data/images", "val").read(range(8))
+    codes = tokenizer.encode(images)
+    assert codes.shape == (8, 16) and codes.dtype == np.uint16 and codes.max() < tokenizer.num_codes == 8
+    decoder = load_decoder(trained / "data/codebook" / name / "decoder")
+    made = decoder.decode(codes)
+    assert made.shape == images.shape
+    error = np.abs(made.astype(float) - images).mean()
+    assert error < np.abs(made.astype(float) - images[::-1]).mean(), "each is nearest to its own image"
+    rows = tokenizer.rows(torch.zeros(1, 3, 16, 16))
+    assert torch.equal(tokenizer.codebook.assign(rows), tokenizer.encode_pixels(torch.zeros(1, 3, 16, 16)))
+
+
+@pytest.mark.parametrize("name", ["vqgan", "fsq"])
+def test_usage_and_the_joint_decoders_psnr_are_reported(trained, name):
+    figures = json.loads((trained / f"reports/codebook/{name}/metrics.json").read_text())
+    assert 0 < figures["val"]["live_codes"] <= 8 and figures["joint_psnr_db"]["val"] > 5
+    curve = (trained / f"reports/codebook/{name}/plots/metrics/val/psnr_db.tsv").read_text().splitlines()
+    assert float(curve[-1].split("\t")[1]) > float(curve[1].split("\t")[1]), "it learns"
+
+
+def test_a_killed_vqgan_goes_on_to_the_same_bytes(trained, tmp_path):
+    root = tmp_path / "toy"
+    shutil.copytree(trained, root)
+    shutil.rmtree(root / "data/codebook/vqgan")
+    toys.write_params(root, changes_of(trained) | {"machine": {"checkpoint_secs": 0}})
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, step=15)
+        toys.run_line(FIT.format("vqgan"), root)
+    assert not (root / "data/codebook/vqgan").exists()
+    toys.run_line(FIT.format("vqgan"), root)
+    assert toys.hashes(root / "data/codebook/vqgan") == toys.hashes(trained / "data/codebook/vqgan")
+
+
+def changes_of(root) -> dict:
+    params = toys.YAML(typ="safe").load(root / "params.yaml")
+    return {"codebook": params["codebook"]}
+
+
+def stop_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Raise KeyboardInterrupt in place of that training step."""
+    from stages.core.game import Game
+
+    whole = Game.step
+
+    def interrupted(self, now, *rest):
+        if now == step:
+            raise KeyboardInterrupt
+        return whole(self, now, *rest)
+
+    patch.setattr(Game, "step", interrupted)
+
+
+@pytest.mark.parametrize(("changes", "said"), [({"widths": [16, 8, 8, 8, 8, 8]}, "32 px; it has 16"),
+                                               ({"perceptual_blocks": [9]}, "0 to 1")])  # fmt: skip
+def test_sizes_that_do_not_fit_are_refused(toy, tmp_path, changes, said):
+    for name in ("data", "params.yaml"):
+        (tmp_path / name).symlink_to(toy / name)
+    (tmp_path / "params.yaml").unlink()
+    toys.write_params(tmp_path, {"codebook": {"vqgan": changes}})
+    with pytest.raises(UserError, match=said):
+        toys.run_line(FIT.format("vqgan"), tmp_path)
