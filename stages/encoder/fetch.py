@@ -125,7 +125,9 @@ def load_weights(vit: Any, params: Params) -> None:
     with torch.no_grad():
         for tensor in vit.parameters():
             tensor.fill_(torch.nan)
-    source = {**vit.pretrained_cfg, **({"file": params.weights, "source": None} if params.weights else {})}
+    # custom_load: where timm says so (augreg), it takes any file for JAX's, which ours never is.
+    local = {"file": params.weights, "source": None, "custom_load": False}
+    source = {**vit.pretrained_cfg, **(local if params.weights else {})}
     rename = getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", None)
     try:
         load_pretrained(vit, pretrained_cfg=source, num_classes=0, filter_fn=rename, strict=False)
