@@ -67,7 +67,7 @@ def has_final_norm(network) -> bool:
 def test_without_a_network_or_a_file_it_says_what_to_download_and_where_to_put_it(tmp_path, monkeypatch):
     from stages.core.errors import UserError
 
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     params = Params(name="vit_small_patch16_224.dino", weights="", img_px=224, precision="fp32")
     with pytest.raises(
         UserError, match=r"download https://huggingface.co/timm/vit_small_patch16_224.dino/resolve/main/m"
