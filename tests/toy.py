@@ -30,6 +30,8 @@ CHANGES = {
     "features": {"block": 1, "shard_images": 10},
     "codebook": {
         "kmeans": {"num_codes": 8, "iterations": 3},
+        "cluster": {"num_codes": 8, "optim": OPTIM},
+        "vqkd": {"num_codes": 8, "dim": 4, "student": {"dim": 32, "depth": 1, "heads": 2}, "optim": OPTIM},
         "vqgan": {"num_codes": 8, **PAINTER},
         "fsq": {"levels": [4, 2], **PAINTER},
     },

@@ -1,10 +1,12 @@
 """Make one tokenizer, of any kind: a codebook artefact with all that turns images into codes.
 
 Run:    dvc repro codebook                (one of them: dvc repro codebook@vqgan)
-Expect: digits: k-means 20 s, each learned kind 2 to 4 minutes on two cores.
+Expect: digits: k-means 20 s, cluster half a minute, vqkd 2 minutes, each painting kind 2 to 4 minutes on two cores.
 
 Every name in `tokenizers` has a section `codebook.<name>` in params.yaml, whose `kind` says what it is:
     kmeans   faiss k-means on patch features of a frozen encoder (DiGIT)
+    cluster  online clustering of the same features, dead codes put back among them (VQ-KD paper's Cluster)
+    vqkd     an encoder trained from scratch whose codes must tell the frozen encoder's features (VQ-KD)
     vqgan    convolutional autoencoder with a vector-quantised bottleneck, L1 + perceptual + GAN
     fsq      the same network with finite scalar quantisation
 """
@@ -15,12 +17,18 @@ import argparse
 from pathlib import Path
 from types import ModuleType
 
-from stages.codebook import fsq, kmeans, vqgan
+from stages.codebook import cluster, fsq, kmeans, vqgan, vqkd
 from stages.codebook.sources import Sources
 from stages.core import artefact, runtime
 from stages.core.params import Machine, Section, impossible, load, load_value
 
-KINDS: dict[str, ModuleType] = {"kmeans": kmeans, "vqgan": vqgan, "fsq": fsq}
+KINDS: dict[str, ModuleType] = {
+    "kmeans": kmeans,
+    "cluster": cluster,
+    "vqkd": vqkd,
+    "vqgan": vqgan,
+    "fsq": fsq,
+}
 
 
 def load_params(name: str, path: Path = Path("params.yaml")) -> tuple[ModuleType, Section]:

@@ -6,16 +6,15 @@ It says how many of how many vectors it used: faiss itself never sub-samples her
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from stages.codebook.fitted import count_usage, publish
 from stages.codebook.sources import Sources
 from stages.codebook.usage import write_usage
-from stages.core import artefact, shards
+from stages.core import shards
 from stages.core.artefact import read_config
 from stages.core.curves import Curves
 from stages.core.params import Machine, Section, impossible
@@ -23,8 +22,6 @@ from stages.core.plan import print_plan
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from stages.codebook.quantise import Codebook
 
 
 class Params(Section):
@@ -40,10 +37,7 @@ class Params(Section):
 
 def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Machine) -> None:
     """Write the codebook artefact `out` and its usage figures to `report` (a folder)."""
-    from safetensors.torch import save_file
-
     from stages.codebook.quantise import Codebook
-    from stages.core.codes import code_dtype
 
     config, (total, used) = read_config(sources.features, "features"), count_vectors(sources.features, params)
     print_plan(
@@ -56,18 +50,7 @@ def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Mach
     print(f"codebook: fitted on {used:,} of {total:,} train vectors, objective {objective:.6g}")
     codebook = Codebook(vectors, params.normalise)
     usage_by_split = {split: count_usage(sources.features, split, codebook) for split in ("train", "val")}
-    inputs = {"features": artefact.digest(sources.features), "encoder": artefact.digest(sources.encoder)}
-    facts = {
-        "tokenizer": params.kind, "rows": "frozen",
-        "num_codes": params.num_codes, "dim": config["dim"], "dtype": code_dtype(params.num_codes),
-        "normalise": params.normalise,
-        "block": config["block"], "final_norm": config["final_norm"],
-        "grid": round(config["num_patches"] ** 0.5), "num_patches": config["num_patches"],
-        "encoder": os.path.relpath(sources.encoder, out), "inputs": inputs,
-        "vectors_used": used, "vectors_total": total,
-    }  # fmt: skip
-    with artefact.new_artefact(out, "codebook", facts) as folder:
-        save_file({"vectors": vectors}, folder / "codes.safetensors")
+    publish(out, sources, codebook, params.kind, vectors_used=used, vectors_total=total)
     progress.write(report)
     write_usage(report, usage_by_split, vectors_used=used, vectors_total=total)
 
@@ -124,26 +107,3 @@ def run_kmeans(sample: np.ndarray, params: Params, machine: Machine) -> tuple[An
     for iteration, it in enumerate(kmeans.iteration_stats):
         progress.log(iteration, objective=float(it["obj"]), splits=float(it["nsplit"]))
     return torch.from_numpy(kmeans.centroids.copy()), progress
-
-
-def count_usage(features: Path, split: str, codebook: Codebook) -> dict[str, float]:
-    """Usage figures of a split's stored features."""
-    import numpy as np
-    import torch
-
-    from stages.codebook.usage import usage
-
-    counts = np.zeros(len(codebook.vectors), np.int64)
-    for batch in stacked(shards.read_arrays(features, "features", split), 64):
-        counts += np.bincount(codebook.assign(torch.from_numpy(batch)).flatten().numpy(), minlength=len(counts))
-    return usage(counts)
-
-
-def stacked(arrays: Iterator[tuple[str, np.ndarray]], count: int) -> Iterator[np.ndarray]:
-    """[up to `count`, N, D] batches of consecutive arrays."""
-    import itertools
-
-    import numpy as np
-
-    while batch := [array for _, array in itertools.islice(arrays, count)]:
-        yield np.stack(batch)

@@ -88,4 +88,8 @@ def load_rows(folder: Path, config: dict[str, Any], device: torch.device | str) 
             from stages.codebook.autoencoder import load_conv
 
             return load_conv(folder, config, device)
+        case "student":
+            from stages.codebook.student import load_student
+
+            return load_student(folder, config, device)
     raise ValueError(f"{folder}: rows of kind {config['rows']!r}")

@@ -30,7 +30,8 @@ def nearest(rows_MD: Tensor, vectors_KD: Tensor) -> Tensor:
     # ||f||² is the same for every k and left out; a part at a time, because rows x K numbers may not fit.
     size = vectors_KD.square().sum(1)
     parts = rows_MD.split(max(1, 2**26 // len(vectors_KD)))
-    return torch.cat([torch.addmm(size, part, vectors_KD.T, alpha=-2).argmin(1) for part in parts])
+    with torch.autocast(rows_MD.device.type, enabled=False):  # three digits of bf16 would not tell near codes apart
+        return torch.cat([torch.addmm(size, part, vectors_KD.T, alpha=-2).argmin(1) for part in parts])
 
 
 class Fsq(nn.Module):
