@@ -3,7 +3,6 @@
 Run: uv run pytest tests/test_tokenizer.py
 """
 
-import json
 import shutil
 
 import numpy as np
@@ -13,15 +12,11 @@ import toy as toys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.codebook.kmeans import Params as KMeansParams
-from stages.codebook.kmeans import run_kmeans, sample_vectors
 from stages.codebook.model import load_tokenizer
-from stages.codebook.quantise import Codebook
 from stages.codebook.usage import usage
-from stages.core import artefact, shards
+from stages.core import shards
 from stages.core.codes import code_dtype
 from stages.core.errors import UserError
-from stages.core.params import Machine
 from stages.core.pixels import to_float, to_uint8
 from stages.data.reader import ImageSplit
 from stages.encoder.fetch import Params as EncoderParams
@@ -31,7 +26,6 @@ from stages.features.extract import block_number
 from stages.tokens.reader import load_tokens
 
 REGISTERS = "vit_wee_patch16_reg1_gap_256"  # timm's smallest with a register token
-MACHINE = Machine(device="cpu", num_workers=0, infer_batch_size=16, checkpoint_secs=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -169,76 +163,6 @@ def test_plain_webdataset_opens_the_feature_shards(toy):
         warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files to the garbage collector
         samples = list(webdataset.WebDataset(paths, shardshuffle=False).decode())
     assert samples[0]["npy"].shape == (16, 32)
-
-
-@given(st.integers(0, 10_000), st.booleans())
-def test_a_code_is_the_nearest_centroid_by_brute_force(seed, normalise):
-    rng = np.random.default_rng(seed)
-    feats, centroids = rng.normal(size=(3, 5, 4)), rng.normal(size=(6, 4))
-    if normalise:
-        centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
-        feats_used = feats / np.linalg.norm(feats, axis=2, keepdims=True)
-    else:
-        feats_used = feats
-    nearest = ((feats_used[:, :, None] - centroids) ** 2).sum(-1).argmin(-1)
-    found = Codebook(torch.from_numpy(centroids), normalise).assign(torch.from_numpy(feats))
-    assert np.array_equal(found.numpy(), nearest)
-
-
-def kmeans_params(**changes) -> KMeansParams:
-    base = {
-        "kind": "kmeans",
-        "num_codes": 5,
-        "max_vectors": 0,
-        "iterations": 20,
-        "init": "kmeans++",
-        "redo": 2,
-        "normalise": False,
-        "seed": 0,
-    }
-    return KMeansParams(**{**base, **changes})
-
-
-@pytest.mark.parametrize("init", ["random", "kmeans++", "afk-mc2"])
-def test_kmeans_reaches_scikit_learns_objective_on_all_points(init):
-    from sklearn.cluster import KMeans
-
-    rng = np.random.default_rng(0)
-    points = (rng.normal(size=(5, 8))[rng.integers(5, size=3000)] * 3 + rng.normal(size=(3000, 8))).astype(np.float32)
-    centroids, progress = run_kmeans(points, kmeans_params(init=init, redo=8), MACHINE)
-    objective = ((points[:, None] - centroids.numpy()) ** 2).sum(-1).min(1).sum()
-    assert objective <= KMeans(5, n_init=5, random_state=0).fit(points).inertia_ * 1.02
-    assert progress.last()["objective"] == pytest.approx(objective, rel=0.05), (
-        "all 3000 points, no silent sub-sample of 5 * 256"
-    )
-
-
-def test_normalised_centroids_have_unit_length():
-    points = np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32)
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
-    centroids, _ = run_kmeans(points, kmeans_params(normalise=True), MACHINE)
-    np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
-
-
-def test_the_sample_of_vectors_is_seeded_of_the_stated_size_and_without_repetition(toy):
-    config = artefact.read_config(toy / "data/features", "features")
-    total = config["splits"]["train"]["images"] * 16
-    whole = sample_vectors(toy / "data/features", total, total, 32, kmeans_params())
-    some = sample_vectors(toy / "data/features", total, 100, 32, kmeans_params(max_vectors=100))
-    again = sample_vectors(toy / "data/features", total, 100, 32, kmeans_params(max_vectors=100))
-    other = sample_vectors(toy / "data/features", total, 100, 32, kmeans_params(max_vectors=100, seed=1))
-    assert some.shape == (100, 32) and np.array_equal(some, again) and not np.array_equal(some, other)
-    rows = {row.tobytes(): i for i, row in enumerate(whole)}
-    places = [rows[row.tobytes()] for row in some]
-    assert places == sorted(set(places)), "in order, none twice"
-
-
-def test_the_report_says_how_many_vectors_were_used_and_tracks_the_objective(toy):
-    figures = json.loads((toy / "reports/codebook/kmeans/metrics.json").read_text())
-    assert figures["vectors_used"] == figures["vectors_total"] > 0
-    rows = (toy / "reports/codebook/kmeans/plots/metrics/objective.tsv").read_text().splitlines()
-    objective = [float(row.split("\t")[1]) for row in rows[1:]]
-    assert len(objective) >= 2 and objective == sorted(objective, reverse=True)
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40).filter(any))

@@ -74,7 +74,13 @@ def load_codebook(folder: Path, config: dict[str, Any]) -> Codebook | Fsq:
 
     if "levels" in config:
         return Fsq(config["levels"])
-    return Codebook(load_file(artefact.checked(folder, "codes.safetensors"))["vectors"], config["normalise"])
+    vectors, groups = load_file(artefact.checked(folder, "codes.safetensors"))["vectors"], groups_of(config)
+    return Codebook(vectors, config["normalise"], groups)
+
+
+def groups_of(config: dict[str, Any]) -> int:
+    """Codes a position of the grid."""
+    return config["num_patches"] // config["grid"] ** 2
 
 
 def load_rows(folder: Path, config: dict[str, Any], device: torch.device | str) -> nn.Module:

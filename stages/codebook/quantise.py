@@ -8,30 +8,50 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+CPU_ROWS = 512  # rows compared at once on a CPU
+
 
 class Codebook(nn.Module):
-    """Code vectors [K, D] and the rule that assigns a row to one of them."""
+    """Code vectors [G * K, D] and the rule that assigns a row to one of them.
+
+    The codes of an image come in G groups of equally many positions, one group after the other; each group chooses
+    among K vectors of its own, and code g * K + k is vector k of group g.
+    """
 
     vectors: Tensor
 
-    def __init__(self, vectors_KD: Tensor, normalise: bool):
+    def __init__(self, vectors_KD: Tensor, normalise: bool, groups: int = 1):
         super().__init__()
         self.register_buffer("vectors", vectors_KD.float())
-        self.normalise = normalise
+        self.normalise, self.groups = normalise, groups
 
     def assign(self, rows: Tensor) -> Tensor:
-        """float [..., D] -> int64 [...]: argmin over k of ||f - c_k||²; on unit vectors if `normalise`."""
-        flat = (F.normalize(rows.float(), dim=-1) if self.normalise else rows.float()).flatten(0, -2)
-        return nearest(flat, self.vectors).view(rows.shape[:-1])
+        """float [..., N, D] -> int64 [..., N]: argmin over k of ||f - c_k||²; on unit vectors if `normalise`."""
+        rows = F.normalize(rows.float(), dim=-1) if self.normalise else rows.float()
+        grouped, own = rows.unflatten(-2, (self.groups, -1)), self.vectors.unflatten(0, (self.groups, -1))
+        codes = [
+            nearest(grouped.select(-3, group).flatten(0, -2), vectors) + group * len(vectors)
+            for group, vectors in enumerate(own)
+        ]
+        return torch.stack([part.view(*rows.shape[:-2], -1) for part in codes], -2).flatten(-2)
 
 
+@torch.no_grad()
 def nearest(rows_MD: Tensor, vectors_KD: Tensor) -> Tensor:
-    """int64 [M]: the nearest vector of each row, of equally near ones the first."""
+    """int64 [M]: the nearest vector of each row of float32 [M, D], of equally near ones the first."""
     # ||f||² is the same for every k and left out; a part at a time, because rows x K numbers may not fit.
     size = vectors_KD.square().sum(1)
-    parts = rows_MD.split(max(1, 2**26 // len(vectors_KD)))
     with torch.autocast(rows_MD.device.type, enabled=False):  # three digits of bf16 would not tell near codes apart
-        return torch.cat([torch.addmm(size, part, vectors_KD.T, alpha=-2).argmin(1) for part in parts])
+        if rows_MD.device.type != "cpu":
+            parts = rows_MD.split(max(1, 2**26 // len(vectors_KD)))
+            return torch.cat([torch.addmm(size, part, vectors_KD.T, alpha=-2).argmin(1) for part in parts])
+        # On a CPU a part that stays in its cache, written to one place, and numpy's argmin, which is vectorised.
+        codes = torch.empty(len(rows_MD), dtype=torch.int64)
+        scores = torch.empty(CPU_ROWS, len(vectors_KD))
+        for part, found in zip(rows_MD.split(CPU_ROWS), codes.split(CPU_ROWS), strict=True):
+            torch.addmm(size, part, vectors_KD.T, alpha=-2, out=scores[: len(part)])
+            scores[: len(part)].numpy().argmin(1, out=found.numpy())
+        return codes
 
 
 class Fsq(nn.Module):
