@@ -33,7 +33,7 @@ def written(key: str) -> str:
 
 def test_every_value_of_the_real_file_set_to_itself_leaves_every_byte():
     assert len(LEAVES) > 130
-    for number, key in enumerate([*LEAVES][::3]):
+    for number, key in enumerate([*LEAVES][::7]):
         given = json.dumps(value_of(PARAMS, key)) if number % 2 else written(key)
         assert edit.assign(PARAMS, f"{key}={given}") == PARAMS, key
 
@@ -44,7 +44,7 @@ VALUES = ["12345678", "[1, 2]", "2.5e-3", "yes", "a longer text than before", "n
 @pytest.mark.parametrize("number", range(len(VALUES)))
 def test_values_of_the_real_file_can_be_set_and_their_lines_alone_change(number):
     value = VALUES[number]
-    for key in [*LEAVES][number :: 4 * len(VALUES)]:
+    for key in [*LEAVES][number :: 8 * len(VALUES)]:
         edited = edit.assign(PARAMS, f"{key}={value}")
         pairs = zip(PARAMS.splitlines(), edited.splitlines(), strict=True)
         [(before, after)] = [(old, new) for old, new in pairs if old != new]
@@ -208,7 +208,7 @@ def test_several_assignments_are_applied_together(checked):
         checked, "set", "codebook.kmeans.iterations=3", "data.source=folder", f"data.folder={checked}"
     )
     text = (checked / "params.yaml").read_text()
-    assert "  iterations: 3\n" in text and "  source: folder  " in text and f"  folder: {checked} # for source" in text
+    assert "  iterations: 3 " in text and "  source: folder  " in text and f"  folder: {checked} # for source" in text
     assert "data.source  digits -> folder" in printed and stages_in(printed) == ["one"]
     assert (checked / "params.yaml").stat().st_mode & 0o777 == 0o640
 
