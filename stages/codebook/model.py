@@ -70,7 +70,11 @@ class Tokenizer:
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """float [B, 3, H, W] in [-1, 1] -> int64 [B, N]."""
-        return self.codebook.assign(self.encoder(pixels, blocks=[self.block], final_norm=self.final_norm)[0])
+        return self.codebook.assign(self.rows(pixels))
+
+    def rows(self, pixels: Tensor) -> Tensor:
+        """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D]: what is quantised, in the space of the code vectors."""
+        return self.encoder(pixels, blocks=[self.block], final_norm=self.final_norm)[0].float()
 
     def vectors(self, codes: np.ndarray | Tensor) -> Tensor:
         """codes [...] -> float32 [..., D]."""
