@@ -25,7 +25,9 @@ from stages.generator.settings import SETTINGS
 from stages.generator.train import Model
 from stages.pretrain.train import Params as Pretrain
 from stages.probe.linear import Params as Probe
+from stages.projection.compare import Params as Projection
 from stages.samples.draw import Params as Draws
+from stages.stability.measure import Params as Stability
 from stages.tokens.encode import Params as Tokens
 
 NAMES = {"decoders": ["onestep"], "generators": [*SETTINGS]}
@@ -42,6 +44,8 @@ SCHEMAS: dict[str, type[Section]] = {
     **{f"generator.{name}": Optim for name in SETTINGS},
     "samples.draws": Draws,
     **{f"samples.{name}": settings for name, settings in SETTINGS.items()},
+    "stability": Stability,
+    "projection": Projection,
     "evaluate": Evaluate,
 }
 

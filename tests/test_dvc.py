@@ -37,11 +37,11 @@ def project(tmp_path_factory):
     toys.draw_pictures(root / "pictures")
     subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=root, check=True)
     ran, _ = repro(root)
-    assert len(ran) == 14
+    assert len(ran) == 16
     return root
 
 
-AFTER_CODEBOOK = {"codebook", "tokens", "decoder", "generator", "samples", "evaluate", "report"}
+AFTER_CODEBOOK = {"codebook", "tokens", "decoder", "generator", "samples", "stability", "evaluate", "report"}
 
 
 @pytest.mark.parametrize(

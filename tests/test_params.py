@@ -133,7 +133,9 @@ def test_every_bad_key_is_named_at_once(workplace):
     assert "data.img_px = -1" in text and "data.val_fraction = 3.0" in text
 
 
-@pytest.mark.parametrize("command", ["features", "codebook", "tokens", "decoder", "ar", "samples-ar", "evaluate"])
+@pytest.mark.parametrize(
+    "command", ["features", "codebook", "tokens", "decoder", "ar", "samples-ar", "stability", "evaluate"]
+)
 def test_a_missing_upstream_artefact_is_named_with_what_to_do(command, tmp_path):
     toys.write_params(tmp_path)
     status, text, _ = call(command, tmp_path)

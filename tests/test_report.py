@@ -61,6 +61,24 @@ def picture(path: Path) -> None:
     save_png(path, np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8))
 
 
+def write_stability(folder: Path, change: float, **changes) -> None:
+    """Two levels of noise; `changes` go into the protocol."""
+    figures = {"change": change, "change_std": 0.01, "code_cosine": 0.9, "code_cosine_std": 0.001}
+    entry = {"of": "stability", "reference_digest": "0123456789ab", "snrs_db": [30.0, 0.01], "noise_seeds": [0, 1]}
+    levels = {"snr_30_db": figures, "snr_0.01_db": {**figures, "change": 0.96}}
+    entries = [{**entry, **changes}, {"of": "tokenizer", "num_codes": 256}]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps({**levels, "protocol": entries}))
+
+
+def write_projection(folder: Path) -> None:
+    """One case at two levels of noise."""
+    case = {"of": "oblique", "noise_sigmas": [0.0, 0.5]}
+    lines = {kind: {"sigma_0": 0.9, "sigma_0_std": 0.004, "sigma_0.5": 0.7} for kind in ("pca", "lda", "bayes")}
+    picture(folder / "projection.png")
+    (folder / "metrics.json").write_text(json.dumps({"oblique": lines, "protocol": [case]}))
+
+
 def write_curve(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"step\t{path.stem}\n1\t2.0\n2\t1.5\n")
@@ -91,6 +109,8 @@ def write_reports(tmp_path: Path) -> Path:
     codebook = reports / "codebook" / "kmeans"
     codebook.mkdir(parents=True)
     (codebook / "metrics.json").write_text(json.dumps({"vectors_used": 96000, "val": {"live_codes": 256}}))
+    write_stability(reports / "stability" / "kmeans", 0.125)
+    write_projection(reports / "projection")
     for folder in ("pretrain", "decoder/kmeans-onestep", "codebook/kmeans", "generator/kmeans-ar"):
         for name in ("loss", "val_loss", "lr"):
             write_curve(reports / folder / "plots" / "metrics" / f"{name}.tsv")
@@ -153,13 +173,35 @@ def test_other_protocols_get_a_table_of_their_own_with_a_note(reports, changes):
         assert not ("kmeans-onestep" in table and "other-onestep" in table)
 
 
+def test_tokenizers_share_a_table_and_a_plot_of_their_noise_and_are_measured_against_kmeans(reports):
+    alone = page(reports)
+    assert "0.125 ± 0.01" in alone and "30 dB" in alone and "÷" not in alone
+    write_stability(reports / "stability" / "fsq", 0.25)
+    html = page(reports)
+    fsq = "<td>30 dB</td><td>fsq</td><td>256</td><td>0.25 ± 0.01</td>"
+    assert "<th>÷ kmeans</th>" in html and re.search(f"{fsq}.*<td>2</td></tr>\n.*<td>1</td></tr>", html)
+    assert "kmeans: falling" in alone and "fsq, kmeans: falling" in html
+
+
+def test_noise_of_another_protocol_is_in_no_common_table_plot_or_ratio(reports):
+    write_stability(reports / "stability" / "fsq", 0.25, noise_seeds=[7, 8])
+    html = page(reports)
+    assert "÷" not in html and "It differs in noise_seeds." in html
+    assert "fsq, kmeans" not in html and "fsq: falling" in html and "kmeans: falling" in html
+
+
+def test_the_projections_stand_side_by_side(whole):
+    assert "<td>oblique</td><td>LDA</td><td>0.9 ± 0.004</td><td>0.7</td>" in whole[1]
+
+
 def test_what_is_missing_is_said(reports):
     import shutil
 
-    for name in ("probe", "codebook", "decoder", "generator", "pretrain"):
+    for name in ("probe", "codebook", "stability", "projection", "decoder", "generator", "pretrain"):
         shutil.rmtree(reports / name)
     (reports.parent / "dvc.lock").unlink()
-    assert "Missing in this report: encoder probe, codebook, training curves, params (no dvc.lock)" in page(reports)
+    missing = "encoder probe, codebook, noise stability, projection toy, training curves, params (no dvc.lock)"
+    assert f"Missing in this report: {missing}" in page(reports)
 
 
 def test_without_evaluation_or_with_broken_files_it_stops(reports, tmp_path):

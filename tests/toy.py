@@ -39,6 +39,8 @@ CHANGES = {
     "decoder": PAINTER,
     "generator": {"model": {"dim": 32, "depth": 2, "heads": 2}, "ar": OPTIM, "masked": OPTIM},
     "samples": {"draws": {"per_class": 5, "seeds": [0, 1]}},
+    "stability": {"snrs_db": [20, 0], "seeds": [0, 1]},
+    "projection": {"noise_sigmas": [0.0, 1.0], "train_samples": 50, "test_samples": 100, "seeds": [0, 1]},
     "evaluate": {"bootstrap_draws": 3, "kid_subset_size": 8, "prc_neighbours": 2, "judge_px": 8, "neighbours_shown": 4},
 }
 
@@ -91,6 +93,9 @@ COMMANDS = {
     " --report reports/generator/kmeans-masked",
     "samples-ar": "stages.samples.draw --generator data/generator/kmeans-ar --out data/samples/kmeans/ar",
     "samples-masked": "stages.samples.draw --generator data/generator/kmeans-masked --out data/samples/kmeans/masked",
+    "stability": "stages.stability.measure --images data/images --codebook data/codebook/kmeans"
+    " --report reports/stability/kmeans",
+    "projection": "stages.projection.compare --report reports/projection",
     "evaluate": "stages.evaluate.score --images data/images --encoder data/encoder --codebook data/codebook/kmeans"
     " --decoder data/decoder/kmeans-onestep --samples data/samples/kmeans --report reports/evaluate/kmeans-onestep",
     "report": "stages.report.build --reports reports --out reports/index.html",

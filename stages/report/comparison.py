@@ -92,7 +92,7 @@ def generator_cells(generator: str, figures: Metrics) -> dict[str, str]:
 def stability(reports: Path, metrics: Metrics) -> Metrics:
     """{change, change_std} of a tokenizer at STABILITY_DB; empty where it was not measured."""
     found = gather.read_metrics(reports / "stability" / metrics["tokenizer"]["name"]) or {}
-    return found.get(f"{STABILITY_DB}_db", {})
+    return found.get(f"snr_{STABILITY_DB}_db", {})
 
 
 def verdicts(reports: Path, evaluations: dict[str, Metrics]) -> list[Table]:

@@ -52,11 +52,16 @@ def comparable(protocol: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in protocol.items() if key not in COMPARED}
 
 
+def shared(protocol: dict[str, Any]) -> str:
+    """That part as a text, equal for figures that may be compared."""
+    return json.dumps(comparable(protocol), sort_keys=True)
+
+
 def tables(heads: list[str], rows: list[Row]) -> list[Table]:
     """One table for each protocol, each with a note on what sets it apart from the first."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(json.dumps(comparable(row.protocol), sort_keys=True), []).append(row)
+        groups.setdefault(shared(row.protocol), []).append(row)
     first = next(iter(groups.values()))[0].protocol if groups else {}
     return [table_of(heads, own, difference(first, own[0].protocol)) for own in groups.values()]
 

@@ -1,0 +1,105 @@
+"""The sections of the studies: what noise does to codes, and the toy of PCA and LDA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stages.report import draw, gather
+from stages.report.sections import Picture, Section, pictures
+from stages.report.tables import Row, figure_table, number, protocol_of, shared, spread, tables
+
+BASELINE = "kmeans"  # the tokenizer to which others are compared
+STABILITY = {
+    "change": "changed",
+    "foreground_change": "on foreground",
+    "code_cosine": "code cosine",
+    "row_cosine": "feature cosine",
+}
+PROJECTIONS = {"pca": "PCA", "lda": "LDA", "bayes": "Bayes limit in the plane"}
+
+
+def stability(reports: Path) -> Section | None:
+    """Codes under noise: every figure of all tokenizers, level by level, tables and plots by protocol."""
+    found = gather.read_named(reports / "stability")
+    if not found:
+        return None
+    text = (
+        "Gaussian noise on the pixels of val images, signal-to-noise ratio in dB; mean ± standard deviation between "
+        "noise seeds. Changed: share of codes, also of those alone whose patch shows something, and as a multiple of "
+        f"{BASELINE}'s. Cosines: code vectors and features before against after. Few or coarse codes change less for "
+        "that reason alone: compare tokenizers of as many codes and of like PSNR, and know which encoder saw noise in "
+        "its training."
+    )
+    groups = by_protocol(found)
+    rows = [row for group in groups for snr in levels(next(iter(group.values()))) for row in rows_at(snr, group)]
+    shown = [Picture(plot(group), f"{', '.join(group)}: falling signal-to-noise ratio") for group in groups]
+    details = [(f"{name}: noise", figure_table(one, protocol_of(one, "tokenizer"))) for name, one in found.items()]
+    return Section("Noise stability", text, tables(["SNR", "tokenizer", "codes"], rows), shown, details)
+
+
+def levels(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """{level as the page shows it: figures}."""
+    return {f"{snr:g} dB": metrics[f"snr_{snr:g}_db"] for snr in protocol_of(metrics, "stability")["snrs_db"]}
+
+
+def rows_at(snr: str, group: dict[str, dict[str, Any]]) -> list[Row]:
+    """One row for each tokenizer of one protocol: its figures at a level; its change over the baseline's."""
+    base = levels(group[BASELINE])[snr]["change"] if BASELINE in group and len(group) > 1 else 0
+    rows = []
+    for name, metrics in group.items():
+        figures = levels(metrics)[snr]
+        cells = {title: spread(figures, key) for key, title in STABILITY.items()}
+        cells |= {f"÷ {BASELINE}": number(figures["change"] / base)} if base else {}
+        codes = number(protocol_of(metrics, "tokenizer")["num_codes"])
+        rows.append(Row([snr, name, codes], cells, protocol_of(metrics, "stability")))
+    return rows
+
+
+def by_protocol(found: dict[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
+    """The tokenizers that may be compared with each other, group by group."""
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, metrics in found.items():
+        groups.setdefault(shared(protocol_of(metrics, "stability")), {})[name] = metrics
+    return list(groups.values())
+
+
+def plot(group: dict[str, dict[str, Any]]) -> str:
+    """One plot a figure with a line for each tokenizer, as an address."""
+    found = {title: {name: band(key, one) for name, one in group.items()} for key, title in STABILITY.items()}
+    return draw.bands(found, "SNR, dB")
+
+
+def band(figure: str, metrics: dict[str, Any]) -> draw.Band:
+    """The levels at which the figure is known, its means and its deviations."""
+    snrs = protocol_of(metrics, "stability")["snrs_db"]
+    known = [(snr, one) for snr, one in zip(snrs, levels(metrics).values(), strict=True) if figure in one]
+    return [snr for snr, _ in known], [one[figure] for _, one in known], [one[f"{figure}_std"] for _, one in known]
+
+
+def projection(reports: Path) -> Section | None:
+    """Accuracy after PCA and LDA under noise, a table for each case."""
+    metrics = gather.read_metrics(reports / "projection")
+    if metrics is None:
+        return None
+    text = (
+        "A toy: two Gaussian classes in a plane, projected to one dimension by PCA or LDA, fitted on clean points; "
+        "accuracy on test points with noise of deviation σ, mean ± standard deviation between seeds. Where the classes "
+        "differ at a right angle to where they vary most, PCA sees nothing and LDA is as good as can be. Where they do "
+        "not, the direction that is best for clean points is not the best for noisy ones, and PCA can come out ahead."
+    )
+    rows = [row for case in metrics["protocol"] for row in case_rows(case, metrics[case["of"]])]
+    shown = pictures({"points, directions and accuracy": reports / "projection" / "projection.png"})
+    return Section("PCA and LDA under noise", text, tables(["case", "projection"], rows), shown)
+
+
+def case_rows(case: dict[str, Any], figures: dict[str, dict[str, float]]) -> list[Row]:
+    """The projections of one case, level by level."""
+    return [
+        Row(
+            [case["of"], title],
+            {f"σ {sigma:g}": spread(figures[key], f"sigma_{sigma:g}") for sigma in case["noise_sigmas"]},
+            case,
+        )
+        for key, title in PROJECTIONS.items()
+    ]

@@ -1,0 +1,58 @@
+"""What noise does to the codes of a batch of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from stages.stability.noise import measured_snr_db, noise_sigma, signal_power, unit_noise
+
+if TYPE_CHECKING:
+    from stages.codebook.model import Tokenizer
+
+FIGURES = ("change", "foreground_change", "code_cosine", "row_cosine", "measured_snr_db")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images by their numbers in the split: pixels float [B, 3, H, W] in [-1, 1], foreground bool [B, N]."""
+
+    numbers: list[int]
+    pixels: Tensor
+    foreground: Tensor
+
+
+def how_many(batch: Batch) -> Tensor:
+    """float64 [FIGURES]: over how many positions, for the last over how many images, each figure is a mean."""
+    positions, shown = batch.foreground.numel(), int(batch.foreground.sum())
+    return torch.tensor([positions, shown, positions, positions, len(batch.numbers)], dtype=torch.float64)
+
+
+def disturb(tokenizer: Tokenizer, batch: Batch, snrs_db: list[float], seeds: list[int]) -> Tensor:
+    """float64 [seeds, levels, FIGURES] on the CPU: each figure summed over the batch."""
+    pixels, power, before = batch.pixels, signal_power(batch.pixels), tokenizer.rows(batch.pixels)
+    found = []
+    for seed in seeds:
+        noise = unit_noise(batch.numbers, pixels.shape[-1], seed).to(pixels.device)
+        for snr_db in snrs_db:
+            noisy = pixels + noise_sigma(power, snr_db)[:, None, None, None] * noise
+            positions = compare(tokenizer, before, tokenizer.rows(noisy), batch.foreground)
+            found.append(torch.stack([*positions, measured_snr_db(pixels, noisy).sum()]))
+    return torch.stack(found).view(len(seeds), len(snrs_db), len(FIGURES)).cpu().double()
+
+
+def compare(tokenizer: Tokenizer, before: Tensor, after: Tensor, foreground: Tensor) -> list[Tensor]:
+    """The figures of positions, each summed; before, after: rows float [B, N, D]; foreground bool [B, N]."""
+    old, new = tokenizer.codebook.assign(before), tokenizer.codebook.assign(after)
+    changed = old != new
+    codes = cosine(tokenizer.vectors(old), tokenizer.vectors(new))
+    return [values.float().sum() for values in (changed, changed & foreground, codes, cosine(before, after))]
+
+
+def cosine(before: Tensor, after: Tensor) -> Tensor:
+    """float [..., D] twice -> float [...]; exactly 1 for equal vectors, even where all is 0."""
+    return cosine_similarity(before, after, dim=-1).masked_fill((before == after).all(-1), 1.0)

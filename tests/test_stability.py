@@ -1,0 +1,252 @@
+"""Codes under noise on toy images. Run: pytest tests/test_stability.py"""
+
+import contextlib
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toy import write_params
+from toy_pipeline import MACHINE, write_codebook, write_encoder, write_image_artefact, write_images
+
+from stages.codebook.model import Codebook, load_tokenizer
+from stages.core.errors import UserError
+from stages.core.params import load
+from stages.core.pixels import to_float
+from stages.data.masks import Masks
+from stages.data.reader import ImageSplit
+from stages.stability.change import Batch, cosine, disturb, how_many
+from stages.stability.foreground import by_mask, by_variance
+from stages.stability.measure import Params, measure
+from stages.stability.noise import measured_snr_db, noise_sigma, signal_power, unit_noise
+
+SNRS = [100.0, 30.0, 20.0, 10.0, 5.0, 0.01]
+PARAMS = Params(snrs_db=SNRS, seeds=[0, 1], max_images=60, foreground_variance=0.01, seed=0)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("stability")
+    toy = SimpleNamespace(images=root / "images", encoder=root / "encoder", codebook=root / "codebook")
+    write_images(toy.images)
+    write_encoder(toy.encoder)
+    write_codebook(toy)
+    return toy
+
+
+def run(toy, report, images=None, batch_size=100, **changes) -> dict:
+    machine = MACHINE.model_copy(update={"infer_batch_size": batch_size})
+    measure(images or toy.images, toy.codebook, report, PARAMS.model_copy(update=changes), machine)
+    return json.loads((report / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(toy, tmp_path_factory):
+    """The folder of a report and its metrics, which tests only read."""
+    report = tmp_path_factory.mktemp("report")
+    return report, run(toy, report)
+
+
+def levels(metrics: dict, figure: str) -> list[float]:
+    return [metrics[f"snr_{snr:g}_db"][figure] for snr in SNRS]
+
+
+def pixels_of(toy, count: int) -> torch.Tensor:
+    return to_float(ImageSplit(toy.images, "val").read(range(count)))
+
+
+def test_the_noise_is_a_function_of_seed_and_image_on_any_batch_size():
+    whole = unit_noise(range(20), 8, seed=3)
+    assert torch.equal(whole, torch.cat([unit_noise(range(k, k + 4), 8, seed=3) for k in range(0, 20, 4)]))
+    assert torch.equal(whole[[7, 2]], unit_noise([7, 2], 8, seed=3))
+    assert not torch.equal(whole, unit_noise(range(20), 8, seed=4)) and not torch.equal(whole[0], whole[1])
+    many = unit_noise(range(400), 16, seed=0)
+    assert abs(many.mean()) < 0.01 and abs(many.var() - 1) < 0.01
+
+
+def test_the_power_is_that_of_what_varies_whatever_the_level_of_black(toy):
+    pixels = pixels_of(toy, 10)
+    expected = [np.mean([np.var(channel) for channel in image]) for image in pixels.double().numpy()]
+    np.testing.assert_allclose(signal_power(pixels), expected, rtol=1e-5)
+    shifted = pixels + torch.tensor([0.5, -1.0, 2.0])[:, None, None]
+    torch.testing.assert_close(signal_power(shifted), signal_power(pixels))
+    torch.testing.assert_close(signal_power(3 * pixels), 9 * signal_power(pixels))
+
+
+@pytest.mark.parametrize("snr_db", [30.0, 10.0, 0.01, -5.0])
+def test_the_measured_ratio_is_the_asked_one_within_a_tenth_of_a_decibel(toy, snr_db):
+    pixels = pixels_of(toy, 50)
+    noise = unit_noise(range(50), 16, seed=0) * noise_sigma(signal_power(pixels), snr_db)[:, None, None, None]
+    assert measured_snr_db(pixels, pixels + noise).mean() == pytest.approx(snr_db, abs=0.1)
+    signal, power = pixels.numpy() - pixels.numpy().mean((2, 3), keepdims=True), np.square(noise.numpy())
+    assert 10 * np.log10(np.mean(signal**2) / power.mean()) == pytest.approx(snr_db, abs=0.1)
+
+
+def test_without_noise_nothing_changes(toy, monkeypatch):
+    monkeypatch.setattr("stages.stability.change.noise_sigma", lambda power, snr_db: 0 * power)
+    tokenizer, pixels = load_tokenizer(toy.codebook), pixels_of(toy, 12)
+    batch = Batch(list(range(12)), pixels, torch.ones(12, 16, dtype=torch.bool))
+    with torch.inference_mode():
+        means = disturb(tokenizer, batch, [10.0], [0])[0, 0] / how_many(batch)
+    assert means[:4].tolist() == [0, 0, 1, 1] and means[4] == torch.inf
+
+
+def test_figures_equal_a_count_image_by_image(toy):
+    tokenizer, pixels = load_tokenizer(toy.codebook), pixels_of(toy, 12)
+    shown = by_variance(pixels, tokenizer.grid, 0.01)
+    changed, shown_changed, codes, rows = [], [], [], []
+    with torch.inference_mode():
+        means = disturb(tokenizer, Batch(list(range(12)), pixels, shown), [10.0], [5])[0, 0]
+        means /= how_many(Batch(list(range(12)), pixels, shown))
+        for number, image in enumerate(pixels):
+            noisy = image + unit_noise([number], 16, seed=5)[0] * (image.var((1, 2), correction=0).mean() / 10).sqrt()
+            before, after = (tokenizer.encode_pixels(one[None])[0] for one in (image, noisy))
+            for place in range(16):
+                changed.append(int(before[place] != after[place]))
+                shown_changed += [changed[-1]] if shown[number, place] else []
+                pair = [tokenizer.codebook.vectors[code[place]].numpy() for code in (before, after)]
+                codes.append(angle(*pair))
+                rows.append(angle(*(tokenizer.rows(one[None])[0, place].numpy() for one in (image, noisy))))
+    expected = [np.mean(values) for values in (changed, shown_changed, codes, rows)]
+    assert 0 < expected[0] < 1 and expected[0] != expected[1]
+    np.testing.assert_allclose(means[:4], expected, atol=1e-5)
+
+
+def angle(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one @ other / np.sqrt((one @ one) * (other @ other)))
+
+
+def test_change_grows_and_similarity_falls_with_the_noise(whole):
+    _, metrics = whole
+    for figure in ("change", "foreground_change"):
+        values = levels(metrics, figure)
+        assert values == sorted(values) and 0 <= values[0] <= 0.02 and 0.3 < values[-1] <= 1, figure
+    for figure in ("code_cosine", "row_cosine"):
+        values = levels(metrics, figure)
+        assert values == sorted(values, reverse=True) and values[0] > 0.999 > values[-1], figure
+    assert levels(metrics, "measured_snr_db") == pytest.approx(SNRS, abs=0.1)
+
+
+def test_the_protocol_says_how(whole):
+    _, metrics = whole
+    noise, tokenizer = metrics["protocol"]
+    assert (noise["of"], noise["images"], noise["positions"], noise["noise_seeds"]) == ("stability", 60, 16, [0, 1])
+    assert "0.01" in noise["foreground"] and "clipped" in noise["noise"] and "variance" in noise["signal_power"]
+    assert (tokenizer["of"], tokenizer["num_codes"]) == ("tokenizer", 64)
+
+
+def test_two_runs_give_the_same_bytes_and_other_batch_sizes_the_same_figures(toy, whole, tmp_path):
+    report, metrics = whole
+    run(toy, tmp_path / "again")
+    for name in ("metrics.json", "stability.tsv"):
+        assert (tmp_path / "again" / name).read_bytes() == (report / name).read_bytes()
+    other = run(toy, tmp_path / "small", batch_size=7)
+    for snr in SNRS:  # a code may flip where two are equally near
+        assert other[f"snr_{snr:g}_db"] == pytest.approx(metrics[f"snr_{snr:g}_db"], abs=2e-3)
+
+
+def test_another_tokenizer_sees_the_same_noise(toy, whole, tmp_path, monkeypatch):
+    _, metrics = whole
+    whole_load = load_tokenizer
+
+    def few_codes(folder, device):
+        tokenizer = whole_load(folder, device)
+        tokenizer.codebook = Codebook(tokenizer.codebook.vectors[:4], normalise=False)
+        return tokenizer
+
+    monkeypatch.setattr("stages.codebook.model.load_tokenizer", few_codes)
+    coarse = run(toy, tmp_path)
+    for figure in ("measured_snr_db", "row_cosine"):
+        assert levels(coarse, figure) == levels(metrics, figure)
+    assert np.mean(levels(coarse, "change")) < np.mean(levels(metrics, "change")), "few codes change less"
+    assert metrics["protocol"][0] == coarse["protocol"][0], "so that the report compares them"
+
+
+def test_foreground_by_variance_equals_numpys_patch_by_patch(toy):
+    pixels = pixels_of(toy, 10)
+    tiles = pixels.double().numpy().reshape(10, 3, 4, 4, 4, 4)
+    expected = tiles.var((3, 5)).mean(1).reshape(10, 16)
+    for threshold in (0.003, 0.01, 0.1):
+        assert (by_variance(pixels, 4, threshold).numpy() == (expected > threshold)).all()
+    assert not by_variance(torch.full((2, 3, 16, 16), 0.7), 4, 0.0001).any()
+    assert by_variance(pixels, 5, 0.01).shape == (10, 25), "a grid that does not divide the image"
+
+
+def test_foreground_by_mask_is_every_patch_that_it_touches():
+    masks = torch.zeros(2, 16, 16, dtype=torch.bool)
+    masks[0, 3, 4] = masks[1, 8:, :] = True
+    assert by_mask(masks, 4).nonzero().tolist() == [[0, 1], *([1, place] for place in range(8, 16))]
+
+
+def test_images_with_masks_are_measured_on_their_masks(toy, tmp_path):
+    rng, source = np.random.default_rng(0), tmp_path / "source"
+    source.mkdir()
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(source / f"{number}.png")
+        mask = np.zeros((16, 16), np.uint8)
+        mask[:4, : 4 * (1 + number % 2)] = number + 1
+        Image.fromarray(mask).convert("RGBA" if number == 5 else "L").save(source / f"{number}.mask.png")
+    prepare_folder(source, tmp_path / "images")
+    val, masks = ImageSplit(tmp_path / "images", "val"), Masks(tmp_path / "images", "val")
+    covered = masks.read(val.keys)
+    assert covered.dtype == bool and covered.shape == (len(val), 16, 16) and not covered[:, 4:].any()
+    metrics = run(toy, tmp_path / "report", tmp_path / "images")
+    assert "mask" in metrics["protocol"][0]["foreground"]
+    assert metrics["foreground_share"] == pytest.approx(covered[:, 0].sum(1).mean() / 4 / 16, rel=1e-5)
+
+
+def prepare_folder(source, out) -> None:
+    from stages.data.prepare import Params as Data
+    from stages.data.prepare import prepare
+
+    facts = {"source": "folder", "folder": str(source), "img_px": 16, "val_fraction": 0.5, "format": "png"}
+    with contextlib.chdir(out.parent):
+        prepare(out, Data(**facts, shard_images=3, seed=0), MACHINE)
+
+
+def test_flat_images_have_no_signal_and_are_left_out(toy, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
+    images[::2] = rng.integers(0, 256, (15, 1, 1, 3), dtype=np.uint8)
+    write_image_artefact(tmp_path / "some", images, np.full(30, -1), [])
+    entry = run(toy, tmp_path / "report", tmp_path / "some")["protocol"][0]
+    val = ImageSplit(tmp_path / "some", "val").read(range(entry["images"] + entry["flat_images"]))
+    assert 0 < entry["flat_images"] == sum(len(np.unique(image.reshape(-1, 3), axis=0)) == 1 for image in val)
+    write_image_artefact(tmp_path / "flat", images[::2], np.full(15, -1), [])
+    with pytest.raises(UserError, match=r"all \d+ val images used are of one flat colour"):
+        run(toy, tmp_path / "report", tmp_path / "flat")
+
+
+def test_a_foreground_of_nothing_is_no_figure(toy, tmp_path):
+    metrics = run(toy, tmp_path, foreground_variance=5.0, snrs_db=[10.0])
+    assert metrics["foreground_share"] == 0 and "foreground_change" not in metrics["snr_10_db"]
+
+
+def test_rows_are_what_is_quantised(toy):
+    tokenizer, pixels = load_tokenizer(toy.codebook), pixels_of(toy, 5)
+    with torch.inference_mode():
+        rows = tokenizer.rows(pixels)
+        assert rows.dtype == torch.float32 and rows.shape == (5, 16, tokenizer.dim)
+        assert torch.equal(tokenizer.codebook.assign(rows), tokenizer.encode_pixels(pixels))
+
+
+def test_equal_vectors_have_similarity_one_even_without_length():
+    rows = torch.tensor([[0.0, 0.0], [0.3, 0.1], [1.0, 0.0]])
+    assert cosine(rows, rows).tolist() == [1, 1, 1]
+    assert cosine(rows, torch.tensor([[1.0, 0.0], [-0.3, -0.1], [0.0, 2.0]])).tolist() == pytest.approx([0, -1, 0])
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"snrs_db": []}, "stability.snrs_db"),
+    ({"snrs_db": [10, 10.0]}, "expected different"),
+    ({"snrs_db": [101]}, "stability.snrs_db.0 = 101"),
+    ({"seeds": [0]}, "stability.seeds"),
+    ({"max_images": 0}, "stability.max_images = 0"),
+    ({"foreground_variance": -1.0}, "stability.foreground_variance = -1.0"),
+])  # fmt: skip
+def test_impossible_settings_are_named(changes, said, tmp_path):
+    with pytest.raises(UserError) as caught:
+        load("stability", Params, write_params(tmp_path, {"stability": changes}))
+    assert said in str(caught.value)
