@@ -1,0 +1,298 @@
+"""vqkd: unit codes that follow their rows, a student that learns a teacher's features, resume.
+
+Run: uv run pytest tests/test_vqkd.py
+"""
+
+import contextlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import toy as toys
+from timm.models.vision_transformer import VisionTransformer
+from torch.nn import functional as F
+
+from stages.codebook import fit as command
+from stages.codebook.ema import EmaVq, moved
+from stages.codebook.frozen import FrozenRows
+from stages.codebook.model import load_tokenizer
+from stages.codebook.sources import Sources
+from stages.codebook.student import Distiller, FeatureDecoder, Student, cosine_loss
+from stages.codebook.vqkd import open_teacher
+from stages.core import artefact
+from stages.core.checkpoint import Checkpoint
+from stages.core.errors import UserError
+from stages.core.pixels import to_float
+from stages.data.reader import ImageSplit
+from stages.encoder.model import Encoder
+from stages.features.reader import FeatureSplit
+
+SHAPE = {"img_px": 16, "patch_px": 4, "dim": 32, "depth": 1, "heads": 2, "seed": 0}
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def quantiser(num_codes: int = 8, dim: int = 4, anchored: bool = False) -> EmaVq:
+    torch.manual_seed(0)
+    return EmaVq(num_codes, dim, 0.99, anchored)
+
+
+def distiller(teacher_dim: int = 12) -> Distiller:
+    torch.manual_seed(0)
+    return Distiller(Student(SHAPE, 4), quantiser(), FeatureDecoder(4, 16, 32, 1, 2, teacher_dim), commitment=1.0)
+
+
+def brute_force_update(vectors: np.ndarray, rows: np.ndarray, decay: float) -> np.ndarray:
+    """The published rule, code by code in float64."""
+    codes = np.array([np.argmax(vectors @ row) for row in rows])
+    new = vectors.copy()
+    for k in set(codes):
+        mean = rows[codes == k].mean(0)
+        average = decay * vectors[k] + (1 - decay) * mean / np.linalg.norm(mean)
+        new[k] = average / np.linalg.norm(average)
+    return new
+
+
+@pytest.mark.parametrize("decay", [0.99, 0.5, 0.0])
+def test_the_moving_average_equals_the_published_rule(decay):
+    vectors, rows = unit(20, 6), unit(50, 6, seed=1)
+    layer = EmaVq(20, 6, decay, anchored=False)
+    layer.vectors = vectors.clone()
+    layer.train()(rows)
+    expected = brute_force_update(vectors.double().numpy(), rows.double().numpy(), decay)
+    np.testing.assert_allclose(layer.vectors.numpy(), expected, atol=1e-6)
+
+
+def test_after_every_update_codes_have_unit_length_and_unused_ones_their_old_bytes():
+    layer = quantiser(num_codes=30).train()
+    for step in range(20):
+        before, rows = layer.vectors.clone(), unit(2, 6, 4, seed=step)
+        _, codes, _ = layer(rows)
+        unused = torch.bincount(codes.flatten(), minlength=30) == 0
+        assert unused.any() and torch.equal(layer.vectors[unused], before[unused])
+        assert not torch.equal(layer.vectors[~unused], before[~unused])
+        torch.testing.assert_close(layer.vectors.norm(dim=1), torch.ones(30))
+
+
+def test_evaluation_leaves_the_codes_alone():
+    layer = quantiser(anchored=True).eval()
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    layer(unit(40, 4))
+    assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
+
+
+def test_each_row_takes_the_code_of_the_largest_cosine_even_of_averaged_codes():
+    layer, rows = quantiser(num_codes=16).eval(), unit(100, 4)
+    layer.vectors *= torch.linspace(0.2, 1, 16)[:, None]  # averages over steps are shorter than 1
+    quantised, codes, _ = layer(rows)
+    expected = F.cosine_similarity(rows[:, None], layer.vectors[None], dim=-1).argmax(1)
+    assert torch.equal(codes, expected)
+    torch.testing.assert_close(quantised, F.normalize(layer.vectors, dim=-1)[codes])
+
+
+def test_codes_get_no_gradient_and_rows_get_that_of_their_codes():
+    model = distiller()
+    assert {name for name, _ in model.named_parameters() if "quantiser" in name} == set()
+    assert {"quantiser.vectors", "quantiser.share"} <= set(model.state_dict())
+    layer, rows = quantiser(), unit(10, 4).requires_grad_()
+    quantised, _, _ = layer(rows)
+    given = torch.randn(10, 4)
+    (quantised * given).sum().backward()
+    assert torch.equal(rows.grad, given), "straight through"
+    assert not layer.vectors.requires_grad
+
+
+def test_the_commitment_is_the_mean_square_distance_to_the_code_and_pulls_the_rows():
+    layer, rows = quantiser(), unit(10, 4).requires_grad_()
+    vectors = layer.vectors.clone()
+    _, codes, loss = layer(rows)
+    loss.backward()
+    difference = rows.detach() - vectors[codes]
+    torch.testing.assert_close(loss.detach(), difference.square().mean())
+    torch.testing.assert_close(rows.grad, 2 * difference / difference.numel())
+
+
+def test_the_loss_does_not_see_the_length_of_the_teachers_features():
+    model, pixels, teacher = distiller().eval(), torch.rand(3, 3, 16, 16), torch.randn(3, 16, 12)
+    lengths = torch.rand(3, 16, 1) * 100 + 0.01
+    loss, scalars = model(pixels, teacher)
+    torch.testing.assert_close(model(pixels, teacher * lengths)[0], loss)
+    torch.testing.assert_close(loss, scalars["cosine_loss"] + scalars["commitment"])
+    assert cosine_loss(teacher, teacher * 3).abs() < 1e-6
+    torch.testing.assert_close(cosine_loss(teacher, -teacher), torch.tensor(2.0))
+
+
+def test_the_gradient_reaches_the_student_and_never_the_teacher():
+    model, teacher = distiller().train(), torch.randn(3, 16, 12, requires_grad=True)
+    model(torch.rand(3, 3, 16, 16), teacher)[0].backward()
+    assert teacher.grad is None
+    assert all(p.grad is not None and p.grad.any() for p in model.student.head.parameters())
+
+
+def test_kmeans_starts_the_codes_in_the_middle_of_separated_bunches():
+    torch.manual_seed(0)
+    centres = torch.eye(8)[:6]
+    rows = F.normalize(centres.repeat_interleave(50, 0) + 0.05 * torch.randn(300, 8), dim=-1)
+    layer = EmaVq(24, 8, 0.99, anchored=False)
+    layer.start_from(rows)
+    torch.testing.assert_close(layer.vectors.norm(dim=1), torch.ones(24))
+    assert ((centres @ layer.vectors.T).max(1).values > 0.97).all()
+    fitness = (rows @ layer.vectors.T).max(1).values.mean()
+    moved_on = moved(layer.vectors, rows, (rows @ layer.vectors.T).argmax(1), 0.0)
+    assert (rows @ moved_on.T).max(1).values.mean() - fitness < 1e-3, "Lloyd has nearly settled"
+
+
+def test_dead_codes_go_to_the_batch_and_live_ones_stay():
+    layer = quantiser(num_codes=4, anchored=True).train()
+    rows = F.normalize(torch.tensor([1.0, 0.1, 0, 0]) + 0.01 * torch.randn(64, 4), dim=-1)
+    layer.vectors = torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, -1.0]])
+    layer(rows)
+    assert (layer.vectors @ rows.mean(0)).min() > 0.99
+    torch.testing.assert_close(layer.vectors.norm(dim=1), torch.ones(4))
+
+
+@pytest.mark.parametrize("reg_tokens", [0, 4])
+def test_row_i_of_the_teacher_belongs_to_patch_i(reg_tokens):
+    """Published code keeps the class token and drops the last patch, so that all targets are shifted by one."""
+    config = {"img_px": 16, "patch_px": 4, "dim": 32, "precision": "fp32", "mean": [0.5] * 3, "std": [0.5] * 3}
+    vit = patchwise_vit(class_token=True, reg_tokens=reg_tokens)
+    assert changed_rows(FrozenRows(Encoder(vit, config), block=1, final_norm=True)) == [[i] for i in range(16)]
+
+
+def test_row_i_of_the_student_belongs_to_patch_i():
+    student = Student(SHAPE, 4)
+    with torch.no_grad():
+        student.vit.blocks[0].attn.proj.weight.zero_()
+    assert [rows[0] for rows in changed_rows(student.vit.forward_features)] == list(range(16))
+
+
+def patchwise_vit(**kwargs) -> VisionTransformer:
+    """A transformer whose blocks look at one token each: every patch's row is a function of that patch alone."""
+    torch.manual_seed(0)
+    vit = VisionTransformer(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=0, **kwargs)
+    with torch.no_grad():
+        for block in vit.blocks:
+            block.attn.proj.weight.zero_()
+    return vit
+
+
+@torch.inference_mode()
+def changed_rows(network) -> list[list[int]]:
+    """For each patch, the rows that its first pixel changes, the most changed first."""
+    pixels, found = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1, []
+    for patch in range(16):
+        changed = pixels.clone()
+        changed[..., patch // 4 * 4, patch % 4 * 4] += 3
+        by = (network(changed) - network(pixels)).norm(dim=-1)[0]
+        found.append(by.argsort(descending=True)[: int((by > 0).sum())].tolist())
+    return found
+
+
+def test_the_teachers_rows_are_the_stored_features_in_their_order(toy):
+    sources = Sources(toy / "data/images", toy / "data/encoder", toy / "data/features")
+    stored = torch.from_numpy(FeatureSplit(sources.features, "train").read(range(8))).float()
+    pixels = to_float(ImageSplit(sources.images, "train").read(range(8)))
+    with torch.inference_mode():
+        rows = open_teacher(sources, torch.device("cpu"))(pixels)
+    assert cosine_loss(rows, stored) < 1e-4
+    assert cosine_loss(rows.roll(1, dims=1), stored) > 1e-2, "a shift by one patch would be seen"
+
+
+def fit(root, changes: dict | None = None, checkpoint_secs: float = 1e9) -> None:
+    """The command, as it is called."""
+    toys.write_params(root, {"codebook": {"vqkd": changes or {}}, "machine": {"checkpoint_secs": checkpoint_secs}})
+    line = toys.COMMANDS["codebook"].replace("kmeans", "vqkd")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(toys.COMMANDS, "vqkd", line)
+        toys.run("vqkd", root)
+
+
+@pytest.fixture
+def root(toy, tmp_path):
+    return shutil.copytree(toy, tmp_path / "toy", ignore=shutil.ignore_patterns("scratch"))
+
+
+class Killed(Exception):
+    """What ends a run after a checkpoint."""
+
+
+def test_interrupted_and_rerun_equals_undisturbed(root, monkeypatch, capsys):
+    fit(root)
+    undisturbed = toys.hashes(root / "data/codebook/vqkd")
+    curves = toys.hashes(root / "reports/codebook/vqkd")
+    shutil.rmtree(root / "data/codebook/vqkd")
+
+    def save_and_die(self, facts, save=Checkpoint.save):
+        save(self, facts)
+        if facts["step"] == 7:
+            raise Killed
+
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(Checkpoint, "save", save_and_die)
+        fit(root, checkpoint_secs=0.0)
+    assert not (root / "data/codebook/vqkd").exists()
+    fit(root)
+    assert "resuming at step 7" in capsys.readouterr().out
+    assert toys.hashes(root / "data/codebook/vqkd") == undisturbed
+    assert toys.hashes(root / "reports/codebook/vqkd") == curves
+    assert not list(root.glob("scratch/codebook-vqkd/*"))
+
+
+def test_the_artefact_is_a_tokenizer_whose_codes_fit_its_encoder(root):
+    fit(root)
+    tokenizer = load_tokenizer(root / "data/codebook/vqkd")
+    figures = json.loads((root / "reports/codebook/vqkd/metrics.json").read_text())
+    images = ImageSplit(root / "data/images", "val")
+    codes = tokenizer.encode(images.read(range(len(images))))
+    assert codes.shape == (len(images), 16) and codes.dtype == np.uint16
+    assert len(np.unique(codes)) == figures["val"]["live_codes"], "the published weights are those that were measured"
+    torch.testing.assert_close(tokenizer.vectors(np.arange(8)).norm(dim=-1), torch.ones(8))
+    rows = tokenizer.rows(to_float(images.read(range(4))))
+    torch.testing.assert_close(rows.norm(dim=-1), torch.ones(4, 16))
+    assert {"train", "val"} == set(figures["cosine_loss"])
+
+
+def test_a_little_training_lowers_the_cosine_loss(root):
+    fit(root, {"optim": {"total_steps": 40, "eval_every": 20, "lr_peak": 3.0e-3}})
+    lines = (root / "reports/codebook/vqkd/plots/metrics/val/cosine_loss.tsv").read_text().splitlines()[1:]
+    first, last = (float(line.split("\t")[1]) for line in lines)
+    assert last < 0.95 * first
+
+
+def test_a_collapse_is_said_with_its_remedy(root, capsys, monkeypatch):
+    monkeypatch.setattr(EmaVq, "start_from", lambda self, rows: None)  # random codes, and nothing that wakes them
+    fit(root, {"num_codes": 100, "reanchor": False})
+    said = capsys.readouterr().err
+    assert "warning: vqkd: only" in said and "reanchor: true" in said and "commitment" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_codes": 129}, ["codebook.vqkd.num_codes = 129", "128 patches", "batch_size"]),
+        ({"student": {"dim": 40}}, ["codebook.vqkd.student.dim = 40", "multiple of 32"]),
+        ({"student": {"heads": 3}}, ["heads = 3", "divisor"]),
+        ({"code_decay": 1.0}, ["codebook.vqkd.code_decay = 1.0", "less than 1"]),
+        ({"dim": 1}, ["codebook.vqkd.dim = 1", "greater than 1"]),
+    ],
+)
+def test_what_cannot_be_is_refused_at_the_door(root, changes, words):
+    with pytest.raises(UserError) as said:
+        fit(root, changes)
+    assert all(word in str(said.value) for word in words), said.value
+
+
+def test_a_teacher_whose_patches_the_student_cannot_have_is_refused(root):
+    path = root / "data/features/config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "num_patches": 9}))
+    name, kind = "codebook.vqkd", command.KINDS["vqkd"]
+    toys.write_params(root)
+    params = command.load_params("vqkd", root / "params.yaml")[1]
+    with pytest.raises(UserError, match="data.img_px = 16: the teacher has 3 patches a side"):
+        kind.check(name, Sources(root / "data/images", root / "data/encoder", root / "data/features"), params)
+    assert artefact.read_config(root / "data/encoder", "encoder")["patch_px"] == 4
