@@ -46,6 +46,11 @@ def outputs(root) -> dict[str, str]:
     return {f"{top}/{name}": sha for top in ("data", "reports") for name, sha in toys.hashes(root / top).items()}
 
 
+def shown(root) -> dict[str, str]:
+    """Those that are not hidden: what is being written is, until it is whole and renamed."""
+    return {name: sha for name, sha in outputs(root).items() if "/." not in name}
+
+
 def forget(root) -> None:
     """Make everything stale: outputs, dvc.lock and DVC's cache are gone."""
     for name in ("data", "reports", ".dvc/cache", ".dvc/tmp/semtok", "scratch", "dvc.lock"):
@@ -88,6 +93,7 @@ def survive(kind: str, after_secs: float, root, expected: dict[str, str], server
     while (left := serving.processes(root)) and time.monotonic() < give_up:
         time.sleep(0.1)
     assert not left, [process.cmdline() for process in left]
+    assert shown(root).items() <= expected.items(), "something is half-written"
     if kind == "server SIGKILL":
         server.start()
     again = subprocess.run(COMMAND, cwd=root, env=env, capture_output=True, text=True, timeout=120)
