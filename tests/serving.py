@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -94,14 +94,20 @@ class Server:
 
 @contextmanager
 def background(command: list[str], root: Path, server: Server) -> Iterator[subprocess.Popen]:
-    """A command in the project that is ended with the block; it says what it has to say in background.log."""
+    """A command in the project that is ended with the block; it says what it has to say in background.log.
+
+    Prefect's worker now and then goes on after SIGTERM: what does not end in 30 s is killed.
+    """
     with open(root / ".dvc/tmp/background.log", "a") as log:
         child = subprocess.Popen(command, cwd=root, env={**os.environ, **server.env}, stdout=log, stderr=log)
         try:
             yield child
         finally:
             child.terminate()
-            child.wait(30)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(30)
+            child.kill()
+            child.wait()
 
 
 def wait_for(check: Callable, secs: float = 90):

@@ -32,6 +32,7 @@ KINDS = [
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A project, the hashes of its undisturbed outputs, and a server that may be killed."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, by all children too
     root = mini.build(tmp_path_factory.mktemp("chaos") / "project")
     mini.dvc(root, "repro")
     expected = outputs(root)
