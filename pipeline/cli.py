@@ -57,6 +57,7 @@ def main() -> None:
     """Exit status 0: done; 1: a stage failed or the server has gone; 2: it could not start; 130: interrupted."""
     args = vars(parser().parse_args())
     verb = args.pop("verb")
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect.toml cannot keep Prefect's import from asking for usage data
     try:
         os.chdir(root_above(Path.cwd()))
         sys.exit(globals()[f"do_{verb}"](**args))

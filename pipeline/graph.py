@@ -1,4 +1,5 @@
-"""DVC's stages as plain nodes. This file and outlook.py (what DVC says of them) touch DVC's Python objects.
+"""DVC's stages as plain nodes. Beside this file only outlook.py (what DVC says of them) and repair.py (where its cache
+is) touch DVC's Python objects.
 
 Run:    uv run python -m pipeline.graph          prints each stage, what it waits for, its settings
 Expect: the edges of `dvc dag --dot` (tests/test_graph.py).

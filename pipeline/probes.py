@@ -93,8 +93,11 @@ def torch_gpus() -> list[Finding]:
 
 
 def faiss_kmeans() -> list[Finding]:
-    """Whether faiss clusters, on a GPU where it sees one."""
+    """Whether faiss clusters, on a GPU where it sees one; faiss-cpu sees none."""
     gpus, problem = ask("faiss", FAISS, "uv sync --reinstall-package faiss-gpu")
+    if gpus == 0 and shutil.which("nvidia-smi"):
+        why = "k-means works, but faiss sees no GPU, though nvidia-smi is here: it will run on the CPU"
+        return [Finding("warn", "faiss", why, "nvidia-smi; uv sync --reinstall-package faiss-gpu")]
     return problem or [Finding("ok", "faiss", f"k-means works on {f'{gpus} GPUs' if gpus else 'the CPU'}")]
 
 

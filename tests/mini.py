@@ -58,6 +58,8 @@ def main():
         with artefact.new_artefact(args.out, "sum", {"sum": total}) as folder:
             (folder / "bytes.bin").write_bytes(bytes(range(256)) * 100 * (1 + total % 3))
         write_figures(Path("reports", args.out.name), {"sum": total})
+        if args.name == "left":
+            Path("reports/left/sums.tsv").write_text(f"step\\tsum\\n0\\t0\\n1\\t{total}\\n")
         save_png(work / "squares.png", np.full((64, 64, 3), total % 256, np.uint8))
 
 
@@ -88,7 +90,8 @@ def stage(name: str, needs: str, matrix: list[int] | None = None) -> dict:
         "outs": [f"data/{name}{member}"],
         "metrics": [{f"reports/{name}{member}/metrics.json": {"cache": False}}],
     }
-    return ({"matrix": {"n": matrix}} if matrix else {}) | facts
+    plots = {"plots": [{"reports/left/sums.tsv": {"cache": False}}]} if name == "left" else {}
+    return ({"matrix": {"n": matrix}} if matrix else {}) | facts | plots
 
 
 def build(root: Path, members: tuple[int, ...] = (1, 2)) -> Path:

@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -30,11 +31,20 @@ class Server:
         self.env = {"PREFECT_HOME": str(home), "PREFECT_API_URL": f"{self.url}/api"}
 
     def start(self) -> None:
-        mini.run([sys.executable, "-c", "from pipeline import server; server.start()"], self.home, **self.env)
+        shutil.copy(mini.ROOT / "prefect.toml", self.home)
+        (self.home / "dvc.yaml").touch()
+        self.semtok("ui")
 
     def stop(self) -> None:
-        command = [sys.executable, "-c", "from pipeline import server; server.stop()"]
-        subprocess.run(command, cwd=self.home, env={**os.environ, **self.env}, capture_output=True, check=False)
+        subprocess.run([*SEMTOK, "ui", "--stop"], cwd=self.home, env={**os.environ, **self.env}, capture_output=True)
+
+    def semtok(self, *arguments: str, status: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        """`semtok …` in a repository that has Prefect's settings and no stages."""
+        command = [*SEMTOK, *arguments]
+        env = {**os.environ, **self.env, **env}
+        done = subprocess.run(command, cwd=self.home, env=env, capture_output=True, text=True, timeout=180)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
 
     def kill(self) -> None:
         os.kill(self.pid(), signal.SIGKILL)
@@ -71,6 +81,11 @@ class Server:
         wanted = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
         return {run["name"]: run for run in self.ask("task_runs/filter", wanted)}
 
+    def logs(self, task_run_id: str) -> list[str]:
+        """What a task run has logged, in order."""
+        wanted = {"logs": {"task_run_id": {"any_": [task_run_id]}}, "sort": "TIMESTAMP_ASC"}
+        return [line["message"] for line in self.ask("logs/filter", wanted)]
+
     def artefacts(self, flow_run_id: str) -> list[dict]:
         """The newest version of each artefact of a flow run."""
         wanted = {"artifacts": {"flow_run_id": {"any_": [flow_run_id]}}, "limit": 200}
@@ -79,14 +94,20 @@ class Server:
 
 @contextmanager
 def background(command: list[str], root: Path, server: Server) -> Iterator[subprocess.Popen]:
-    """A command in the project that is ended with the block; it says what it has to say in background.log."""
+    """A command in the project that is ended with the block; it says what it has to say in background.log.
+
+    Prefect's worker now and then goes on after SIGTERM: what does not end in 30 s is killed.
+    """
     with open(root / ".dvc/tmp/background.log", "a") as log:
         child = subprocess.Popen(command, cwd=root, env={**os.environ, **server.env}, stdout=log, stderr=log)
         try:
             yield child
         finally:
             child.terminate()
-            child.wait(30)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(30)
+            child.kill()
+            child.wait()
 
 
 def wait_for(check: Callable, secs: float = 90):

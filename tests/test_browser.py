@@ -85,6 +85,8 @@ def test_the_page_shows_stages_dependencies_states_live_progress_and_pictures(pr
         expect(page.get_by_text("Cached").first).to_be_visible()
         for stage in ("first", "left", "right@1", "right@2", "join"):
             expect(page.get_by_text(stage, exact=True).first).to_be_visible()
+        page.get_by_text("Artifacts", exact=True).last.click()
+        expect(page.get_by_text(re.compile(r"^join: \d+ of 400 step, ")).first).to_be_visible()
         shoot(page, "run")
         page.goto(f"{server.url}/artifacts/artifact/{progress['id']}")
         expect(page.get_by_text(re.compile(r"join: \d+ of 400 step, .* left")).first).to_be_visible()

@@ -32,6 +32,7 @@ KINDS = [
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A project, the hashes of its undisturbed outputs, and a server that may be killed."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, by all children too
     root = mini.build(tmp_path_factory.mktemp("chaos") / "project")
     mini.dvc(root, "repro")
     expected = outputs(root)
@@ -44,6 +45,11 @@ def place(tmp_path_factory):
 def outputs(root) -> dict[str, str]:
     """sha256 of all that the stages leave."""
     return {f"{top}/{name}": sha for top in ("data", "reports") for name, sha in toys.hashes(root / top).items()}
+
+
+def shown(root) -> dict[str, str]:
+    """Those that are not hidden: what is being written is, until it is whole and renamed."""
+    return {name: sha for name, sha in outputs(root).items() if "/." not in name}
 
 
 def forget(root) -> None:
@@ -88,6 +94,7 @@ def survive(kind: str, after_secs: float, root, expected: dict[str, str], server
     while (left := serving.processes(root)) and time.monotonic() < give_up:
         time.sleep(0.1)
     assert not left, [process.cmdline() for process in left]
+    assert shown(root).items() <= expected.items(), "something is half-written"
     if kind == "server SIGKILL":
         server.start()
     again = subprocess.run(COMMAND, cwd=root, env=env, capture_output=True, text=True, timeout=120)

@@ -174,17 +174,20 @@ def test_a_package_that_breaks_hangs_or_crashes_is_a_failure_and_no_more(code, s
 
 
 @pytest.mark.parametrize(
-    ("gpus", "driver", "state", "said"),
+    ("check", "gpus", "driver", "state", "said"),
     [
-        ([], False, "ok", "no GPU"),
-        ([], True, "warn", "torch sees no GPU"),
-        (["H200, 139 GiB"], True, "ok", "H200, 139 GiB"),
+        (probes.torch_gpus, [], False, "ok", "no GPU"),
+        (probes.torch_gpus, [], True, "warn", "torch sees no GPU"),
+        (probes.torch_gpus, ["H200, 139 GiB"], True, "ok", "H200, 139 GiB"),
+        (probes.faiss_kmeans, 0, False, "ok", "works on the CPU"),
+        (probes.faiss_kmeans, 0, True, "warn", "faiss sees no GPU"),
+        (probes.faiss_kmeans, 2, True, "ok", "works on 2 GPUs"),
     ],
 )
-def test_a_gpu_that_torch_does_not_see_is_warned_of(gpus, driver, state, said, monkeypatch):
+def test_a_gpu_that_torch_or_faiss_does_not_see_is_warned_of(check, gpus, driver, state, said, monkeypatch):
     monkeypatch.setattr(probes, "ask", lambda *_: (gpus, []))
     monkeypatch.setattr(probes.shutil, "which", lambda _: "/usr/bin/nvidia-smi" if driver else None)
-    [finding] = probes.torch_gpus()
+    [finding] = check()
     assert finding.state == state and said in finding.text
 
 

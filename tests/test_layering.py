@@ -124,5 +124,14 @@ def test_only_commands_are_run_and_nobody_imports_them():
 
 
 def test_every_command_and_module_is_under_250_lines():
-    long = {path.name: n for path in ROOT.glob("stages/**/*.py") if (n := len(path.read_text().splitlines())) > 250}
-    assert not long
+    files = [*ROOT.glob("stages/**/*.py"), *ROOT.glob("pipeline/*.py"), *ROOT.glob("benchmarks/*.py")]
+    assert not {path.name: n for path in files if (n := len(path.read_text().splitlines())) >= 250}
+
+
+def test_the_pipeline_imports_no_stage_and_three_of_its_files_touch_dvcs_objects():
+    touching = set()
+    for path in (ROOT / "pipeline").glob("*.py"):
+        assert not [name for name in imported_modules(path) if name.startswith("stages")], path
+        touching |= {path.name for line in path.read_text().splitlines() if re.match(r"\s+(from|import) dvc\b", line)}
+        assert not re.search(r"^(from|import) dvc\b", path.read_text(), re.M), f"{path}: a second before --help"
+    assert touching == {"graph.py", "outlook.py", "repair.py", "repro.py"}  # repro.py: DVC's own command line

@@ -28,6 +28,14 @@ def test_the_readme_names_every_stage_and_every_file_it_links_exists():
         assert (toys.ROOT / link).exists(), link
 
 
+def test_every_command_of_semtok_has_a_line_in_the_readme_and_a_word_of_help():
+    from pipeline.cli import parser
+
+    [verbs] = [action for action in parser()._actions if action.dest == "verb"]
+    told = re.findall(r"^uv run semtok (\w+) .*# .+$", README, re.M)
+    assert sorted(told) == sorted(verbs.choices) and len(verbs._choices_actions) == len(told)
+
+
 def lay_over(base: dict, layer: dict, key: str = "") -> dict:
     """`base` with the values of `layer`; a key that `base` lacks is an error."""
     assert set(layer) <= set(base), f"{key}: unknown {set(layer) - set(base)}"

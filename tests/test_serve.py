@@ -4,6 +4,7 @@ Run: uv run pytest -m slow tests/test_serve.py
 """
 
 import shutil
+import signal
 import sys
 
 import mini
@@ -47,7 +48,8 @@ def test_a_stage_is_run_and_cancelled_from_the_ui(way, project, server):
 
 def test_the_end_of_semtok_serve_is_the_end_of_its_runs(project, server):
     mini.write_params(project, left={"steps": 4000})
-    with serving.background([*serving.SEMTOK, "serve"], project, server):
+    with serving.background([*serving.SEMTOK, "serve"], project, server) as serve:
         server.start_run(serving.wait_for(lambda: server.deployment("here")), targets=["left"])
         serving.wait_for(lambda: serving.running(project, "stages.steps left"))
+    assert serve.returncode != -signal.SIGKILL, "it did not end by itself"
     serving.wait_for(lambda: not serving.processes(project))

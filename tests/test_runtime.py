@@ -1,0 +1,75 @@
+"""What every stage's command promises: it ends with its parent, writes alone, tells its events, refuses a bad NPROC.
+
+Run: uv run pytest tests/test_runtime.py
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import mini
+import pytest
+import serving
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root = mini.build(tmp_path_factory.mktemp("runtime") / "project")
+    mini.write_params(root, first={"steps": 400})
+    return root
+
+
+def stage(root, name: str, **env: str) -> subprocess.Popen:
+    """The command of a stage, as dvc.yaml has it."""
+    command = [sys.executable, "-m", "stages.steps", name, "--out", f"data/{name}"]
+    return subprocess.Popen(
+        command, cwd=root, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_stage_ends_with_the_dvc_that_is_killed_above_it_whatever_shell_is_between(shell, project):
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "SHELL": shell, "PATH": path}
+    with open(project / ".dvc/tmp/repro.log", "w") as log:
+        dvc = subprocess.Popen(
+            [sys.executable, "-m", "dvc", "repro", "first"], cwd=project, env=env, stdout=log, stderr=log
+        )
+    serving.wait_for((project / "scratch/first").exists)
+    assert serving.running(project, "stages.steps")
+    dvc.send_signal(signal.SIGKILL)
+    assert dvc.wait() == -signal.SIGKILL
+    serving.wait_for(lambda: not serving.running(project, "stages.steps"), secs=10)
+    subprocess.run(["rm", "-rf", "scratch"], cwd=project, check=True)
+
+
+def test_a_second_writer_of_the_same_output_is_refused_with_the_pid_of_the_first(project):
+    with stage(project, "first") as first:
+        try:
+            serving.wait_for((project / "scratch/first").exists)
+            with stage(project, "first") as second:
+                said = second.stdout.read()
+        finally:
+            first.kill()
+    assert second.returncode == 2 and f"data/first: process {first.pid} is writing it" in said
+
+
+def test_progress_and_pictures_are_told_to_whoever_watches_and_to_nobody_else(project, tmp_path):
+    told = tmp_path / "events.jsonl"
+    for env in ({"PIPELINE_EVENTS": str(told)}, {}):
+        with stage(project, "alone", **env) as done:
+            assert "6/6" in done.stdout.read()
+        assert done.returncode == 0
+    *progress, picture = map(json.loads, told.read_text().splitlines())
+    assert {event["kind"] for event in progress} == {"progress"} and progress[-1]["done"] == progress[-1]["total"] == 6
+    assert progress[-1]["per_sec"] > 0 and (picture["kind"], picture["name"]) == ("picture", "squares")
+
+
+def test_an_impossible_number_of_processes_is_refused(project):
+    code = "import os; from stages.core.runtime import launcher_of; print(launcher_of(os.environ))"
+    for count, said in (("0", "NPROC = '0': expected"), ("two", "NPROC = 'two': expected"), ("1", "[]")):
+        env = {**os.environ, "NPROC": count}
+        done = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True)
+        assert said in done.stdout + done.stderr

@@ -1,0 +1,60 @@
+"""`semtok ui`: a server on this machine alone, one and not two, that tells nobody anything.
+
+Run: uv run pytest tests/test_server.py
+"""
+
+import os
+import pty
+import socket
+import subprocess
+
+import psutil
+import serving
+
+
+def test_a_second_ui_says_where_the_first_is_and_starts_nothing(server):
+    pid = server.pid()
+    done = server.semtok("ui")
+    assert f"the Prefect UI is at {server.url}" in done.stdout and server.pid() == pid
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    listening = {c.laddr.ip for one in family for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+
+
+def test_its_settings_are_the_repositorys(server):
+    settings = server.ask("admin/settings")
+    assert settings["server"]["analytics_enabled"] is False
+    assert settings["server"]["ephemeral"]["startup_timeout_seconds"] == 120
+    assert settings["server"]["ui"]["show_promotional_content"] is False
+
+
+def in_a_terminal(command: list[str], root, **env: str) -> str:
+    """What a command shows somebody who sits before it."""
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(command, cwd=root, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    text = b""
+    try:
+        while part := os.read(ours, 1024):
+            text += part
+    except OSError:  # how Linux says that the other side has closed
+        pass
+    child.wait(30)
+    os.close(ours)
+    return text.decode()
+
+
+def test_in_a_terminal_nothing_asks_to_collect_usage_data(server, tmp_path):
+    env = {name: value for name, value in os.environ.items() if name not in ("CI", "DO_NOT_TRACK")}
+    home = tmp_path / "home"
+    said = in_a_terminal([*serving.SEMTOK, "ui"], server.home, **{**env, **server.env, "PREFECT_HOME": str(home)})
+    assert "the Prefect UI is at" in said and "usage" not in said
+    assert not (home / ".sdk_telemetry").exists(), "no id of this machine is made"
+
+
+def test_a_server_that_takes_calls_and_never_answers_is_no_server(server):
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        done = server.semtok("run", status=2, PREFECT_API_URL=f"http://127.0.0.1:{deaf.getsockname()[1]}/api")
+    assert "Start one with `semtok ui`" in done.stderr
