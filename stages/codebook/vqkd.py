@@ -112,17 +112,18 @@ def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Mach
             usage[split], losses[split] = measure(model, teacher, images, machine, device)
         curves.write(report)
         write_usage(report, usage, cosine_loss=losses)
-        publish(sources, out, model, {"tokenizer": params.kind, "shape": shape})
+        publish(out, sources, model, {"tokenizer": params.kind, "shape": shape})
 
 
 def announce(out: Path, shape: dict[str, Any], params: Params) -> None:
-    """Print the plan: some 30 activations of 4 bytes a value and block, student and feature decoder."""
+    """Print the plan: weights, average and two moments, twice on disk for a moment and once as artefact; some 30
+    activations of 4 bytes a value and block of student and feature decoder."""
     rows = params.optim.batch_size * (shape["img_px"] // shape["patch_px"]) ** 2
-    activations = rows * shape["dim"] * (shape["depth"] + params.decoder_depth) * 120
-    distances = min(rows * params.num_codes, 2**26) * 8
+    blocks = shape["depth"] + params.decoder_depth
+    weights = 12 * shape["dim"] ** 2 * (blocks + 1) * 4
+    activations = rows * shape["dim"] * blocks * 120 + min(rows * params.num_codes, 2**26) * 8
     counts = {"steps": params.optim.total_steps}
-    memory = 800 * 2**20 + activations + distances
-    print_plan("codebook", out, counts, disk_bytes=400 * 2**20, memory_bytes=memory)
+    print_plan("codebook", out, counts, disk_bytes=9 * weights, memory_bytes=10**9 + 6 * weights + activations)
 
 
 def open_teacher(sources: Sources, device: torch.device) -> FrozenRows:
@@ -219,7 +220,7 @@ def measure(
     return usage(counts), total / len(shown)
 
 
-def publish(sources: Sources, out: Path, model: Distiller, facts: dict[str, Any]) -> None:
+def publish(out: Path, sources: Sources, model: Distiller, facts: dict[str, Any]) -> None:
     """The codebook artefact: the student and its codes; the feature decoder has done its work."""
     from safetensors.torch import save_file
 
