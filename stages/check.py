@@ -28,11 +28,16 @@ from stages.probe.linear import Params as Probe
 from stages.samples.draw import Params as Draws
 from stages.tokens.encode import Params as Tokens
 
-NAMES = {"tokenizers": ["kmeans"], "decoders": ["onestep"], "generators": [*SETTINGS]}
+NAMES = {
+    "pretrained": ["digits", "scenes", "scenes-supervised"],
+    "tokenizers": ["kmeans"],
+    "decoders": ["onestep"],
+    "generators": [*SETTINGS],
+}
 SCHEMAS: dict[str, type[Section]] = {
     "machine": Machine,
     "data": Data,
-    "pretrain": Pretrain,
+    **{f"pretrain.{name}": Pretrain for name in NAMES["pretrained"]},
     "encoder": Encoder,
     "probe": Probe,
     "features": Features,
