@@ -30,11 +30,15 @@ from stages.samples.draw import Params as Draws
 from stages.stability.measure import Params as Stability
 from stages.tokens.encode import Params as Tokens
 
-NAMES = {"decoders": ["onestep"], "generators": [*SETTINGS]}
+NAMES = {
+    "pretrained": ["digits", "scenes", "scenes-supervised"],
+    "decoders": ["onestep"],
+    "generators": [*SETTINGS],
+}
 SCHEMAS: dict[str, type[Section]] = {
     "machine": Machine,
     "data": Data,
-    "pretrain": Pretrain,
+    **{f"pretrain.{name}": Pretrain for name in NAMES["pretrained"]},
     "encoder": Encoder,
     "probe": Probe,
     "features": Features,

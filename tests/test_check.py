@@ -14,6 +14,7 @@ import toy as toys
 from stages.check import NAMES, SCHEMAS, errors_in
 from stages.codebook.fit import KINDS
 
+SPLIT = ("pretrain", "generator", "samples")  # sections of params.yaml whose parts have schemas of their own
 PARAMS = (toys.ROOT / "params.yaml").read_text()
 
 
@@ -83,9 +84,9 @@ def test_a_file_that_is_missing_or_empty_is_an_error(tmp_path):
 
 def test_every_part_of_params_yaml_has_its_schema_and_every_schema_its_part():
     params = toys.YAML(typ="safe").load(PARAMS)
-    parts = {f"{name}.{part}" for name in ("generator", "samples") for part in params[name]}
+    parts = {f"{name}.{part}" for name in SPLIT for part in params[name]}
     of_tokenizers = {"tokenizers", "codebook"}  # a section a tokenizer, the schema by its kind
-    assert {*SCHEMAS} == {*params} - {*NAMES, *of_tokenizers, "generator", "samples"} | parts
+    assert {*SCHEMAS} == {*params} - {*NAMES, *of_tokenizers, *SPLIT} | parts
 
 
 def test_the_names_are_those_that_the_commands_accept():

@@ -23,7 +23,8 @@ from stages.data.reader import ImageSplit, image_facts, num_images
 
 ROOT = Path(__file__).resolve().parents[1]
 YAML = """
-data: {source: digits, folder: "", img_px: 8, val_fraction: 0.16528, shard_images: 256, format: png, seed: 0}
+data: {source: digits, folder: "", scenes: {count: 40, max_objects: 3, nuisance: 0.5}, img_px: 8,
+       val_fraction: 0.16528, shard_images: 256, format: png, seed: 0}
 machine: {device: cpu, num_workers: 0, infer_batch_size: 8, checkpoint_secs: 60.0}
 """
 KILLED_AFTER_3_SHARDS = """

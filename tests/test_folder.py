@@ -16,9 +16,11 @@ from stages.data.decode import decode_rgb, to_square
 from stages.data.folder import open_folder, split_of
 from stages.data.prepare import Params, prepare
 from stages.data.reader import ImageSplit, image_facts
+from stages.data.scenes import Scenes
 from stages.data.sidecars import convert_boxes
 
 PX = 16
+SCENES = Scenes(count=20, max_objects=1, nuisance=0.0)
 MACHINE = Machine(device="cpu", num_workers=2, infer_batch_size=8, checkpoint_secs=60.0)
 
 
@@ -31,7 +33,14 @@ def photos(tmp_path, monkeypatch):
 
 def params(folder: Path, **changes) -> Params:
     fields = dict(
-        source="folder", folder=str(folder), img_px=PX, val_fraction=0.5, shard_images=4, format="png", seed=0
+        source="folder",
+        folder=str(folder),
+        scenes=SCENES,
+        img_px=PX,
+        val_fraction=0.5,
+        shard_images=4,
+        format="png",
+        seed=0,
     )
     return Params(**(fields | changes))
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 STAGES = {name: stage for name, stage in PIPELINE["stages"].items()}
-CHOICES = ("tokenizers", "decoders", "generators", "machine")  # sections of params.yaml that are no stage
+CHOICES = ("pretrained", "tokenizers", "decoders", "generators", "machine")  # sections of params.yaml that are no stage
 PACKAGES = sorted(
     path.name for path in (ROOT / "stages").iterdir() if path.is_dir() and path.name not in ("core", "__pycache__")
 )

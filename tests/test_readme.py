@@ -60,9 +60,9 @@ def load_all(recipe: str, tmp_path: Path) -> dict[str, Any]:
 def test_a_recipe_laid_over_params_yaml_is_accepted_by_every_stage_and_fits_together(recipe, tmp_path):
     params = load_all(recipe, tmp_path)
     encoder, book, decoder = params["encoder"], params["codebook"], params["decoder"]
-    embedded = encoder.name == "embedded"
-    patch_px = params["pretrain"].patch_px if embedded else int(re.search(r"patch(\d+)", encoder.name)[1])
-    depth = params["pretrain"].depth if embedded else {"small": 12, "base": 12, "large": 24}[encoder.name.split("_")[1]]
+    own = params.get(f"pretrain.{encoder.name}")
+    patch_px = own.patch_px if own else int(re.search(r"patch(\d+)", encoder.name)[1])
+    depth = own.depth if own else {"small": 12, "base": 12, "large": 24}[encoder.name.split("_")[1]]
     assert encoder.img_px % patch_px == 0
     assert encoder.img_px // patch_px * 2 ** (len(decoder.widths) - 1) == params["data"].img_px
     blocks = [params["probe"].block % depth, params["features"].block, *decoder.perceptual_blocks]
@@ -76,7 +76,7 @@ def test_a_recipe_laid_over_params_yaml_is_accepted_by_every_stage_and_fits_toge
 def test_the_folder_recipe_suits_even_a_flat_folder_and_the_other_a_thousand_classes(tmp_path):
     folder, imagenet = (load_all(recipe, tmp_path) for recipe in RECIPES)
     assert folder["evaluate"].kid_subset_size <= folder["samples.draws"].per_class, "flat: samples in all"
-    assert folder["encoder"].name == "embedded", "nothing to download"
+    assert folder["encoder"].name == "digits", "nothing to download"
     expected = 732 / 1_281_167 * imagenet["probe"].max_images  # of ImageNet's smallest class, in the choice
     assert imagenet["probe"].few_labels < expected - 4 * expected**0.5
     assert imagenet["samples.draws"].per_class * 1000 == imagenet["evaluate"].max_reference_images == 50_000

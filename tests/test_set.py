@@ -66,7 +66,7 @@ def test_values_of_the_real_file_can_be_set_and_their_lines_alone_change(number)
         ("decoder.optim.lr_peak=1e-3", "    lr_peak: 1e-3"),
         ("decoder.optim.lr_peak=1", "    lr_peak: 1"),
         ("tokens.augment.degrees=7.25", "  augment: {degrees: 7.25, scale: 0.1, translate: 0.06, "),
-        ("encoder.name=vit, x", '  name: vit, x                # embedded | a timm'),
+        ("encoder.name=vit, x", "  name: vit, x                # one of `pretrained`"),
     ],
 )  # fmt: skip
 def test_a_value_is_written_as_it_was_given_and_the_comment_keeps_its_column(assignment, line):

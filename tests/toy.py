@@ -24,7 +24,10 @@ PAINTER = {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "optim":
 CHANGES = {
     "machine": {"device": "cpu", "num_workers": 0, "infer_batch_size": 16, "checkpoint_secs": 1e9},
     "data": {"source": "folder", "folder": "pictures", "img_px": IMG_PX, "val_fraction": 0.3, "shard_images": 10},
-    "pretrain": {"dim": 32, "depth": 2, "heads": 2, "optim": {**OPTIM, "total_steps": 4}},
+    "pretrained": ["digits"],
+    "pretrain": {
+        "digits": {"source": "folder", "dim": 32, "depth": 2, "heads": 2, "optim": {**OPTIM, "total_steps": 4}}
+    },
     "encoder": {"img_px": IMG_PX},
     "probe": {"block": 1, "few_labels": 2, "few_draws": 2},
     "features": {"block": 1, "shard_images": 10},
@@ -77,8 +80,9 @@ def draw_pictures(folder: Path) -> None:
 
 COMMANDS = {
     "data": "stages.data.prepare --out data/images",
-    "pretrain": "stages.pretrain.train --images data/images --out weights/digits --curves reports/pretrain",
-    "encoder": "stages.encoder.fetch --embedded weights/digits --out data/encoder",
+    "pretrain": "stages.pretrain.train --name digits --images data/images --out weights/digits"
+    " --curves reports/pretrain/digits",
+    "encoder": "stages.encoder.fetch --embedded weights --out data/encoder",
     "probe": "stages.probe.linear --images data/images --encoder data/encoder --report reports/probe",
     "features": "stages.features.extract --images data/images --encoder data/encoder --out data/features",
     "codebook": "stages.codebook.fit --name kmeans --images data/images --encoder data/encoder --features data/features"

@@ -41,6 +41,7 @@ def write_image_artefact(out: Path, images: np.ndarray, labels: np.ndarray, clas
     from PIL import Image
 
     from stages.data.prepare import Params, prepare
+    from stages.data.scenes import Scenes
 
     source = out.with_name(f"{out.name}-source")
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -48,6 +49,7 @@ def write_image_artefact(out: Path, images: np.ndarray, labels: np.ndarray, clas
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{number:04d}.png")
     facts = {"source": "folder", "folder": str(source), "img_px": images.shape[1], "val_fraction": 0.33}
+    facts |= {"scenes": Scenes(count=20, max_objects=1, nuisance=0.0)}
     with contextlib.chdir(out.parent):
         prepare(out, Params(**facts, shard_images=1000, format="png", seed=0), MACHINE)
 

@@ -65,3 +65,33 @@ def random_light(images: Tensor, rng: torch.Generator, *, contrast: float, brigh
     sigma = torch.rand(shape, generator=rng) * noise
     grain = torch.randn(images.shape, generator=rng)
     return images * gain.to(images) + offset.to(images) + (sigma * grain).to(images)
+
+
+def random_colours(images: Tensor, rng: torch.Generator, *, mix: float, grey: float) -> Tensor:
+    """Images float [B, 3, H, W] in [-1, 1]: the three colour axes of each turned, mirrored, or all made one.
+
+    `mix` goes from 0, colours as they are, to 1, where they are multiplied by a random orthogonal 3x3 matrix: contrasts
+    stay as strong, hues and what is dark or bright do not. `grey` is the share of images that lose their colour.
+    """
+    import torch
+
+    turns = torch.linalg.qr(torch.randn(len(images), 3, 3, generator=rng))[0]
+    maps = torch.eye(3) * (1 - mix) + turns * mix
+    without = torch.rand(len(images), 1, 1, generator=rng) < grey
+    maps = torch.where(without, maps.mean(1, keepdim=True).expand(-1, 3, -1), maps).to(images)
+    return (maps @ images.flatten(2)).view_as(images)
+
+
+def random_clouds(images: Tensor, rng: torch.Generator, amplitude: float) -> Tensor:
+    """Images float [B, 3, H, W] under random coloured textures of three sizes, each with its own deviation.
+
+    The deviations are at most `amplitude`; pixels run from -1 to 1.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    for side in (4, 8, 16):
+        field = torch.randn(len(images), 3, side, side, generator=rng)
+        field *= torch.rand(len(images), 1, 1, 1, generator=rng) * amplitude
+        images = images + F.interpolate(field.to(images), size=images.shape[2:], mode="bilinear")
+    return images

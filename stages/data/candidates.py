@@ -1,8 +1,8 @@
-"""What a source of images offers: candidates in two splits, and a way to open each of them."""
+"""What a source of images offers: candidates in two splits, and a way to open them, several at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,14 +31,27 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """`open` raises `Refused`; `facts` tell one state of the source from another, beyond the params."""
+    """`open` takes up to `batch_images` candidates; `facts` tell one state of it from another, beyond the params."""
 
     classes: list[str]
     splits: dict[str, list[Candidate]]
-    open: Callable[[Candidate], Picture]
-    decode_bytes: int  # memory that opening one typical image takes
+    open: Callable[[Sequence[Candidate]], list[Picture | Refused]]
+    decode_bytes: int  # memory that opening typical images, as many as are opened at once, takes
+    batch_images: int = 1
     refused: list[dict[str, str]] = field(default_factory=list)  # {name, reason} of what is no candidate
     facts: str = ""
+
+
+def one_by_one(open_one: Callable[[Candidate], Picture]) -> Callable[[Sequence[Candidate]], list[Picture | Refused]]:
+    """The `open` of a source that opens a candidate, or raises `Refused`."""
+
+    def attempt(candidate: Candidate) -> Picture | Refused:
+        try:
+            return open_one(candidate)
+        except Refused as refused:
+            return refused
+
+    return lambda candidates: [attempt(candidate) for candidate in candidates]
 
 
 def refusal(name: str, reason: str) -> dict[str, str]:

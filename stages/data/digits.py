@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stages.core.params import impossible
-from stages.data.candidates import Candidate, Picture, Source
+from stages.data.candidates import Candidate, Picture, Source, one_by_one
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ def open_digits(img_px: int, val_fraction: float, seed: int) -> Source:
     return Source(
         classes=CLASSES,
         splits={split: [candidates[i] for i in indices] for split, indices in splits.items()},
-        open=lambda candidate: Picture(render(scans[int(candidate.key)].reshape(8, 8), img_px), {}),
+        open=one_by_one(lambda candidate: Picture(render(scans[int(candidate.key)].reshape(8, 8), img_px), {})),
         decode_bytes=img_px**2 * 6,
     )
 

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from stages.core.errors import UserError
-from stages.data.candidates import Candidate, Picture, Refused, Source, refusal
+from stages.data.candidates import Candidate, Picture, Refused, Source, one_by_one, refusal
 from stages.data.decode import EXTENSIONS, decode_rgb, to_square
 from stages.data.sidecars import owner, read_sidecars
 
@@ -32,7 +32,7 @@ def open_folder(folder: Path, img_px: int, val_fraction: float, seed: int) -> So
     return Source(
         classes=classes,
         splits=splits,
-        open=lambda candidate: open_image(folder, candidate.name, sidecars, img_px),
+        open=one_by_one(lambda candidate: open_image(folder, candidate.name, sidecars, img_px)),
         decode_bytes=PHOTO_BYTES,
         refused=refused,
         facts=hashlib.sha256(repr(list(files.items())).encode()).hexdigest(),

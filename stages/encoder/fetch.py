@@ -1,12 +1,12 @@
 """Write the frozen encoder as an artefact: model.safetensors + config.json, the same whatever its source.
 
 Run:    dvc repro encoder
-Expect: seconds for `embedded` and local weights; one download for a timm name with hub weights.
+Expect: seconds for embedded networks and local weights; one download for a timm name with hub weights.
 
 Sources (params.yaml, section encoder):
-    name: embedded                             the small network this repository pre-trained (weights/digits)
+    name: digits                                a small network that this repository pre-trained (weights/digits)
     name: vit_base_patch14_reg4_dinov2.lvd142m  any timm vision transformer, weights from its hub …
-    weights: path/to/model.safetensors         … or from this file (offline)
+    weights: path/to/model.safetensors          … or from this file (offline)
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ class Params(Section):
 
     @model_validator(mode="after")
     def weights_are_there(self) -> Params:
-        if self.weights and self.name == "embedded":
-            raise ValueError("weights: the embedded encoder has its own; expected '' with name: embedded")
         if self.weights and (Path(self.weights).suffix != ".safetensors" or not Path(self.weights).is_file()):
             raise ValueError(
                 f"weights = {self.weights!r}: expected an existing .safetensors file (pickles are never read)"
@@ -48,7 +46,8 @@ def fetch(embedded: Path, out: Path, params: Params) -> None:
     """Write the encoder artefact `out`."""
     from safetensors.torch import save_file
 
-    vit, config = open_embedded(embedded, params) if params.name == "embedded" else open_timm(params)
+    shipped = is_shipped(embedded, params)
+    vit, config = open_embedded(embedded / params.name, params) if shipped else open_timm(params)
     config = {"name": params.name, "img_px": params.img_px, "precision": params.precision, **config}
     with artefact.new_artefact(out, "encoder", config) as folder:
         save_file({key: tensor.contiguous() for key, tensor in vit.state_dict().items()}, folder / "model.safetensors")
@@ -59,10 +58,17 @@ def fetch(embedded: Path, out: Path, params: Params) -> None:
     )
 
 
+def is_shipped(embedded: Path, params: Params) -> bool:
+    """Whether the folder `embedded` holds the network of that name."""
+    return (embedded / params.name / artefact.CONFIG).is_file()
+
+
 def check(embedded: Path, params: Params) -> None:
     """Refuse an image size that the patches do not divide, before anything heavy is imported or downloaded."""
-    if params.name == "embedded":
-        patch_px = artefact.read_config(embedded, "pretrained")["shape"]["patch_px"]
+    if is_shipped(embedded, params):
+        if params.weights:
+            raise impossible("encoder.weights", params.weights, f"{params.name} has its own in {embedded}; expected ''")
+        patch_px = artefact.read_config(embedded / params.name, "pretrained")["shape"]["patch_px"]
     elif found := re.search(r"patch(\d+)", params.name):
         patch_px = int(found[1])
     else:
@@ -85,7 +91,7 @@ def open_embedded(embedded: Path, params: Params) -> tuple[nn.Module, dict[str, 
 
     trained = artefact.read_config(embedded, "pretrained")
     shape = {**trained["shape"], "img_px": params.img_px}
-    state = load_file(artefact.checked(embedded, "model.safetensors"))
+    state = {key: tensor.float() for key, tensor in load_file(artefact.checked(embedded, "model.safetensors")).items()}
     side = params.img_px // shape["patch_px"]
     state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], [side, side], num_prefix_tokens=0)
     vit = build_vit(**shape, seed=trained["seed"])
@@ -102,7 +108,9 @@ def open_timm(params: Params) -> tuple[nn.Module, dict[str, Any]]:
         vit: Any = timm.create_model(params.name, pretrained=False, img_size=params.img_px, num_classes=0)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise impossible(
-            "encoder.name", params.name, f"timm cannot make it ({_one_line(error)}); see timm.list_models('vit_*')"
+            "encoder.name",
+            params.name,
+            f"not in weights/, and timm cannot make it ({_one_line(error)}); see timm.list_models('vit_*')",
         ) from None
     if not hasattr(vit, "forward_intermediates") or not hasattr(vit, "blocks"):
         raise impossible(
@@ -153,7 +161,7 @@ def _help(params: Params, why: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--embedded", type=Path, required=True, help="the weights in this repository")
+    parser.add_argument("--embedded", type=Path, required=True, help="folder of the networks in this repository")
     parser.add_argument("--out", type=Path, required=True, help="encoder artefact to write")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()

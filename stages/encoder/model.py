@@ -79,7 +79,7 @@ def random_twin(folder: str | Path, seed: int, device: torch.device | str = "cpu
 
 def build(config: dict[str, Any]) -> nn.Module:
     """The network that an encoder config describes, with its initial weights."""
-    if config["name"] == "embedded":
+    if "shape" in config:  # one of this repository's own
         from stages.pretrain.model import build_vit
 
         return build_vit(**config["shape"], seed=config["seed"])

@@ -1,4 +1,4 @@
-"""The self-supervised objective: SimCLR on pooled features plus VICReg on matched patches (both from lightly)."""
+"""The objectives: SimCLR on pooled features plus VICReg on matched patches (both from lightly), or the classes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Objective(nn.Module):
-    """The backbone with its two projection heads; only the backbone is kept after training."""
+class Contrast(nn.Module):
+    """Self-supervised: the backbone with its two projection heads; only the backbone is kept after training."""
 
     def __init__(self, backbone: VisionTransformer, dim: int, temperature: float, dense_weight: float):
         super().__init__()
@@ -30,6 +30,20 @@ class Objective(nn.Module):
         first, second = feat_BND.chunk(2)
         dense = self.vicreg(*[self.dense_head(rows).float() for rows in matched_patches(first, second, *maps)])
         return simclr + self.dense_weight * dense, {"simclr": simclr.detach(), "dense": dense.detach()}
+
+
+class Supervised(nn.Module):
+    """A linear classifier on the mean of the backbone's patches; only the backbone is kept after training."""
+
+    def __init__(self, backbone: VisionTransformer, dim: int, num_classes: int):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(dim, num_classes)
+
+    def forward(self, views: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images float [B, 3, H, W] and their classes int64 [B] -> cross-entropy in nats, scalars."""
+        logits_BC = self.head(self.backbone.forward_features(views).mean(1)).float()
+        return F.cross_entropy(logits_BC, labels), {"accuracy": (logits_BC.argmax(1) == labels).float().mean()}
 
 
 def matched_patches(first: Tensor, second: Tensor, map_a: Tensor, map_b: Tensor) -> tuple[Tensor, Tensor]:
