@@ -17,7 +17,7 @@ import serving
 import toy as toys
 
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
-PATIENCE_SECS = 300  # a run takes 15 on two idle cores, where others work 100
+PATIENCE_SECS = 300  # on a busy machine, a run of seconds takes minutes
 COMMAND = [*serving.SEMTOK, "run", "--jobs", "2"]
 KINDS = [
     "stage SIGKILL",
