@@ -32,7 +32,8 @@ CPU = torch.device("cpu")
 BASE = {
     "kind": "kmeans", "encoder": "pipeline", "blocks": [], "layers": "concat", "pca_dim": 0, "whiten": 0.0,
     "num_codes": 5, "method": "sample", "engine": "faiss", "max_vectors": 0, "chunk_vectors": 1000,
-    "batch_vectors": 100, "iterations": 20, "init": "kmeans++", "redo": 1, "normalise": False, "seed": 0,
+    "batch_vectors": 100, "start_iterations": 0, "iterations": 20, "init": "kmeans++", "redo": 1,
+    "normalise": False, "seed": 0,
 }  # fmt: skip
 
 

@@ -35,9 +35,9 @@ def faiss_kmeans(sample: np.ndarray, params: Params, device: torch.device) -> tu
     return torch.from_numpy(kmeans.centroids.copy()), progress
 
 
-def initial(sample: np.ndarray, params: Params, device: torch.device) -> np.ndarray:
-    """float32 [K, D]: the centroids that faiss would start from."""
-    kmeans = build(sample, params, device, iterations=0)
+def initial(sample: np.ndarray, params: Params, device: torch.device, iterations: int = 0) -> np.ndarray:
+    """float32 [K, D]: the centroids that faiss would start from, or has after some iterations."""
+    kmeans = build(sample, params, device, iterations)
     kmeans.train(sample)
     return kmeans.centroids.copy()
 

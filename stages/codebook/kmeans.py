@@ -46,6 +46,7 @@ class Params(Section):
     max_vectors: int = Field(ge=0)
     chunk_vectors: int = Field(gt=0)
     batch_vectors: int = Field(gt=0)
+    start_iterations: int = Field(ge=0)
     iterations: int = Field(gt=0)
     init: Literal["random", "kmeans++", "afk-mc2"]
     redo: int = Field(gt=0)

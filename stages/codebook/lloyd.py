@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stages.codebook.kmeans import Params
     from stages.codebook.rows import Rows
 
-SUM_ROWS = 8192  # rows summed at once
+SUM_ROWS = 8192  # rows summed in float32 before they enter the float64 sums
 APART = 1 / 1024
 
 
@@ -38,6 +38,7 @@ class State:
 
     vectors: np.ndarray  # float64 [K, D]
     seen: np.ndarray  # float64 [K]: rows behind each vector so far; mini-batches only
+    squares: float = 0.0  # Σ ||f||² over all rows, from the first pass
     passes: int = 0
     still: bool = False  # the last pass moved nothing
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
@@ -62,19 +63,20 @@ def stream(rows: Rows, group: int, params: Params, work: Path, device: torch.dev
 
 
 def start(rows: Rows, group: int, params: Params, device: torch.device) -> State:
-    """Initial vectors from a seeded sample of at most one chunk."""
+    """Vectors clustered in memory on a seeded sample of one chunk: cheaper than as many passes over everything."""
     sample = rows.sample(group, min(rows.total(), params.chunk_vectors), params.seed)
-    vectors = initial(sample, params, device).astype(np.float64)
+    vectors = initial(sample, params, device, params.start_iterations).astype(np.float64)
     return State(vectors, np.zeros(len(vectors)))
 
 
 def lloyd_pass(state: State, rows: Rows, group: int, params: Params, device: torch.device) -> None:
     """One exact iteration over all train rows."""
     vectors = torch.from_numpy(state.vectors.astype(np.float32)).to(device)
-    counts, sums, squares = np.zeros(len(vectors)), np.zeros(state.vectors.shape), 0.0
+    counts, sums = np.zeros(len(vectors)), np.zeros(state.vectors.shape)
     for chunk in rows.chunks("train", group, params.chunk_vectors):
-        squares += add(chunk, vectors, counts, sums)
-    error = error_of(state.vectors, counts, sums, squares)
+        state.squares += 0.0 if state.passes else sum_of_squares(chunk)
+        add(chunk, vectors, counts, sums)
+    error = state.squares + beyond_squares(state.vectors, counts, sums)
     moved = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], state.vectors)
     finish(state, moved, counts.copy(), error, params.normalise)
 
@@ -88,12 +90,13 @@ def minibatch_pass(state: State, rows: Rows, group: int, params: Params, device:
     vectors, total, error = state.vectors.copy(), np.zeros(len(state.vectors)), 0.0
     for batch in batches(rows, group, params, rng):
         counts, sums = np.zeros(len(vectors)), np.zeros(vectors.shape)
-        squares = add(batch, torch.from_numpy(vectors.astype(np.float32)).to(device), counts, sums)
-        error += error_of(vectors, counts, sums, squares)
+        add(batch, torch.from_numpy(vectors.astype(np.float32)).to(device), counts, sums)
+        state.squares += 0.0 if state.passes else sum_of_squares(batch)
+        error += beyond_squares(vectors, counts, sums)
         state.seen += counts
         total += counts
         vectors += (sums - counts[:, None] * vectors) / np.maximum(state.seen, 1)[:, None]
-    finish(state, vectors, total, error, params.normalise)
+    finish(state, vectors, total, state.squares + error, params.normalise)
 
 
 def batches(rows: Rows, group: int, params: Params, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -105,25 +108,26 @@ def batches(rows: Rows, group: int, params: Params, rng: np.random.Generator) ->
             yield chunk[shuffled[begin : begin + params.batch_vectors]]
 
 
-def add(chunk: np.ndarray, vectors: torch.Tensor, counts: np.ndarray, sums: np.ndarray) -> float:
-    """Assign rows; add them, in float64, to the counts [K] and sums [K, D] of their vectors. The sum of squares."""
+def add(chunk: np.ndarray, vectors: torch.Tensor, counts: np.ndarray, sums: np.ndarray) -> None:
+    """Assign rows; add them to the float64 counts [K] and sums [K, D] of their vectors, SUM_ROWS at a time."""
     from scipy.sparse import csr_array
 
-    squares = 0.0
     for begin in range(0, len(chunk), SUM_ROWS):
         part = chunk[begin : begin + SUM_ROWS]
         codes = nearest(torch.from_numpy(part).to(vectors.device), vectors).cpu().numpy()
-        exact, shape = part.astype(np.float64), (len(part), len(vectors))
-        chosen = csr_array((np.ones(len(part)), codes, np.arange(len(part) + 1)), shape=shape)
+        ones, shape = np.ones(len(part), np.float32), (len(part), len(vectors))
+        sums += csr_array((ones, codes, np.arange(len(part) + 1)), shape=shape).T @ part
         counts += np.bincount(codes, minlength=len(vectors))
-        sums += chosen.T @ exact
-        squares += float(np.vdot(exact, exact))
-    return squares
 
 
-def error_of(vectors: np.ndarray, counts: np.ndarray, sums: np.ndarray, squares: float) -> float:
-    """Sum of squared distances of rows to their vectors: Σ ||f||² - 2 Σ c·s + Σ n ||c||²."""
-    return float(squares - 2 * np.vdot(vectors, sums) + counts @ np.square(vectors).sum(1))
+def sum_of_squares(chunk: np.ndarray) -> float:
+    """Σ ||f||² in float64."""
+    return float(np.einsum("md,md->m", chunk, chunk).sum(dtype=np.float64))
+
+
+def beyond_squares(vectors: np.ndarray, counts: np.ndarray, sums: np.ndarray) -> float:
+    """What the sum of squared distances Σ ||f - c||² has beyond Σ ||f||²: Σ n ||c||² - 2 Σ c·s."""
+    return float(counts @ np.square(vectors).sum(1) - 2 * np.vdot(vectors, sums))
 
 
 def finish(state: State, vectors: np.ndarray, counts: np.ndarray, error: float, normalise: bool) -> None:
@@ -154,7 +158,7 @@ def save(state: State, path: Path) -> None:
     """The state in one file that appears whole."""
     from safetensors.numpy import save as to_bytes
 
-    facts = {"passes": state.passes, "still": state.still, "history": state.history}
+    facts = {"squares": state.squares, "passes": state.passes, "still": state.still, "history": state.history}
     tensors = {"vectors": state.vectors, "seen": state.seen}
     artefact.write_atomically(path, to_bytes(tensors, metadata={"facts": json.dumps(facts)}))
 

@@ -113,21 +113,22 @@ class Rows:
         if self.affine:
             rows = self.affine.of(group, torch.from_numpy(rows)).numpy()
         if self.normalise:
-            rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return rows
 
 
 def regroup(arrays: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The rows of arrays [M, D] as arrays of `size` rows; the last one may be shorter."""
+    """The rows of arrays [M, D] as arrays of `size` rows, the last one may be shorter; not to be written to."""
     import numpy as np
 
     held, count = [], 0
     for array in arrays:
         while count + len(array) >= size:
             cut = size - count
-            yield np.concatenate([*held, array[:cut]])
+            yield np.concatenate([*held, array[:cut]]) if held else array[:cut]
             held, count, array = [], 0, array[cut:]
-        held.append(array)
+        if len(array):
+            held.append(array)
         count += len(array)
     if count:
         yield np.concatenate(held)

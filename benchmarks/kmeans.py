@@ -1,0 +1,182 @@
+"""k-means on real patch features: time and error of ours and of the peers, at equal points and at equal error.
+
+Run:    OMP_NUM_THREADS=1 uv run --group bench python benchmarks/kmeans.py        (after: uv run dvc repro features)
+Expect: for each K, medians of 5 alternated runs on the digits' 96,000 features; minutes. Options: --codes, --rounds.
+
+All points are seen in every iteration, from random points as a start, except where the name says otherwise. Time is
+that of the CPU: on one thread the clock's, less what others who share the machine take. Error is the mean squared
+distance of all vectors to the nearest centroid, by faiss. "Equal error": each has the fewest iterations that bring it
+to the error of the reference, faiss.Kmeans. Who takes three times the reference's time is measured once.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from stages.codebook import kmeans, lloyd
+from stages.codebook.engines import faiss_kmeans
+from stages.codebook.rows import Layout, Rows
+from stages.core import shards
+from stages.core.params import load
+
+Run = Callable[[np.ndarray, int, int, int], np.ndarray]  # points, K, iterations, seed -> centroids
+CPU = torch.device("cpu")
+REFERENCE = "faiss.Kmeans, as engine: faiss calls it"
+
+
+def ours_params(num_codes: int, iterations: int, seed: int, **changes: Any) -> kmeans.Params:
+    """The section `kmeans` of params.yaml with these values."""
+    base = load("codebook.kmeans", kmeans.Params).model_dump()
+    sizes = {"num_codes": num_codes, "iterations": iterations, "seed": seed, "init": "random"}
+    return kmeans.Params(**{**base, **sizes, **changes})
+
+
+def by_faiss(points: np.ndarray, num_codes: int, iterations: int, seed: int) -> np.ndarray:
+    return faiss_kmeans(points, ours_params(num_codes, iterations, seed), CPU)[0].numpy()
+
+
+def streamed(points: np.ndarray, num_codes: int, iterations: int, seed: int, **changes: Any) -> np.ndarray:
+    """Our streamed methods, with their checkpoints, on rows in memory instead of files."""
+    patches = 64
+    shape = Layout([0], 1, patches, points.shape[1], False, False, {"train": len(points) // patches, "val": 0})
+    images = points.reshape(-1, 1, patches, points.shape[1])
+    parts = [partial(iter, [part]) for part in np.array_split(images, 8)]
+    rows, params = Rows(shape, {"train": parts, "val": []}, False), ours_params(num_codes, iterations, seed, **changes)
+    with tempfile.TemporaryDirectory() as work:
+        return lloyd.stream(rows, 0, params, Path(work), CPU)[0].numpy()
+
+
+def by_superkmeans(fraction: float, points: np.ndarray, num_codes: int, iterations: int, seed: int) -> np.ndarray:
+    from superkmeans import SuperKMeans
+
+    peer = SuperKMeans(
+        num_codes, points.shape[1], hierarchical=False, iters=iterations, sampling_fraction=fraction, seed=seed,
+        max_points_per_cluster=len(points), n_threads=torch.get_num_threads(), early_termination=False,
+    )  # fmt: skip
+    return np.ascontiguousarray(peer.train(points))
+
+
+def by_faiss_super(points: np.ndarray, num_codes: int, iterations: int, seed: int) -> np.ndarray:
+    peer: Any = faiss.SuperKMeans(points.shape[1], num_codes)
+    peer.cp.niter, peer.cp.seed, peer.cp.max_points_per_centroid = iterations, seed, len(points)
+    peer.train(points)
+    return faiss.vector_to_array(peer.centroids).reshape(num_codes, -1)
+
+
+def by_scikit_learn(points: np.ndarray, num_codes: int, iterations: int, seed: int) -> np.ndarray:
+    from sklearn.cluster import KMeans
+
+    peer = KMeans(num_codes, init="random", n_init=1, max_iter=iterations, tol=0, random_state=seed)
+    return peer.fit(points).cluster_centers_
+
+
+def by_scikit_learn_batches(points: np.ndarray, num_codes: int, iterations: int, seed: int) -> np.ndarray:
+    from sklearn.cluster import MiniBatchKMeans
+
+    peer = MiniBatchKMeans(
+        num_codes, init="random", n_init=1, max_iter=iterations, batch_size=8192, random_state=seed,
+        max_no_improvement=None, init_size=3 * num_codes,
+    )  # fmt: skip
+    return peer.fit(points).cluster_centers_
+
+
+RUNS: dict[str, Run] = {
+    REFERENCE: by_faiss,
+    "ours, lloyd from random points": partial(streamed, method="lloyd", start_iterations=0),
+    "ours, lloyd, started as in params.yaml": partial(streamed, method="lloyd", init="kmeans++"),
+    "ours, minibatch, started as in params.yaml": partial(streamed, method="minibatch", init="kmeans++"),
+    "superkmeans, all points": partial(by_superkmeans, 1.0),
+    "superkmeans, its default sub-sample of 0.3": partial(by_superkmeans, 0.3),
+    "faiss.SuperKMeans": by_faiss_super,
+    "scikit-learn KMeans": by_scikit_learn,
+    "scikit-learn MiniBatchKMeans": by_scikit_learn_batches,
+}
+
+
+def error_of(points: np.ndarray, centroids: np.ndarray) -> float:
+    """Mean squared distance to the nearest centroid."""
+    return float(faiss.knn(points, np.ascontiguousarray(centroids, np.float32), 1)[0].mean())
+
+
+def timed(run: Run, points: np.ndarray, num_codes: int, iterations: int, seed: int) -> tuple[float, float]:
+    """CPU seconds, of all threads, and error of one run."""
+    started = time.process_time()
+    centroids = run(points, num_codes, iterations, seed)
+    return time.process_time() - started, error_of(points, centroids)
+
+
+def alternated(points: np.ndarray, num_codes: int, counts: dict[str, int], rounds: int) -> dict[str, list[float]]:
+    """Median seconds and error of each run with its count of iterations; round r of all has seed r."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in counts}
+    for seed in range(rounds):
+        for name, runs in found.items():
+            if seed == 0 or runs[0][0] < 3 * found[REFERENCE][0][0]:
+                runs.append(timed(RUNS[name], points, num_codes, counts[name], seed))
+    return {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in found.items()}
+
+
+def fewest_iterations(name: str, target: float, points: np.ndarray, num_codes: int, most: int) -> int | None:
+    """By bisection: after how many the median error of three seeds is within the target; None if `most` are too few."""
+    low, high = 0, most + 1
+    while high - low > 1:
+        count = (low + high) // 2
+        errors = [timed(RUNS[name], points, num_codes, count, seed)[1] for seed in range(3)]
+        low, high = (low, count) if statistics.median(errors) <= target else (count, high)
+    return high if high <= most else None
+
+
+def compare(points: np.ndarray, num_codes: int, iterations: int, rounds: int) -> None:
+    """Print both tables for one number of codes."""
+    print(f"K = {num_codes:,}, {len(points):,} x {points.shape[1]}")
+    alternated(points[:16384], num_codes, dict.fromkeys(RUNS, 1), 1)  # warm up
+    figures = alternated(points, num_codes, dict.fromkeys(RUNS, iterations), rounds)
+    show(f"equal iterations ({iterations})", figures, dict.fromkeys(RUNS, iterations))
+    base, target = figures[REFERENCE]
+    counts = {REFERENCE: iterations}
+    for name in (name for name, (seconds, _) in figures.items() if seconds < 3 * base and name != REFERENCE):
+        if count := fewest_iterations(name, 1.001 * target, points, num_codes, 2 * iterations):
+            counts[name] = count
+        else:
+            print(f"  {name}: not at that error after {2 * iterations} iterations")
+    show("equal error (within 0.1 %)", alternated(points, num_codes, counts, rounds), counts)
+
+
+def show(title: str, figures: dict[str, list[float]], counts: dict[str, int]) -> None:
+    """One table, the fastest first; ratios are to the reference."""
+    base, target = figures[REFERENCE]
+    print(f"  {title:45} {'CPU s':>7} {'ratio':>6} {'error':>8} {'ratio':>6} iterations")
+    for name, (seconds, error) in sorted(figures.items(), key=lambda item: item[1]):
+        ratios = f"{seconds:7.2f} {seconds / base:6.2f} {error:8.4f} {error / target:6.3f}"
+        print(f"  {name:45} {ratios} {counts[name]:10}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", type=Path, default=Path("data/features"))
+    parser.add_argument("--codes", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", module="sklearn")  # that it has not converged, which is asked for
+    threads = torch.get_num_threads()
+    faiss.omp_set_num_threads(threads)
+    points = np.concatenate([array for _, array in shards.read_arrays(args.features, "features", "train")])
+    print(f"{threads} threads; medians of {args.rounds} alternated runs, seeds 0 to {args.rounds - 1}")
+    with threadpool_limits(threads):
+        for num_codes in args.codes:
+            compare(points.astype(np.float32), num_codes, args.iterations, args.rounds)
+
+
+if __name__ == "__main__":
+    main()
