@@ -23,12 +23,14 @@ TEMPLATE = Path(__file__).with_name("template.html")
 
 def build(reports: Path, out: Path, lock: Path) -> None:
     """Write the page `out` from the folder `reports`."""
-    from stages.report import comparison, sections
+    from stages.report import codes, comparison, sections
 
     evaluations = gather.read_evaluations(reports)
     optional = {
         "encoder probe": sections.probe(reports),
         "codebook": sections.codebooks(reports),
+        "anatomy of the codes": codes.anatomy(reports),
+        "codebook ablation": codes.ablation(reports),
         "training curves": sections.training(reports),
     }
     parts = [
