@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from stages.ablation.cell import Params as Ablation
+from stages.anatomy.dissect import Params as Anatomy
 from stages.codebook.fit import load_params
 from stages.core.errors import UserError
 from stages.core.loop import Optim
@@ -43,6 +45,8 @@ SCHEMAS: dict[str, type[Section]] = {
     "probe": Probe,
     "features": Features,
     "tokens": Tokens,
+    "anatomy": Anatomy,
+    "ablation": Ablation,
     "decoder": Recipe,
     "generator.model": Model,
     **{f"generator.{name}": Optim for name in SETTINGS},

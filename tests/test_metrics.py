@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stages.codebook.usage import usage
+from stages.core import scores
 from stages.evaluate import metrics
 from stages.evaluate.neighbours import distance_figures, nearest
 
@@ -19,13 +20,13 @@ def noisy_pair(count: int = 3, px: int = 16) -> tuple[np.ndarray, np.ndarray]:
 
 def test_psnr_of_a_known_error():
     images = np.full((2, 8, 8, 3), 100, np.uint8)
-    assert metrics.psnr(images, images + np.uint8(5)) == pytest.approx([20 * math.log10(255 / 5)] * 2)
+    assert scores.psnr(images, images + np.uint8(5)) == pytest.approx([20 * math.log10(255 / 5)] * 2)
 
 
 def test_psnr_of_equal_images_is_finite_and_the_highest():
     images, others = noisy_pair()
-    assert metrics.psnr(images, images) == pytest.approx([10 * math.log10(255**2 * 12)] * 3)
-    assert (metrics.psnr(images, others) < metrics.psnr(images, images)).all()
+    assert scores.psnr(images, images) == pytest.approx([10 * math.log10(255**2 * 12)] * 3)
+    assert (scores.psnr(images, others) < scores.psnr(images, images)).all()
 
 
 def ssim_by_hand(image: np.ndarray, other: np.ndarray) -> float:
@@ -107,7 +108,7 @@ def test_inception_score_runs_from_one_to_the_number_of_classes():
 
 def test_bootstrap_std_of_a_mean_is_the_standard_error():
     values = np.random.default_rng(0).normal(size=400)
-    found = metrics.bootstrap_std(lambda index: values[index].mean(), 400, draws=400, seed=0)
+    found = scores.bootstrap_std(lambda index: values[index].mean(), 400, draws=400, seed=0)
     assert found == pytest.approx(values.std() / 20, rel=0.15)
 
 

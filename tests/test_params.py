@@ -46,6 +46,11 @@ BAD = [
     ("codebook", {"codebook": {"kmeans": {"kind": "vqvae"}}}, ["codebook.kmeans.kind = 'vqvae'", "one of kmeans"]),
     ("tokens", {"tokens": {"views": 0}}, ["tokens.views = 0"]),
     ("tokens", {"tokens": {"augment": {"scale": 1.5}}}, ["tokens.augment.scale = 1.5", "less than 1"]),
+    ("anatomy", {"anatomy": {"tsne": {"perplexity": 60.0}}}, ["anatomy.tsne.perplexity = 60.0", "than the 60 rows"]),
+    ("anatomy", {"anatomy": {"tsne": {"classes": 21}}}, ["anatomy.tsne.classes = 21", "less than or equal to 20"]),
+    ("anatomy", {"anatomy": {"gallery": {"most_used": 0}}}, ["anatomy.gallery.most_used = 0"]),
+    ("ablation", {"ablation": {"cell": {"max_vectors": 3}}}, ["ablation.num_codes = 4", "from 1 to the 3 vectors"]),
+    ("ablation", {"ablation": {"cell": {"iterations": 0}}}, ["ablation.cell.iterations = 0"]),
     ("decoder", {"decoder": {"widths": [16, 8]}}, ["decoder.widths = [16, 8]", "8 px", "16 px"]),
     ("decoder", {"decoder": {"widths": [16, 12, 8]}}, ["widths = [16, 12, 8]", "multiples of 8"]),
     ("decoder", {"decoder": {"perceptual_blocks": [5]}}, ["decoder.perceptual_blocks = [5]", "0 to 1"]),
@@ -134,7 +139,8 @@ def test_every_bad_key_is_named_at_once(workplace):
 
 
 @pytest.mark.parametrize(
-    "command", ["features", "codebook", "tokens", "decoder", "ar", "samples-ar", "stability", "evaluate"]
+    "command",
+    ["features", "codebook", "tokens", "decoder", "ar", "samples-ar", "stability", "evaluate", "anatomy", "ablation"],
 )
 def test_a_missing_upstream_artefact_is_named_with_what_to_do(command, tmp_path):
     toys.write_params(tmp_path)

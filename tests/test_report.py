@@ -116,8 +116,26 @@ def write_reports(tmp_path: Path) -> Path:
             write_curve(reports / folder / "plots" / "metrics" / f"{name}.tsv")
     for epoch in (1, 2):
         picture(reports / "decoder" / "kmeans-onestep" / "pictures" / f"epoch-{epoch:04d}.png")
+    write_studies(reports)
     (tmp_path / "dvc.lock").write_text(json.dumps(LOCK))
     return reports
+
+
+def write_studies(reports: Path) -> None:
+    """What anatomy and ablation leave."""
+    usage = {"live_codes": 8, "entropy_nats": 2.0, "perplexity": 7.39}
+    told = {"one_hot": 0.9, "one_hot_std": 0.01, "vectors": 0.8, "rows": 0.95}
+    anatomy = {"usage": usage, "class": told, "colour": told, "look_up": {"psnr_db": 22.5, "one_patch_psnr_db": 9.5}}
+    for name in ("gallery", "tsne"):
+        picture(reports / "anatomy" / "kmeans" / f"{name}.png")
+    (reports / "anatomy" / "kmeans" / "metrics.json").write_text(json.dumps(anatomy))
+    for num_codes, dim in ((8, 2), (16, 2), (8, 32)):
+        features = {"quantisation_error": 1 / num_codes, "projection_error": 0.01}
+        cell = {"num_codes": num_codes, "dim": dim, "usage": usage, "features": features}
+        cell |= {"class": {"bag": 0.7, "bag_std": 0.02}, "look_up": {"psnr_db": 20.25}}
+        folder = reports / "ablation" / f"{num_codes}-{dim}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({**cell, "protocol": [{"of": "ablation", "val_images": 297}]}))
 
 
 def page(reports: Path) -> str:
@@ -148,7 +166,19 @@ def test_the_page_needs_nothing_from_elsewhere(whole):
 
 def test_the_figures_are_in_the_page(whole):
     _, html = whole
-    for text in ("0.93 ± 0.01", "1.25 ± 0.1", "≤ 2.9", "25 ± 0.1", "96,000", "num_codes: 256", "its random twin"):
+    for text in (
+        "0.93 ± 0.01",
+        "1.25 ± 0.1",
+        "≤ 2.9",
+        "25 ± 0.1",
+        "96,000",
+        "num_codes: 256",
+        "its random twin",
+        "0.9 ± 0.01",
+        "22.5",
+        "0.7 ± 0.02",
+        "20.25",
+    ):
         assert text in html, text
     assert "Missing in this report" not in html and "Another protocol" not in html
 
@@ -197,11 +227,21 @@ def test_the_projections_stand_side_by_side(whole):
 def test_what_is_missing_is_said(reports):
     import shutil
 
-    for name in ("probe", "codebook", "stability", "projection", "decoder", "generator", "pretrain"):
+    for name in (
+        "probe",
+        "codebook",
+        "anatomy",
+        "ablation",
+        "stability",
+        "projection",
+        "decoder",
+        "generator",
+        "pretrain",
+    ):
         shutil.rmtree(reports / name)
     (reports.parent / "dvc.lock").unlink()
-    missing = "encoder probe, codebook, noise stability, projection toy, training curves, params (no dvc.lock)"
-    assert f"Missing in this report: {missing}" in page(reports)
+    named = "encoder probe, codebook, anatomy of the codes, codebook ablation, noise stability, projection toy, "
+    assert f"Missing in this report: {named}training curves, params (no dvc.lock)" in page(reports)
 
 
 def test_without_evaluation_or_with_broken_files_it_stops(reports, tmp_path):

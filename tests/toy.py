@@ -39,6 +39,12 @@ CHANGES = {
         "fsq": {"levels": [4, 2], **PAINTER},
     },
     "tokens": {"views": 2},
+    "anatomy": {
+        "bootstrap_draws": 3,
+        "gallery": {"most_used": 2, "others": 2, "patches": 3},
+        "tsne": {"rows": 60, "perplexity": 5.0, "iterations": 250},
+    },
+    "ablation": {"num_codes": [4], "dims": [2], "cell": {"iterations": 3, "bootstrap_draws": 3}},
     "decoder": PAINTER,
     "generator": {"model": {"dim": 32, "depth": 2, "heads": 2}, "ar": OPTIM, "masked": OPTIM},
     "samples": {"draws": {"per_class": 5, "seeds": [0, 1]}},
@@ -88,6 +94,10 @@ COMMANDS = {
     "codebook": "stages.codebook.fit --name kmeans --images data/images --encoder data/encoder --features data/features"
     " --out data/codebook/kmeans --report reports/codebook/kmeans",
     "tokens": "stages.tokens.encode --images data/images --codebook data/codebook/kmeans --out data/tokens/kmeans",
+    "anatomy": "stages.anatomy.dissect --images data/images --codebook data/codebook/kmeans"
+    " --report reports/anatomy/kmeans",
+    "ablation": "stages.ablation.cell --num-codes 4 --dim 2 --images data/images --features data/features"
+    " --report reports/ablation/4-2",
     "decoder": "stages.decoder.train --name onestep --images data/images --encoder data/encoder"
     " --codebook data/codebook/kmeans"
     " --out data/decoder/kmeans-onestep --report reports/decoder/kmeans-onestep",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,15 +12,6 @@ SSIM_WINDOW_PX, SSIM_SIGMA_PX, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 KID_SUBSETS = 100
 IS_SPLITS = 10
 PRC_BATCH = 10_000  # images at once in precision and recall
-MIN_MSE = 1 / 12  # of rounding to integers; keeps the PSNR of equal images finite, at 58.9 dB
-
-
-def psnr(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """uint8 [B, H, W, 3] twice -> float64 [B], dB of each image over its three channels; at most 58.9."""
-    import numpy as np
-
-    mse = np.square(images.astype(np.float64) - others).mean((1, 2, 3))
-    return 10 * np.log10(255**2 / np.maximum(mse, MIN_MSE))
 
 
 def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -81,11 +71,3 @@ def inception_score(logits: Tensor, seed: int) -> float:
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 
     return isc_features_to_metric(logits, splits=IS_SPLITS, rng_seed=seed)[KEY_METRIC_ISC_MEAN]
-
-
-def bootstrap_std(score: Callable[[np.ndarray], float], count: int, draws: int, seed: int) -> float:
-    """Standard deviation of `score(index)` over `draws` resamplings with repetition of `count` items."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    return float(np.std([score(rng.integers(0, count, count)) for _ in range(draws)], ddof=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stages.core import scores
 from stages.evaluate import metrics
 from stages.evaluate.judge import hits
 from stages.evaluate.neighbours import distance_figures, nearest
@@ -31,7 +32,7 @@ def score_reconstruction(
         codes = tokenizer.encode(images)
         decoded = decoder.decode(codes)
         counts += np.bincount(codes.ravel(), minlength=len(counts))
-        signal.append(np.stack([metrics.psnr(images, decoded), metrics.ssim(images, decoded)]))
+        signal.append(np.stack([scores.psnr(images, decoded), metrics.ssim(images, decoded)]))
         originals.append(bench.look(images))
         copies.append(bench.look(decoded))
     real, made = join(originals), join(copies)
@@ -52,9 +53,7 @@ def score_reconstruction(
 
 def mean_and_std(name: str, values: np.ndarray, bench: Bench) -> dict[str, float]:
     """Mean of one value an image, and the bootstrap standard deviation of that mean."""
-    params = bench.params
-    std = metrics.bootstrap_std(lambda index: values[index].mean(), len(values), params.bootstrap_draws, params.seed)
-    return {name: float(values.mean()), f"{name}_std": std}
+    return scores.mean_and_std(name, values, bench.params.bootstrap_draws, bench.params.seed)
 
 
 def agreement(sight: Sight, labels: np.ndarray, bench: Bench) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def distances_to_originals(made: Sight, real: Sight, bench: Bench) -> dict[str, 
     params, figures = bench.params, {}
     for space, feats in made.features.items():
         originals = real.features[space]
-        std = metrics.bootstrap_std(
+        std = scores.bootstrap_std(
             lambda index, a=feats, b=originals: metrics.fid(a[index], b[index]),
             len(feats),
             params.bootstrap_draws,

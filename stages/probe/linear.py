@@ -127,25 +127,16 @@ def accuracies(
     """{clean, moved}: trained on all of `train`; few_*: on each choice in `few`, mean and deviation over them."""
     import numpy as np
 
-    full = fit(train, train_labels, params)
+    from stages.core.readout import fit_classifier
+
+    strength = params.inverse_regularisation
+    full = fit_classifier(train, train_labels, strength)
     figures = {key: float(full.score(rows, val_labels)) for key, rows in tests.items()}
-    fitted = [fit(train[draw], train_labels[draw], params) for draw in few]
+    fitted = [fit_classifier(train[draw], train_labels[draw], strength) for draw in few]
     for key, rows in tests.items():
         scores = [one.score(rows, val_labels) for one in fitted]
         figures |= {f"few_{key}": float(np.mean(scores)), f"few_{key}_std": float(np.std(scores, ddof=1))}
     return figures
-
-
-def fit(rows: np.ndarray, labels: np.ndarray, params: Params) -> Any:
-    """Logistic regression whose penalty is relative to the columns' mean variance.
-
-    Columns are not scaled one by one: that would blow up pixels which are black in every training image, and treat the
-    raw-pixel baseline unfairly on moved images.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    strength = params.inverse_regularisation / float(rows.var(0).mean())
-    return LogisticRegression(C=strength, max_iter=5000).fit(rows, labels)
 
 
 def few_label_draws(labels: np.ndarray, params: Params) -> list[np.ndarray]:

@@ -23,12 +23,14 @@ TEMPLATE = Path(__file__).with_name("template.html")
 
 def build(reports: Path, out: Path, lock: Path) -> None:
     """Write the page `out` from the folder `reports`."""
-    from stages.report import comparison, sections, studies
+    from stages.report import codes, comparison, sections, studies
 
     evaluations = gather.read_evaluations(reports)
     optional = {
         "encoder probe": sections.probe(reports),
         "codebook": sections.codebooks(reports),
+        "anatomy of the codes": codes.anatomy(reports),
+        "codebook ablation": codes.ablation(reports),
         "noise stability": studies.stability(reports),
         "projection toy": studies.projection(reports),
         "training curves": sections.training(reports),

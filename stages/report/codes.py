@@ -1,0 +1,138 @@
+"""Sections on the codes themselves: what they mean, and how many of how many dimensions it takes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.report import gather
+from stages.report.draw import data_address
+from stages.report.sections import Picture, Section, pictures
+from stages.report.tables import Row, number, protocol_of, spread, tables
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DESCRIPTIONS = {"one_hot": "which code", "vectors": "code vectors", "rows": "continuous rows"}
+PANELS = {  # group and name of a figure -> title of its plot
+    ("features", "quantisation_error"): "share of variance lost",
+    ("class", "bag"): "class from bag of codes",
+    ("look_up", "psnr_db"): "look-up PSNR, dB",
+    ("usage", "perplexity"): "code perplexity",
+}
+COLOURS = ["#2563a8", "#d2691e", "#2e8b57", "#8b3a8b", "#7a6a00", "#555555"]
+
+Metrics = dict[str, Any]
+
+
+def anatomy(reports: Path) -> Section | None:
+    """What the codes of every tokenizer mean: read-outs, galleries, t-SNE."""
+    found = gather.read_named(reports / "anatomy")
+    if not found:
+        return None
+    rows = [
+        Row([name, title], read_out_cells(metrics, key), protocol_of(metrics, "anatomy"))
+        for name, metrics in found.items()
+        for key, title in DESCRIPTIONS.items()
+    ]
+    look_ups = [Row([name], look_up_cells(metrics), protocol_of(metrics, "anatomy")) for name, metrics in found.items()]
+    text = (
+        "Linear read-outs, learnt on train, tested on val: accuracy of the image's class from its bag of codes, its "
+        "mean code vector or its mean continuous row; R² of a patch's mean colour from its code alone, its code vector "
+        "or its continuous row. What the rows have and the vectors lack was lost in quantisation. Look-up: every patch "
+        "painted as the mean train patch of its code, without looking at its neighbours, beside one patch for all; a "
+        "trained decoder that sees the whole grid should do better. ± by bootstrap over val images."
+    )
+    shown = [*tables(["tokenizer", "read from"], rows), *tables(["tokenizer"], look_ups)]
+    return Section("What the codes mean", text, shown, anatomy_pictures(reports, list(found)))
+
+
+def read_out_cells(metrics: Metrics, key: str) -> dict[str, str]:
+    """Class and colour from one description; without classes or colours, a dash."""
+    return {"class": spread(metrics["class"], key), "colour R²": spread(metrics["colour"], key)}
+
+
+def look_up_cells(metrics: Metrics) -> dict[str, str]:
+    """Usage on val and the look-up's PSNR."""
+    usage, look_up = metrics["usage"], metrics["look_up"]
+    cells = {"live codes": number(usage["live_codes"]), "entropy nats": number(usage["entropy_nats"])}
+    cells |= {"perplexity": number(usage["perplexity"]), "look-up PSNR dB": spread(look_up, "psnr_db")}
+    return cells | {"one patch for all, dB": spread(look_up, "one_patch_psnr_db")}
+
+
+def anatomy_pictures(reports: Path, names: list[str]) -> list[Picture]:
+    """Galleries and t-SNE."""
+    captions = {
+        "gallery.png": "codes with their share of train positions, the most used first; the mean patch of each, then "
+        "seeded uses, framed in red amid their surroundings",
+        "tsne.png": "t-SNE of continuous rows of val (dots, in the colour of their image's class) and code vectors "
+        "(ringed, in the colour of the class that uses them most, the larger the purer)",
+    }
+    paths = {f"{name}: {caption}": reports / "anatomy" / name / file
+             for name in names for file, caption in captions.items()}  # fmt: skip
+    return pictures(paths)
+
+
+def ablation(reports: Path) -> Section | None:
+    """Codebook size x dimension: a row and a point a cell."""
+    named = gather.read_named(reports / "ablation")
+    if not named:
+        return None
+    found = sorted(named.values(), key=lambda cell: (cell["dim"], cell["num_codes"]))
+    rows = [
+        Row([number(one["num_codes"]), number(one["dim"])], cell_figures(one), protocol_of(one, "ablation"))
+        for one in found
+    ]
+    text = (
+        "k-means on the leading principal components of the features, figures of val. Variance lost: of all "
+        "dimensions, in projection and quantisation together; left out: by projection alone. ± by bootstrap over val "
+        "images."
+    )
+    shown = [Picture(data_address(plot(found)), "By codebook size, one line for each dimension")]
+    return Section("Codebook size and dimension", text, tables(["K", "dim"], rows), shown)
+
+
+def cell_figures(cell: Metrics) -> dict[str, str]:
+    """The figures of one cell."""
+    usage, features = cell["usage"], cell["features"]
+    cells = {"live codes": number(usage["live_codes"]), "entropy nats": number(usage["entropy_nats"])}
+    cells |= {"perplexity": number(usage["perplexity"]), "variance lost": number(features["quantisation_error"])}
+    cells |= {"left out": number(features["projection_error"]), "class from bag": spread(cell["class"], "bag")}
+    return cells | {"look-up PSNR dB": spread(cell["look_up"], "psnr_db")}
+
+
+def plot(cells: list[Metrics]) -> bytes:
+    """PNG: a panel for each figure that all cells have."""
+    from matplotlib.figure import Figure
+
+    panels = {key: title for key, title in PANELS.items() if all(key[1] in cell[key[0]] for cell in cells)}
+    figure = Figure(figsize=(10, 2.7), dpi=110, layout="constrained")
+    for axis, ((group, name), title) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        draw_panel(axis, cells, group, name, title)
+    figure.axes[0].legend(fontsize=8, frameon=False, title="dim", title_fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def draw_panel(axis: Axes, cells: list[Metrics], group: str, name: str, title: str) -> None:
+    """One figure against K on a log scale, a line for each dim, with its deviations."""
+    for colour, dim in zip(COLOURS, sorted({cell["dim"] for cell in cells}), strict=False):
+        own = [cell for cell in cells if cell["dim"] == dim]
+        sizes, values = [cell["num_codes"] for cell in own], [cell[group][name] for cell in own]
+        spreads = [cell[group].get(f"{name}_std", 0.0) for cell in own]
+        axis.errorbar(sizes, values, spreads, color=colour, label=str(dim), linewidth=1.4, marker=".", capsize=2)
+    sizes = sorted({cell["num_codes"] for cell in cells})
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sizes, [str(size) for size in sizes])
+    if name == "perplexity":
+        axis.set_yscale("log", base=2)
+        axis.set_yticks(sizes, [str(size) for size in sizes])
+    axis.minorticks_off()
+    axis.set_xlabel("K", fontsize=8)
+    axis.set_title(title, fontsize=9, loc="left")
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
