@@ -5,15 +5,19 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import serving
 import toy as toys
+import toy_pipeline
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
+def workdir(tmp_path, monkeypatch) -> Path:
+    """The folder of the test, which is the current one."""
     monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +26,12 @@ def toy(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("toy")
     toys.run_until_tokens(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def digits_toy(tmp_path_factory) -> SimpleNamespace:
+    """The artefacts of toy_pipeline.build, by name. Read only, but for samples of new names."""
+    return toy_pipeline.build(tmp_path_factory.mktemp("digits_toy"))
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stages.core import artefact
 from stages.core.params import Machine
+
+if TYPE_CHECKING:
+    import torch
 
 MACHINE = Machine(device="cpu", num_workers=0, infer_batch_size=100, checkpoint_secs=60.0)
 NUM_CODES, PATCH_PX = 64, 4
@@ -110,6 +114,14 @@ def write_samples(toy: SimpleNamespace, name: str, labels: np.ndarray | None = N
     with artefact.new_artefact(toy.samples / name, "samples", {**config, "inputs": {}}) as folder:
         np.save(folder / "codes.npy", codes)
         np.save(folder / "labels.npy", val.labels[order] if labels is None else labels)
+
+
+def pixels_of(toy: SimpleNamespace, count: int) -> torch.Tensor:
+    """The first val images as networks take them, float32 [count, 3, 16, 16]."""
+    from stages.core.pixels import to_float
+    from stages.data.reader import ImageSplit
+
+    return to_float(ImageSplit(toy.images, "val").read(range(count)))
 
 
 class PatchDecoder:
