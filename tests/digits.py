@@ -1,0 +1,20 @@
+"""The data stage's artefact of the embedded digits: 1,797 scans of 8 px in shards of 256."""
+
+from pathlib import Path
+
+from stages.core.params import Machine, load
+from stages.data.prepare import Params, prepare
+
+YAML = """
+data: {source: digits, folder: "", scenes: {count: 40, max_objects: 3, nuisance: 0.5}, img_px: 8,
+       val_fraction: 0.16528, shard_images: 256, format: png, seed: 0}
+machine: {device: cpu, num_workers: 0, infer_batch_size: 8, checkpoint_secs: 60.0}
+"""
+
+
+def make(out: Path, num_workers: int = 0, **changes) -> Path:
+    """Write params.yaml here and the artefact to `out`, with changed params."""
+    Path("params.yaml").write_text(YAML)
+    params = load("data", Params).model_copy(update=changes)
+    prepare(out, params, load("machine", Machine).model_copy(update={"num_workers": num_workers}))
+    return out
