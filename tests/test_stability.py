@@ -2,38 +2,31 @@
 
 import contextlib
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from toy import write_params
-from toy_pipeline import MACHINE, write_codebook, write_encoder, write_image_artefact, write_images
+from toy_pipeline import MACHINE, pixels_of, write_image_artefact
 
 from stages.codebook.model import Codebook, load_tokenizer
 from stages.core.errors import UserError
 from stages.core.params import load
-from stages.core.pixels import to_float
 from stages.data.masks import Masks
 from stages.data.reader import ImageSplit
 from stages.stability.change import Batch, cosine, disturb, how_many
 from stages.stability.foreground import by_mask, by_variance
 from stages.stability.measure import Params, measure
-from stages.stability.noise import measured_snr_db, noise_sigma, signal_power, unit_noise
+from stages.stability.noise import unit_noise
 
 SNRS = [100.0, 30.0, 20.0, 10.0, 5.0, 0.01]
 PARAMS = Params(snrs_db=SNRS, seeds=[0, 1], max_images=60, foreground_variance=0.01, seed=0)
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    root = tmp_path_factory.mktemp("stability")
-    toy = SimpleNamespace(images=root / "images", encoder=root / "encoder", codebook=root / "codebook")
-    write_images(toy.images)
-    write_encoder(toy.encoder)
-    write_codebook(toy)
-    return toy
+def toy(digits_toy):
+    return digits_toy
 
 
 def run(toy, report, images=None, batch_size=100, **changes) -> dict:
@@ -51,37 +44,6 @@ def whole(toy, tmp_path_factory):
 
 def levels(metrics: dict, figure: str) -> list[float]:
     return [metrics[f"snr_{snr:g}_db"][figure] for snr in SNRS]
-
-
-def pixels_of(toy, count: int) -> torch.Tensor:
-    return to_float(ImageSplit(toy.images, "val").read(range(count)))
-
-
-def test_the_noise_is_a_function_of_seed_and_image_on_any_batch_size():
-    whole = unit_noise(range(20), 8, seed=3)
-    assert torch.equal(whole, torch.cat([unit_noise(range(k, k + 4), 8, seed=3) for k in range(0, 20, 4)]))
-    assert torch.equal(whole[[7, 2]], unit_noise([7, 2], 8, seed=3))
-    assert not torch.equal(whole, unit_noise(range(20), 8, seed=4)) and not torch.equal(whole[0], whole[1])
-    many = unit_noise(range(400), 16, seed=0)
-    assert abs(many.mean()) < 0.01 and abs(many.var() - 1) < 0.01
-
-
-def test_the_power_is_that_of_what_varies_whatever_the_level_of_black(toy):
-    pixels = pixels_of(toy, 10)
-    expected = [np.mean([np.var(channel) for channel in image]) for image in pixels.double().numpy()]
-    np.testing.assert_allclose(signal_power(pixels), expected, rtol=1e-5)
-    shifted = pixels + torch.tensor([0.5, -1.0, 2.0])[:, None, None]
-    torch.testing.assert_close(signal_power(shifted), signal_power(pixels))
-    torch.testing.assert_close(signal_power(3 * pixels), 9 * signal_power(pixels))
-
-
-@pytest.mark.parametrize("snr_db", [30.0, 10.0, 0.01, -5.0])
-def test_the_measured_ratio_is_the_asked_one_within_a_tenth_of_a_decibel(toy, snr_db):
-    pixels = pixels_of(toy, 50)
-    noise = unit_noise(range(50), 16, seed=0) * noise_sigma(signal_power(pixels), snr_db)[:, None, None, None]
-    assert measured_snr_db(pixels, pixels + noise).mean() == pytest.approx(snr_db, abs=0.1)
-    signal, power = pixels.numpy() - pixels.numpy().mean((2, 3), keepdims=True), np.square(noise.numpy())
-    assert 10 * np.log10(np.mean(signal**2) / power.mean()) == pytest.approx(snr_db, abs=0.1)
 
 
 def test_without_noise_nothing_changes(toy, monkeypatch):

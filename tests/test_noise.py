@@ -1,0 +1,40 @@
+"""The noise of the stability stage: seeded by image, and as strong as was asked. Run: pytest tests/test_noise.py"""
+
+import numpy as np
+import pytest
+import torch
+from toy_pipeline import pixels_of
+
+from stages.stability.noise import measured_snr_db, noise_sigma, signal_power, unit_noise
+
+
+@pytest.fixture(scope="module")
+def toy(digits_toy):
+    return digits_toy
+
+
+def test_the_noise_is_a_function_of_seed_and_image_on_any_batch_size():
+    whole = unit_noise(range(20), 8, seed=3)
+    assert torch.equal(whole, torch.cat([unit_noise(range(k, k + 4), 8, seed=3) for k in range(0, 20, 4)]))
+    assert torch.equal(whole[[7, 2]], unit_noise([7, 2], 8, seed=3))
+    assert not torch.equal(whole, unit_noise(range(20), 8, seed=4)) and not torch.equal(whole[0], whole[1])
+    many = unit_noise(range(400), 16, seed=0)
+    assert abs(many.mean()) < 0.01 and abs(many.var() - 1) < 0.01
+
+
+def test_the_power_is_that_of_what_varies_whatever_the_level_of_black(toy):
+    pixels = pixels_of(toy, 10)
+    expected = [np.mean([np.var(channel) for channel in image]) for image in pixels.double().numpy()]
+    np.testing.assert_allclose(signal_power(pixels), expected, rtol=1e-5)
+    shifted = pixels + torch.tensor([0.5, -1.0, 2.0])[:, None, None]
+    torch.testing.assert_close(signal_power(shifted), signal_power(pixels))
+    torch.testing.assert_close(signal_power(3 * pixels), 9 * signal_power(pixels))
+
+
+@pytest.mark.parametrize("snr_db", [30.0, 10.0, 0.01, -5.0])
+def test_the_measured_ratio_is_the_asked_one_within_a_tenth_of_a_decibel(toy, snr_db):
+    pixels = pixels_of(toy, 50)
+    noise = unit_noise(range(50), 16, seed=0) * noise_sigma(signal_power(pixels), snr_db)[:, None, None, None]
+    assert measured_snr_db(pixels, pixels + noise).mean() == pytest.approx(snr_db, abs=0.1)
+    signal, power = pixels.numpy() - pixels.numpy().mean((2, 3), keepdims=True), np.square(noise.numpy())
+    assert 10 * np.log10(np.mean(signal**2) / power.mean()) == pytest.approx(snr_db, abs=0.1)
