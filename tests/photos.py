@@ -1,0 +1,67 @@
+"""Folders of pictures in two colours, the data stage's artefact of them, and what is in its shards."""
+
+import json
+import tarfile
+from pathlib import Path
+
+from PIL import Image
+
+from stages.core.params import Machine
+from stages.data.prepare import Params, prepare
+from stages.data.scenes import Scenes
+
+PX = 16
+SCENES = Scenes(count=20, max_objects=1, nuisance=0.0)
+MACHINE = Machine(device="cpu", num_workers=2, infer_batch_size=8, checkpoint_secs=60.0)
+
+
+def params(folder: Path, **changes) -> Params:
+    """The data stage's params for a folder, with changes."""
+    fields = dict(
+        source="folder",
+        folder=str(folder),
+        scenes=SCENES,
+        img_px=PX,
+        val_fraction=0.5,
+        shard_images=4,
+        format="png",
+        seed=0,
+    )
+    return Params(**(fields | changes))
+
+
+def make(folder: Path, **changes) -> Path:
+    """The artefact images/ of a folder, in the current one."""
+    prepare(Path("images"), params(folder, **changes), MACHINE)
+    return Path("images")
+
+
+def halves(first="red", second="blue", size=(40, 20), mode="RGB") -> Image.Image:
+    """The left half in one colour, the right half in another."""
+    image = Image.new(mode, size, first)
+    image.paste(Image.new(mode, (size[0] // 2, size[1]), second), (size[0] // 2, 0))
+    return image
+
+
+def save(path: Path, image: Image.Image | None = None, **options) -> Path:
+    """Write a picture, red and blue halves if none is given, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image or halves()).save(path, **options)
+    return path
+
+
+def good_images(folder: Path, count: int = 8) -> None:
+    """0.png, 1.png, …"""
+    for number in range(count):
+        save(folder / f"{number}.png")
+
+
+def by_name(folder: Path) -> dict[str, dict[str, bytes]]:
+    """{name in the source: {field: bytes}} of all shards."""
+    samples: dict[str, dict[str, bytes]] = {}
+    for path in folder.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            for info in tar:
+                key, field = info.name.split(".", 1)
+                samples.setdefault(key, {})[field] = tar.extractfile(info).read()
+    return {json.loads(fields["json"])["name"]: fields for fields in samples.values()}

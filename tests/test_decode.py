@@ -1,0 +1,139 @@
+"""Odd and broken files of a folder: which are refused and why, and which pixels the others become.
+
+Run: uv run pytest tests/test_decode.py
+"""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from photos import PX, by_name, good_images, halves, make, save
+from PIL import Image
+
+from stages.data.decode import decode_rgb, to_square
+from stages.data.reader import image_facts
+
+
+def pixels(fields: dict[str, bytes]) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(fields["png"]))).astype(int)
+
+
+def fill_with_oddities(folder: Path) -> None:
+    good_images(folder / "plain")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    save(folder / "odd/rotated.jpg", exif=exif)
+    save(folder / "odd/cmyk.jpg", halves().convert("CMYK"))
+    save(folder / "odd/deep/grey16.png", Image.fromarray(np.full((20, 20), 128 * 257, np.uint16)))
+    clear = Image.new("RGBA", (20, 20), (0, 0, 255, 0))
+    save(folder / "odd/palette.png", clear.quantize(4))
+    save(folder / "odd/animated.gif", halves("lime", "lime"), save_all=True, append_images=[halves("red", "red")])
+    save(folder / "odd/one.png", Image.new("RGB", (1, 1), "red"))
+    save(folder / "odd/banner.webp", halves(size=(3000, 2)), lossless=True)
+    save(folder / "odd/.hidden.png")
+    save(folder / ".thumbnails/small.png")
+
+    whole = save(folder / "odd/whole.jpg", Image.effect_noise((64, 64), 50)).read_bytes()
+    (folder / "odd/truncated.JPG").write_bytes(whole[: len(whole) // 2])
+    (folder / "odd/zero.png").touch()
+    (folder / "odd/text.png").write_text("I am text")
+    (folder / "odd/notes.pdf").write_text("%PDF")
+    (folder / "odd/orphan.txt").write_text("a caption of nothing")
+    (folder / "odd/postscript.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (folder / "odd/gone.png").symlink_to("nowhere.png")
+    (folder / "odd/loop").symlink_to(folder)
+    os.mkfifo(folder / "odd/pipe.png")
+    save(folder / "odd/bomb.png", Image.new("1", (10_000, 10_000)))
+    save(folder / "odd/bomb2.png", Image.new("1", (20_000, 10_000)))
+    save(folder / "odd/float.tif", Image.new("F", (4, 4), 0.5))
+
+
+NOT_AN_IMAGE = "not an image file (JPEG, PNG, GIF, BMP, PPM, TIFF, WEBP)"
+REFUSED = {
+    "odd/bomb.png": "decompression bomb: Image size (100000000 pixels) exceeds limit of 89478485 pixels",
+    "odd/bomb2.png": "decompression bomb: Image size (200000000 pixels) exceeds limit of 178956970 pixels",
+    "odd/float.tif": "floating-point pixels: the value of white is unknown",
+    "odd/gone.png": "unreadable: No such file or directory",
+    "odd/notes.pdf": "unsupported extension '.pdf'",
+    "odd/orphan.txt": "unsupported extension '.txt'",
+    "odd/pipe.png": "not a regular file",
+    "odd/postscript.png": NOT_AN_IMAGE,
+    "odd/text.png": NOT_AN_IMAGE,
+    "odd/truncated.JPG": "broken image: image file is truncated",
+    "odd/zero.png": "empty file",
+}
+
+
+@pytest.fixture(scope="module")
+def oddities(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("oddities")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        fill_with_oddities(folder / "photos")
+        yield folder / make(folder / "photos")
+
+
+def test_refused_list_is_exact(oddities):
+    refused = {item["name"]: item["reason"].split(" (")[0] for item in image_facts(oddities)["refused"]}
+    assert list(refused) == sorted(REFUSED)
+    assert refused == {name: reason.split(" (")[0] for name, reason in REFUSED.items()}
+
+
+def test_refused_reasons_hold_no_address_and_bombs_say_their_size(oddities):
+    reasons = {item["name"]: item["reason"] for item in image_facts(oddities)["refused"]}
+    assert reasons["odd/text.png"] == NOT_AN_IMAGE
+    assert {name: reasons[name] for name in ("odd/bomb.png", "odd/bomb2.png")} == {
+        name: REFUSED[name].replace(" pixels of", "") for name in ("odd/bomb.png", "odd/bomb2.png")
+    }
+
+
+def test_good_images_are_all_there_with_their_classes(oddities):
+    facts, samples = image_facts(oddities), by_name(oddities)
+    assert facts["classes"] == ["odd", "plain"]
+    odd = {name for name in samples if name.startswith("odd/")}
+    good = "animated.gif banner.webp cmyk.jpg deep/grey16.png one.png palette.png rotated.jpg whole.jpg"
+    assert odd == {f"odd/{name}" for name in good.split()}
+    assert len(samples) == 16 == sum(facts["splits"][split]["images"] for split in ("train", "val"))
+    assert all(fields["cls"] == (b"0" if name in odd else b"1") for name, fields in samples.items())
+    assert all(pixels(fields).shape == (PX, PX, 3) for fields in samples.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "colour"),
+    [
+        ("odd/deep/grey16.png", (128, 128, 128)),
+        ("odd/palette.png", (255, 255, 255)),
+        ("odd/animated.gif", (0, 255, 0)),
+        ("odd/one.png", (255, 0, 0)),
+    ],
+)
+def test_every_kind_of_file_becomes_the_rgb_that_a_viewer_shows(oddities, name, colour):
+    assert (pixels(by_name(oddities)[name]) == colour).all()
+
+
+def test_exif_orientation_is_applied(oddities):
+    rotated = pixels(by_name(oddities)["odd/rotated.jpg"])
+    assert (np.abs(rotated[0] - (255, 0, 0)) < 20).all() and (np.abs(rotated[-1] - (0, 0, 255)) < 20).all()
+
+
+def test_cmyk_keeps_its_colours(oddities):
+    cmyk = pixels(by_name(oddities)["odd/cmyk.jpg"])
+    assert (np.abs(cmyk[:, 0] - (255, 0, 0)) < 20).all() and (np.abs(cmyk[:, -1] - (0, 0, 255)) < 20).all()
+
+
+def test_one_step_crop_equals_resizing_the_shorter_side_and_cropping():
+    image = Image.effect_noise((96, 64), 80).convert("RGB")
+    usual = image.resize((48, 32), Image.Resampling.BICUBIC).crop((8, 0, 40, 32))
+    difference = np.asarray(to_square(image, 32)).astype(int) - np.asarray(usual)
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I"])
+def test_every_mode_of_a_white_image_stays_white(mode):
+    white = {"I;16": 65535, "I": 65535}.get(mode)
+    image = Image.new(mode, (4, 4), white) if white else Image.new("L", (4, 4), 255).convert("RGB").convert(mode)
+    file = io.BytesIO()
+    image.save(file, "tiff")
+    assert (np.asarray(decode_rgb(file.getvalue())) == 255).all()
