@@ -1,0 +1,119 @@
+"""The k-means tokenizers that the codebook stage fits on the toy pipeline, and the settings that it refuses.
+
+Run: uv run pytest tests/test_kmeans_stage.py
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import toy as toys
+
+from stages.codebook import kmeans, lloyd
+from stages.codebook.model import load_tokenizer
+from stages.core.errors import UserError
+from stages.core.params import load
+from stages.data.reader import ImageSplit
+from stages.decoder.model import OneStep
+
+
+def fit_toy(toy, root, **changes):
+    """The toy's k-means tokenizer with changed params, fitted in `root`."""
+    shutil.copytree(toy / "data", root / "data")
+    toys.write_params(root, {"codebook": {"kmeans": changes}})
+    toys.run("codebook", root)
+    return load_tokenizer(root / "data/codebook/kmeans"), ImageSplit(root / "data/images", "train")
+
+
+def metrics_of(root):
+    return json.loads((root / "reports/codebook/kmeans/metrics.json").read_text())
+
+
+def test_the_report_says_how_many_vectors_were_used_and_tracks_the_objective(toy):
+    figures = metrics_of(toy)
+    assert figures["vectors_used"] == figures["vectors_total"] > 0
+    rows = (toy / "reports/codebook/kmeans/plots/metrics/objective.tsv").read_text().splitlines()
+    objective = [float(row.split("\t")[1]) for row in rows[1:]]
+    assert len(objective) >= 2 and objective == sorted(objective, reverse=True)
+
+
+def test_the_control_is_the_untrained_twin_of_the_encoder_and_carries_it(toy, tmp_path):
+    tokenizer, images = fit_toy(toy, tmp_path, encoder="random")
+    trained = load_tokenizer(toy / "data/codebook/kmeans")
+    twin, encoder = tokenizer.rows_of.encoder, trained.rows_of.encoder
+    weights = [net.vit.blocks[0].mlp.fc1.weight for net in (twin, encoder)]
+    assert weights[0].shape == weights[1].shape and not torch.equal(*weights)
+    assert tokenizer.rows_of.block == trained.rows_of.block and tokenizer.num_codes == trained.num_codes
+    counts = np.bincount(tokenizer.encode(images.read(range(len(images)))).ravel(), minlength=8)
+    assert (counts > 0).sum() == metrics_of(tmp_path)["train"]["live_codes"]
+    shutil.rmtree(tmp_path / "data/encoder")
+    load_tokenizer(tmp_path / "data/codebook/kmeans")  # needs no other encoder
+    inner = tmp_path / "data/codebook/kmeans/encoder/config.json"
+    inner.write_text(inner.read_text() + " ")
+    with pytest.raises(UserError, match="not the encoder"):
+        load_tokenizer(tmp_path / "data/codebook/kmeans")
+
+
+def test_separate_layers_give_a_code_each_from_vocabularies_of_their_own(toy, tmp_path):
+    tokenizer, images = fit_toy(toy, tmp_path, blocks=[0, -1], layers="separate", method="lloyd")
+    pixels = images.read(range(len(images)))
+    codes = tokenizer.encode(pixels)
+    assert codes.shape == (len(images), 2 * 16) and (tokenizer.grid, tokenizer.num_codes) == (4, 16)
+    assert codes[:, :16].max() < 8 <= codes[:, 16:].min()
+    alone, _ = fit_toy(toy, tmp_path / "alone", blocks=[0], method="lloyd")
+    assert np.array_equal(alone.encode(pixels), codes[:, :16])
+    assert metrics_of(tmp_path)["train"]["live_codes"] == len(np.unique(codes))
+    painter = OneStep(tokenizer.codebook.vectors, grid=4, groups=2, widths=[16, 8, 8], blocks=1)
+    assert painter(torch.from_numpy(codes.astype(np.int64))).shape == (len(images), 3, 16, 16)
+
+
+def test_projected_layers_are_looked_up_as_they_were_clustered(toy, tmp_path):
+    tokenizer, images = fit_toy(toy, tmp_path, blocks=[0, 1], pca_dim=5, whiten=0.5, normalise=True)
+    assert tokenizer.codebook.vectors.shape == (8, 5)
+    codes = tokenizer.encode(images.read(range(len(images))))
+    perplexity = np.exp(-sum(p * np.log(p) for p in np.bincount(codes.ravel()) / codes.size if p))
+    assert perplexity == pytest.approx(metrics_of(tmp_path)["train"]["perplexity"], rel=0.02), "float16 apart"
+
+
+def test_computed_rows_that_a_killed_fit_left_are_kept(toy, tmp_path, monkeypatch):
+    def die(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lloyd, "stream", die)
+    with pytest.raises(KeyboardInterrupt):
+        fit_toy(toy, tmp_path, encoder="random", method="lloyd")
+    monkeypatch.undo()
+    (part,) = (tmp_path / "scratch/codebook-kmeans").glob("*/train-*.npy")
+    made = part.stat().st_mtime_ns
+    monkeypatch.setattr("stages.codebook.rows.write_part", die)
+    toys.run("codebook", tmp_path)
+    assert made and not (tmp_path / "scratch/codebook-kmeans").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"blocks": [2]}, r"blocks = \[2\]: the encoder has 2 blocks: expected -2 … 1"),
+        ({"blocks": [1, -1]}, "expected different blocks"),
+        ({"pca_dim": 33}, "pca_dim = 33: expected at most the 32 values"),
+        ({"method": "lloyd", "chunk_vectors": 4}, "at most the 4 vectors of codebook.kmeans.chunk_vectors"),
+        ({"method": "lloyd", "max_vectors": 9}, "expected max_vectors: 0, got 9"),
+        ({"method": "minibatch", "redo": 2}, "expected redo: 1, got 2"),
+        ({"method": "lloyd", "engine": "flash"}, "expected engine: faiss"),
+        ({"engine": "flash"}, "flash-kmeans; or use engine: faiss"),
+        ({"whiten": 1.5}, "whiten = 1.5"),
+    ],
+)
+def test_impossible_settings_are_refused_before_any_work(toy, tmp_path, changes, why):
+    with pytest.raises(UserError, match=why):
+        fit_toy(toy, tmp_path, **changes)
+    assert not (tmp_path / "scratch/codebook-kmeans").exists()
+
+
+def test_the_control_differs_from_the_tokenizer_in_its_encoder_alone():
+    trained, control = (
+        load(f"codebook.{name}", kmeans.Params, toys.ROOT / "params.yaml") for name in ("kmeans", "kmeans_random")
+    )
+    assert control == trained.model_copy(update={"encoder": "random"})

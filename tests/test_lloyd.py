@@ -1,0 +1,137 @@
+"""Streamed k-means: passes of Lloyd and of mini-batches over rows in files, resumed and bounded in memory.
+
+Run: uv run pytest tests/test_lloyd.py
+"""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from blobs import CPU, blobs, error, kmeans_params, rows_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.codebook import lloyd
+from stages.codebook.quantise import nearest
+from stages.codebook.rows import Layout, Rows, regroup
+
+
+def test_streamed_lloyd_equals_scikit_learn_and_faiss_from_the_same_start(tmp_path):
+    import faiss
+    from sklearn.cluster import KMeans
+
+    points, params = blobs(3000), kmeans_params(method="lloyd", num_codes=12, iterations=6, init="random")
+    rows = rows_of(points)
+    start = lloyd.start(rows, 0, params, CPU).vectors.astype(np.float32)
+    found, curves = lloyd.stream(rows, 0, params, tmp_path, CPU)
+    oracle = KMeans(12, init=start, n_init=1, max_iter=6, tol=0, algorithm="lloyd").fit(points)
+    np.testing.assert_allclose(found, oracle.cluster_centers_, atol=1e-4)
+    peer = faiss.Kmeans(8, 12, niter=6, max_points_per_centroid=len(points))
+    peer.train(points, init_centroids=start)
+    np.testing.assert_allclose(found, peer.centroids, atol=1e-4)
+    objective = [scalars["objective"] for _, scalars in curves.rows]
+    np.testing.assert_allclose(objective, [it["obj"] for it in peer.iteration_stats], rtol=1e-4)
+
+
+def test_chunks_and_files_make_no_difference_to_lloyd(tmp_path):
+    points, results = blobs(1000), []
+    start = lloyd.start(rows_of(points), 0, kmeans_params(num_codes=12), CPU)
+    for number, (chunk, files) in enumerate([(64, 3), (1000, 1)]):
+        (tmp_path / str(number)).mkdir()
+        lloyd.save(start, tmp_path / str(number) / "kmeans-0.safetensors")
+        params = kmeans_params(method="lloyd", num_codes=12, chunk_vectors=chunk, iterations=5)
+        results.append(lloyd.stream(rows_of(points, files=files), 0, params, tmp_path / str(number), CPU)[0])
+    np.testing.assert_allclose(results[0], results[1], atol=1e-6)
+
+
+def test_lloyd_stops_when_nothing_moves(tmp_path):
+    _, curves = lloyd.stream(rows_of(blobs(500)), 0, kmeans_params(method="lloyd", iterations=500), tmp_path, CPU)
+    assert len(curves.rows) < 100
+
+
+def test_spherical_lloyd_keeps_unit_vectors_and_raises_the_cosine(tmp_path):
+    rows = rows_of(blobs(500), normalise=True)
+    vectors, curves = lloyd.stream(rows, 0, kmeans_params(method="lloyd", normalise=True), tmp_path, CPU)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    objective = [scalars["objective"] for _, scalars in curves.rows]
+    assert objective == sorted(objective, reverse=True)
+
+
+def test_minibatches_come_close_to_lloyd_and_are_seeded(tmp_path):
+    points, vectors = blobs(3000), {}
+    for name, method, seed in (("a", "minibatch", 0), ("b", "minibatch", 0), ("c", "minibatch", 1), ("l", "lloyd", 0)):
+        (tmp_path / name).mkdir()
+        params = kmeans_params(method=method, seed=seed, iterations=10)
+        vectors[name] = lloyd.stream(rows_of(points), 0, params, tmp_path / name, CPU)[0]
+    assert torch.equal(vectors["a"], vectors["b"]) and not torch.equal(vectors["a"], vectors["c"])
+    assert error(points, vectors["a"]) < 1.05 * error(points, vectors["l"])
+
+
+@pytest.mark.parametrize("method", ["lloyd", "minibatch"])
+def test_a_vector_that_no_row_chooses_is_put_to_use(method, tmp_path):
+    points, params = blobs(1000), kmeans_params(method=method, iterations=8)
+    far = np.concatenate([points[:4], np.full((1, 8), 1e3)]).astype(np.float64)
+    lloyd.save(lloyd.State(far, np.zeros(5)), tmp_path / "kmeans-0.safetensors")
+    vectors, curves = lloyd.stream(rows_of(points), 0, params, tmp_path, CPU)
+    assert curves.rows[0][1]["splits"] == 1 and curves.last()["splits"] == 0
+    assert (np.bincount(nearest(torch.from_numpy(points), vectors), minlength=5) > 0).all()
+
+
+@pytest.mark.parametrize("method", ["lloyd", "minibatch"])
+def test_a_killed_fit_goes_on_to_the_same_bytes(method, tmp_path, monkeypatch, capsys):
+    params, rows = kmeans_params(method=method, num_codes=12, iterations=6), rows_of(blobs(1000))
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole, curves = lloyd.stream(rows, 0, params, tmp_path / "whole", CPU)
+    save = lloyd.save
+
+    def die_after_three(state, path):
+        save(state, path)
+        if state.passes == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(lloyd, "save", die_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        lloyd.stream(rows, 0, params, tmp_path / "killed", CPU)
+    monkeypatch.setattr(lloyd, "save", save)
+    resumed, again = lloyd.stream(rows, 0, params, tmp_path / "killed", CPU)
+    assert torch.equal(whole, resumed) and again.rows == curves.rows
+    assert "resuming at pass 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["lloyd", "minibatch"])
+def test_memory_does_not_grow_with_the_number_of_images(method, tmp_path):
+    """Rows are drawn as they are read: what is held is a chunk, whether there are 5,000 of them or 40,000."""
+    peak_bytes(method, 500, tmp_path / "imports")
+    peaks = {images: peak_bytes(method, images, tmp_path / str(images)) for images in (500, 4_000)}
+    every_vector = 4_000 * 10 * 64 * 4
+    assert peaks[4_000] < 1.2 * peaks[500] and peaks[4_000] < every_vector / 3, peaks
+
+
+def peak_bytes(method: str, images: int, work) -> int:
+    """What one pass allocates at most."""
+    work.mkdir()
+    pieces = [lambda n=n: drawn(n, images // 10) for n in range(10)]
+    rows = Rows(Layout([0], 1, 10, 64, False, False, {"train": images, "val": 0}), {"train": pieces, "val": []}, False)
+    params = kmeans_params(method=method, iterations=1, chunk_vectors=2000)
+    tracemalloc.start()
+    lloyd.stream(rows, 0, params, work, CPU)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def drawn(number: int, images: int):
+    """A file of `images` arrays float16 [1, 1, 10, 64], fifty at a time in memory."""
+    rng = np.random.default_rng(number)
+    for _ in range(images // 50):
+        yield from rng.normal(size=(50, 1, 1, 10, 64)).astype(np.float16)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 12))
+def test_regrouping_keeps_rows_and_their_order(lengths, size):
+    rows = np.arange(sum(lengths))[:, None]
+    found = list(regroup(iter(np.split(rows, np.cumsum(lengths)[:-1])), size))
+    assert np.array_equal(np.concatenate(found), rows)
+    assert [len(part) for part in found[:-1]] == [size] * (len(found) - 1) and 0 < len(found[-1]) <= size
