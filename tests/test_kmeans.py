@@ -60,6 +60,14 @@ def test_each_group_of_positions_chooses_among_its_own_vectors():
         assert np.array_equal(found[:, 6 * group : 6 * group + 6], wanted)
 
 
+def test_lookup_is_in_full_precision_inside_autocast_too():
+    torch.manual_seed(0)
+    rows, vectors = torch.randn(600, 16), torch.randn(256, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = nearest(rows, vectors)
+    assert torch.equal(found, nearest(rows, vectors))
+
+
 def test_lookup_equals_that_of_vector_quantize_pytorch():
     from vector_quantize_pytorch import VectorQuantize
 

@@ -45,7 +45,7 @@ def test_the_control_is_the_untrained_twin_of_the_encoder_and_carries_it(toy, tm
     twin, encoder = tokenizer.rows_of.encoder, trained.rows_of.encoder
     weights = [net.vit.blocks[0].mlp.fc1.weight for net in (twin, encoder)]
     assert weights[0].shape == weights[1].shape and not torch.equal(*weights)
-    assert tokenizer.rows_of.block == trained.rows_of.block and tokenizer.num_codes == trained.num_codes
+    assert tokenizer.rows_of.blocks == trained.rows_of.blocks and tokenizer.num_codes == trained.num_codes
     counts = np.bincount(tokenizer.encode(images.read(range(len(images)))).ravel(), minlength=8)
     assert (counts > 0).sum() == metrics_of(tmp_path)["train"]["live_codes"]
     shutil.rmtree(tmp_path / "data/encoder")

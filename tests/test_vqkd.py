@@ -150,7 +150,7 @@ def test_row_i_of_the_teacher_belongs_to_patch_i(reg_tokens):
     """Published code keeps the class token and drops the last patch, so that all targets are shifted by one."""
     config = {"img_px": 16, "patch_px": 4, "dim": 32, "precision": "fp32", "mean": [0.5] * 3, "std": [0.5] * 3}
     vit = patchwise_vit(class_token=True, reg_tokens=reg_tokens)
-    assert changed_rows(FrozenRows(Encoder(vit, config), block=1, final_norm=True)) == [[i] for i in range(16)]
+    assert changed_rows(FrozenRows(Encoder(vit, config), [1], final_norm=True)) == [[i] for i in range(16)]
 
 
 def test_row_i_of_the_student_belongs_to_patch_i():

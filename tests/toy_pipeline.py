@@ -84,7 +84,15 @@ def write_codebook(toy: SimpleNamespace) -> np.ndarray:
     feats = load_encoder(toy.encoder)(to_float(images), blocks=[0], final_norm=False)[0].flatten(0, 1)
     patches = images.reshape(100, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 4, 4, 3)
     chosen = np.random.default_rng(0).choice(len(feats), NUM_CODES, replace=False)
-    config = {"num_codes": NUM_CODES, "dim": 32, "dtype": "uint16", "normalise": False, "block": 0, "final_norm": False}
+    config = {
+        "num_codes": NUM_CODES,
+        "dim": 32,
+        "dtype": "uint16",
+        "normalise": False,
+        "blocks": [0],
+        "layers": "concat",
+        "final_norm": False,
+    }
     config |= {
         "tokenizer": "kmeans",
         "rows": "frozen",

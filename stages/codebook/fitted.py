@@ -1,4 +1,4 @@
-"""A codebook fitted on stored features, as kmeans and cluster make it: its usage and its artefact."""
+"""A codebook fitted on the stored features of one block, as cluster makes it: its usage and its artefact."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def publish(out: Path, sources: Sources, codebook: Codebook, kind: str, **more: 
         "tokenizer": kind, "rows": "frozen",
         "num_codes": num_codes, "dim": features["dim"], "dtype": code_dtype(num_codes),
         "normalise": codebook.normalise,
-        "block": features["block"], "final_norm": features["final_norm"],
+        "blocks": [features["block"]], "layers": "concat", "final_norm": features["final_norm"],
         "grid": round(features["num_patches"] ** 0.5), "num_patches": features["num_patches"],
         "encoder": os.path.relpath(sources.encoder, out), "inputs": inputs,
     }  # fmt: skip

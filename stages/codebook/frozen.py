@@ -15,17 +15,6 @@ from stages.encoder.model import Encoder, load_encoder
 PROJECTION = "projection.safetensors"
 
 
-class FrozenRows(nn.Module):
-    """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D], row-major."""
-
-    def __init__(self, encoder: Encoder, block: int, final_norm: bool):
-        super().__init__()
-        self.encoder, self.block, self.final_norm = encoder, block, final_norm
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.encoder(pixels, blocks=[self.block], final_norm=self.final_norm)[0]
-
-
 class Affine(nn.Module):
     """A map of rows for each of G groups: (row - shift) * weight, or (row - shift) @ weight where it has a matrix."""
 
@@ -48,13 +37,20 @@ class Affine(nn.Module):
         return torch.cat([self.of(group, part) for group, part in enumerate(groups)], 1)
 
 
-class LayeredRows(nn.Module):
-    """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D] from several blocks, then mapped by `affine`.
+class FrozenRows(nn.Module):
+    """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D], row-major, from `blocks`, then mapped by `affine`.
 
     `separate`: the rows of one block after those of the other, N = blocks * grid²; else side by side in D.
     """
 
-    def __init__(self, encoder: Encoder, blocks: list[int], final_norm: bool, separate: bool, affine: Affine | None):
+    def __init__(
+        self,
+        encoder: Encoder,
+        blocks: list[int],
+        final_norm: bool,
+        separate: bool = False,
+        affine: Affine | None = None,
+    ):
         super().__init__()
         self.encoder, self.blocks, self.final_norm = encoder, blocks, final_norm
         self.separate, self.affine = separate, affine
@@ -65,16 +61,14 @@ class LayeredRows(nn.Module):
         return self.affine(rows) if self.affine else rows
 
 
-def load_frozen(folder: Path, config: dict[str, Any], device: torch.device | str) -> FrozenRows | LayeredRows:
+def load_frozen(folder: Path, config: dict[str, Any], device: torch.device | str) -> FrozenRows:
     """The very encoder that the codebook in `folder` was fitted on; another one in its place is an error."""
     path = folder / config["encoder"]
     if artefact.digest(path) != config["inputs"]["encoder"]:
         raise UserError(f"{path}: not the encoder that {folder} was fitted on. Run `dvc repro codebook`.")
-    encoder = load_encoder(path, device)
-    if "blocks" not in config:
-        return FrozenRows(encoder, config["block"], config["final_norm"])
     affine = load_affine(folder, device) if PROJECTION in config["files"] else None
-    return LayeredRows(encoder, config["blocks"], config["final_norm"], config["layers"] == "separate", affine)
+    encoder = load_encoder(path, device)
+    return FrozenRows(encoder, config["blocks"], config["final_norm"], config["layers"] == "separate", affine)
 
 
 def load_affine(folder: Path, device: torch.device | str) -> Affine:

@@ -138,11 +138,11 @@ def open_rows(
     """Rows from the features artefact, or computed."""
     if not shape.computed:
         return sources_of_rows.stored_rows(sources, shape, params.normalise)
-    from stages.codebook.frozen import LayeredRows
+    from stages.codebook.frozen import FrozenRows
     from stages.encoder.model import load_encoder
 
     encoder = twin or load_encoder(sources.encoder, device)
-    network = LayeredRows(encoder, shape.blocks, shape.final_norm, params.layers == "separate", None)
+    network = FrozenRows(encoder, shape.blocks, shape.final_norm, params.layers == "separate")
     return sources_of_rows.computed_rows(sources, shape, params.normalise, network, machine, work)
 
 
@@ -196,14 +196,12 @@ def publish(
     from stages.core.codes import code_dtype
 
     shape = rows.layout
-    several = {"blocks": shape.blocks, "layers": params.layers}
     inputs = {"features": artefact.digest(sources.features), "encoder": artefact.digest(sources.encoder)}
     facts: dict[str, Any] = {
         "tokenizer": params.kind, "rows": "frozen",
         "num_codes": len(vectors), "dim": vectors.shape[1], "dtype": code_dtype(len(vectors)),
         "normalise": params.normalise,
-        **(several if len(shape.blocks) > 1 or rows.affine else {"block": shape.blocks[0]}),
-        "final_norm": shape.final_norm,
+        "blocks": shape.blocks, "layers": params.layers, "final_norm": shape.final_norm,
         "grid": round(shape.patches**0.5), "num_patches": shape.patches * shape.groups,
         "encoder": "encoder" if twin else os.path.relpath(sources.encoder, out), "inputs": inputs, **counts,
     }  # fmt: skip

@@ -22,7 +22,7 @@ from stages.data.reader import ImageSplit
 if TYPE_CHECKING:
     import numpy as np
 
-    from stages.codebook.frozen import Affine, LayeredRows
+    from stages.codebook.frozen import Affine, FrozenRows
     from stages.codebook.kmeans import Params
     from stages.codebook.sources import Sources
 
@@ -154,7 +154,7 @@ def read_shard(path: Path) -> Iterator[np.ndarray]:
 
 
 def computed_rows(
-    sources: Sources, shape: Layout, normalise: bool, network: LayeredRows, machine: Machine, work: Path
+    sources: Sources, shape: Layout, normalise: bool, network: FrozenRows, machine: Machine, work: Path
 ) -> Rows:
     """The rows of `network`, without projection, for the images whose features are stored; written to `work`."""
     from stages.core.progress import bar
@@ -185,7 +185,7 @@ def stored_images(features: Path, split: str, source: ImageSplit) -> list[int]:
 
 
 def write_part(
-    path: Path, network: LayeredRows, source: ImageSplit, index: list[int], shape: Layout, batch_size: int
+    path: Path, network: FrozenRows, source: ImageSplit, index: list[int], shape: Layout, batch_size: int
 ) -> None:
     """One file of rows, float16 [images, layers, patches, dim]; it appears whole."""
     import numpy as np

@@ -132,7 +132,7 @@ def open_teacher(sources: Sources, device: torch.device) -> FrozenRows:
     from stages.encoder.model import load_encoder
 
     features = artefact.read_config(sources.features, "features")
-    return FrozenRows(load_encoder(sources.encoder, device), features["block"], features["final_norm"])
+    return FrozenRows(load_encoder(sources.encoder, device), [features["block"]], features["final_norm"])
 
 
 def build(shape: dict[str, Any], params: Params, teacher_dim: int) -> Distiller:
