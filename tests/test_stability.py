@@ -162,8 +162,10 @@ def test_images_with_masks_are_measured_on_their_masks(toy, tmp_path):
 def prepare_folder(source, out) -> None:
     from stages.data.prepare import Params as Data
     from stages.data.prepare import prepare
+    from stages.data.scenes import Scenes
 
     facts = {"source": "folder", "folder": str(source), "img_px": 16, "val_fraction": 0.5, "format": "png"}
+    facts |= {"scenes": Scenes(count=20, max_objects=1, nuisance=0.0)}
     with contextlib.chdir(out.parent):
         prepare(out, Data(**facts, shard_images=3, seed=0), MACHINE)
 
