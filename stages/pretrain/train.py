@@ -4,7 +4,8 @@ Run:    uv run semtok set @presets/scenes.yaml && uv run dvc repro data     (or 
         uv run python -m stages.pretrain.train --name scenes --images data/images --out weights/scenes \
             --curves reports/pretrain/scenes
         (frozen in dvc.yaml, because its few MB are in git)
-Expect: 15 minutes on two cores for the digits; see LOG.md for what the encoders are worth.
+Expect: 15 minutes on two cores for the digits, 20 on a busy one for either encoder of the scenes, 1.1 to 3.3 MB;
+        see LOG.md for what they are worth.
 """
 
 from __future__ import annotations
