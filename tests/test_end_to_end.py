@@ -22,7 +22,7 @@ def two_runs(tmp_path_factory):
 
 def test_the_commands_are_those_of_dvc_yaml():
     pipeline = toys.YAML(typ="safe").load(toys.ROOT / "dvc.yaml")["stages"]
-    choice = {"tokenizer": "kmeans", "decoder": "onestep"}
+    choice = {"name": "digits", "tokenizer": "kmeans", "decoder": "onestep"}
     written = set()
     for stage in pipeline.values():
         for generator in ("ar", "masked"):
