@@ -1,6 +1,7 @@
 """Change values of params.yaml from the command line, and say which stages that makes run again.
 
 Run:    semtok set codebook.kmeans.num_codes=512 'samples.draws.seeds=[0, 1]' 'generators=[ar]'
+        semtok set @presets/scenes.yaml codebook.kmeans.num_codes=256      # every value of a file, then another
 Expect: the values, old -> new, and the stages that `semtok run` will run for them. A value that a stage would refuse
         changes nothing. VALUE is YAML; an empty one is the empty text. Comments and all other bytes stay as they are.
 """
@@ -31,11 +32,11 @@ COLUMNS = 120
 
 
 def set_values(assignments: list[str]) -> None:
-    """Apply all `KEY=VALUE`, or none; print what changed and what runs again for it."""
+    """Apply all `KEY=VALUE` and `@FILE`, or none; print what changed and what runs again for it."""
     if not PARAMS.is_file():
         raise PipelineError(f"{PARAMS}: no such file in {Path.cwd()}")
     old = PARAMS.read_bytes().decode()
-    new = reduce(assign, assignments, old)
+    new = reduce(assign, [one for given in assignments for one in spelt_out(given)], old)
     changed = differing(old, new)
     if not changed:
         print(f"{PARAMS} has these values already: nothing changed")
@@ -46,6 +47,30 @@ def set_values(assignments: list[str]) -> None:
         print(f"{key}  {then} -> {now}")
     print()
     print("\n".join(effect(before, look(), {*changed})))
+
+
+def spelt_out(given: str) -> list[str]:
+    """The `KEY=VALUE` of an argument: itself, or of `@FILE` one for every value in that YAML file, as written there."""
+    if not given.startswith("@"):
+        return [given]
+    path = Path(given[1:])
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{given}: cannot be read: {error}") from None
+    found = [f"{key}={in_one_line(text, key, node)}" for key, node in leaf_nodes(text, path) if key]
+    if not found:
+        raise PipelineError(f"{given}: holds no sections with values, such as `codebook: {{num_codes: 512}}`")
+    return found
+
+
+def in_one_line(text: str, key: str, node: Any) -> str:
+    """A value as it is written; a list with a line for each of its members, as JSON."""
+    from ruamel.yaml.nodes import SequenceNode
+
+    if isinstance(node, SequenceNode) and not node.flow_style:
+        return json.dumps(reduce(dict.__getitem__, key.split("."), load(text)), default=str)
+    return text[node.start_mark.index : node.end_mark.index]
 
 
 def assign(text: str, assignment: str) -> str:
@@ -107,7 +132,7 @@ def find(text: str, key: str) -> Any:
     raise PipelineError(f"{key}: {PARAMS} has no such key{'; it has ' + ', '.join(near) if near else ''}")
 
 
-def leaf_nodes(text: str) -> Iterator[tuple[str, Any]]:
+def leaf_nodes(text: str, path: Path = PARAMS) -> Iterator[tuple[str, Any]]:
     """Every dotted key that holds a value, with the value's node."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -123,7 +148,7 @@ def leaf_nodes(text: str) -> Iterator[tuple[str, Any]]:
     try:
         yield from walk(YAML().compose(text), ())
     except YAMLError as error:
-        raise PipelineError(f"{PARAMS}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise PipelineError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def spellings(written: str, value: Any) -> list[str]:

@@ -1,7 +1,7 @@
 """Images of a source -> WebDataset shards of square RGB images, split into train and val, with an index.
 
 Run:    python -m stages.data.prepare --out data/images
-Expect: digits: 1,500 + 297 images of 32 px, 7 MB, seconds. 20,000 scenes of 32 px: 200 MB, a minute on two cores.
+Expect: digits: 1,500 + 297 images of 32 px, 7 MB, seconds. 20,000 scenes of 32 px: 165 MB, half a minute on two cores.
         ImageNet at 256 px as jpg: 45 GB, about an hour on 16 cores.
 
 Shards hold <key>.png|jpg, .cls (class number), .json (name, class) and sidecars (stages/data/sidecars.py). The index

@@ -1,4 +1,4 @@
-"""The objectives: SimCLR on pooled features plus VICReg on matched patches (both from lightly), or the classes."""
+"""The objective: SimCLR on pooled features plus VICReg on matched patches (both from lightly), and classes if asked."""
 
 from __future__ import annotations
 
@@ -10,40 +10,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Contrast(nn.Module):
-    """Self-supervised: the backbone with its two projection heads; only the backbone is kept after training."""
+class Objective(nn.Module):
+    """The backbone with its projection heads, and a classifier where labels count; only the backbone is kept."""
 
-    def __init__(self, backbone: VisionTransformer, dim: int, temperature: float, dense_weight: float):
+    def __init__(
+        self,
+        backbone: VisionTransformer,
+        dim: int,
+        *,
+        temperature: float,
+        dense_weight: float,
+        class_weight: float,
+        num_classes: int,
+    ):
         super().__init__()
         self.backbone = backbone
         self.global_head = ProjectionHead([(dim, 256, nn.BatchNorm1d(256), nn.ReLU()), (256, 128, None, None)])
         self.dense_head = ProjectionHead([(dim, 256, nn.BatchNorm1d(256), nn.ReLU()), (256, 128, None, None)])
+        self.classifier = nn.Linear(dim, num_classes) if class_weight else None
         self.contrast = NTXentLoss(temperature)
         self.vicreg = VICRegLoss()
-        self.dense_weight = dense_weight
+        self.dense_weight, self.class_weight = dense_weight, class_weight
 
-    def forward(self, views: tuple[Tensor, Tensor], maps: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Two views float [B, 3, H, W] of the same images and the maps [B, 2, 3] that made them -> loss, scalars."""
+    def forward(
+        self, views: tuple[Tensor, Tensor], maps: tuple[Tensor, Tensor], labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Two views float [B, 3, H, W] of the same images, the maps [B, 2, 3] that made them, classes int64 [B] ->
+        loss, scalars. Without class_weight the classes are not looked at."""
         feat_BND = self.backbone.forward_features(torch.cat(views))
-        pooled_a, pooled_b = self.global_head(feat_BND.mean(1)).float().chunk(2)
+        pooled = feat_BND.mean(1)
+        pooled_a, pooled_b = self.global_head(pooled).float().chunk(2)
         simclr = self.contrast(pooled_a, pooled_b)
         first, second = feat_BND.chunk(2)
         dense = self.vicreg(*[self.dense_head(rows).float() for rows in matched_patches(first, second, *maps)])
-        return simclr + self.dense_weight * dense, {"simclr": simclr.detach(), "dense": dense.detach()}
-
-
-class Supervised(nn.Module):
-    """A linear classifier on the mean of the backbone's patches; only the backbone is kept after training."""
-
-    def __init__(self, backbone: VisionTransformer, dim: int, num_classes: int):
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(dim, num_classes)
-
-    def forward(self, views: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images float [B, 3, H, W] and their classes int64 [B] -> cross-entropy in nats, scalars."""
-        logits_BC = self.head(self.backbone.forward_features(views).mean(1)).float()
-        return F.cross_entropy(logits_BC, labels), {"accuracy": (logits_BC.argmax(1) == labels).float().mean()}
+        loss, scalars = simclr + self.dense_weight * dense, {"simclr": simclr.detach(), "dense": dense.detach()}
+        if self.classifier is not None:
+            logits, twice = self.classifier(pooled).float(), labels.repeat(2)
+            loss = loss + self.class_weight * F.cross_entropy(logits, twice)
+            scalars["accuracy"] = (logits.argmax(1) == twice).float().mean()
+        return loss, scalars
 
 
 def matched_patches(first: Tensor, second: Tensor, map_a: Tensor, map_b: Tensor) -> tuple[Tensor, Tensor]:

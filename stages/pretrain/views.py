@@ -1,9 +1,9 @@
-"""Random views of training images: what a step of either objective sees, a function of the step alone."""
+"""Random views of training images: what a step sees, a function of the step alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Batch = tuple[Any, Any]
+Pair = tuple["Tensor", "Tensor"]
+Batch = tuple[Pair, Pair, "Tensor"]
 
 
 class Views(Section):
@@ -46,13 +47,9 @@ def view(images: Tensor, maps: Tensor, views: Views, strength: float, rng: torch
 
 
 def batches(
-    split: ImageSplit, views: Views, optim: Optim, device: torch.device, *, labelled: bool
+    split: ImageSplit, views: Views, optim: Optim, device: torch.device
 ) -> tuple[Callable[[int], Batch], Callable[[int], list[str]]]:
-    """step -> batch; step -> names of its images.
-
-    A batch is two views of the same images and the maps that made them, each a pair; or `labelled`, one view of the
-    images and their classes int64 [B].
-    """
+    """step -> two views float [B, 3, H, W] in [-1, 1], their maps [B, 2, 3], the classes int64 [B]; step -> names."""
     import torch
 
     from stages.core.pixels import to_float
@@ -68,8 +65,8 @@ def batches(
         images = to_float(split.read(index), device)
         strength = views.start_strength + (1 - views.start_strength) * min(1.0, step / ramp_steps)
         rng = torch.Generator().manual_seed(seed_of("views", optim.seed, step))
-        maps = [random_maps(len(images), views.affine, rng, strength).to(device) for _ in range(1 if labelled else 2)]
-        seen = [view(images, each, views, strength, rng) for each in maps]
-        return (seen[0], torch.as_tensor(split.labels[index]).to(device)) if labelled else (tuple(seen), tuple(maps))
+        first, second = (random_maps(len(images), views.affine, rng, strength).to(device) for _ in range(2))
+        pair = [view(images, maps, views, strength, rng) for maps in (first, second)]
+        return (pair[0], pair[1]), (first, second), torch.as_tensor(split.labels[index]).to(device)
 
     return batch_at, lambda step: [split.keys[i] for i in index_at(step)]

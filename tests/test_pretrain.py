@@ -1,0 +1,134 @@
+"""Training of embedded encoders: views, hybrid network, what is refused. Run: pytest tests/test_pretrain.py (8 s)"""
+
+import contextlib
+import io
+import json
+
+import pytest
+import torch
+import toy as toys
+from safetensors.torch import load_file
+
+from stages.core.augment import random_clouds, random_colours
+from stages.core.errors import UserError
+from stages.pretrain.losses import Objective
+from stages.pretrain.model import build_vit
+
+HYBRID = {"source": "scenes", "depth": 1, "heads": 2, "dim": 64, "stem_blocks": 1, "store": "fp16", "class_weight": 1.0}
+SCENES = {"source": "scenes", "folder": "", "scenes": {"count": 40, "max_objects": 2, "nuisance": 0.3}}
+
+
+def images(count: int = 6) -> torch.Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(7)) * 2 - 1
+
+
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_turned_colours_keep_every_pixels_strength_and_none_at_all_keeps_the_pixels():
+    assert torch.equal(random_colours(images(), rng(), mix=0.0, grey=0.0), images())
+    turned = random_colours(images(), rng(), mix=1.0, grey=0.0)
+    torch.testing.assert_close(turned.norm(dim=1), images().norm(dim=1))
+    assert (turned - images()).abs().mean((1, 2, 3)).min() > 0.1
+    shift = turned.flatten(2) @ images().flatten(2).pinverse()  # one linear map an image, orthogonal
+    torch.testing.assert_close(shift @ shift.mT, torch.eye(3).expand(6, 3, 3), atol=1e-4, rtol=0)
+
+
+def test_grey_images_have_three_equal_channels_as_often_as_asked():
+    seen = random_colours(images(400), rng(), mix=0.0, grey=0.25)
+    grey = (seen.std(1).amax((1, 2)) < 1e-6).float()
+    assert abs(float(grey.mean()) - 0.25) < 0.07
+    torch.testing.assert_close(seen[grey == 1][:, 0], images(400)[grey == 1].mean(1))
+
+
+def test_clouds_differ_between_images_and_stay_below_their_amplitude():
+    assert torch.equal(random_clouds(images(), rng(), 0.0), images())
+    field = random_clouds(torch.zeros(200, 3, 32, 32), rng(), 0.2)
+    spread = field.std((1, 2, 3))
+    assert 0.05 < float(spread.mean()) < 0.2 < 3**0.5 * 0.2 and float(spread.std()) > 0.02
+
+
+def test_without_residual_blocks_the_network_is_the_one_whose_weights_are_shipped():
+    shipped = load_file(toys.ROOT / "weights/digits/model.safetensors")
+    shape = json.loads((toys.ROOT / "weights/digits/config.json").read_text())["shape"]
+    own = build_vit(**shape, seed=0).state_dict()
+    assert {key: value.shape for key, value in shipped.items()} == {key: value.shape for key, value in own.items()}
+
+
+@pytest.mark.parametrize("name", ["digits", "scenes", "scenes-supervised"])
+def test_shipped_weights_fit_their_networks_and_together_stay_small(name):
+    folder = toys.ROOT / "weights" / name
+    shape = json.loads((folder / "config.json").read_text())["shape"]
+    build_vit(**shape, seed=0).load_state_dict(load_file(folder / "model.safetensors"))
+    assert sum(path.stat().st_size for path in folder.parent.rglob("*.safetensors")) < 8e6
+
+
+def test_residual_blocks_add_to_the_stem_alone_and_the_map_stays_8_by_8():
+    shape = {"img_px": 32, "patch_px": 4, "dim": 64, "depth": 1, "heads": 2, "seed": 0}
+    plain, hybrid = build_vit(**shape), build_vit(**shape, stem_blocks=2)
+    size = [sum(p.numel() for p in net.blocks.parameters()) for net in (plain, hybrid)]
+    assert size[0] == size[1]
+    assert hybrid.forward_features(torch.zeros(2, 3, 32, 32)).shape == (2, 64, 64)
+    assert sum(p.numel() for p in hybrid.patch_embed.parameters()) > 2 * sum(
+        p.numel() for p in plain.patch_embed.parameters()
+    )
+
+
+def test_classes_count_only_where_they_have_a_weight():
+    batch = ((images(8), images(8).flip(3)), (torch.eye(2, 3).expand(8, 2, 3), torch.eye(2, 3).expand(8, 2, 3)))
+    vit = build_vit(img_px=16, patch_px=4, dim=32, depth=1, heads=2, seed=0)
+    labels = torch.arange(8) % 4
+    losses = {}
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        model = Objective(vit, 32, temperature=0.2, dense_weight=0.0, class_weight=weight, num_classes=4)
+        losses[weight] = [model(*batch, some)[0].item() for some in (labels, labels.roll(1))]
+    assert losses[0.0][0] == losses[0.0][1] and losses[1.0][0] != losses[1.0][1]
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """A toy project whose images are scenes."""
+    changes = {"data": {**SCENES, "val_fraction": 0.5}, "pretrain": {"digits": HYBRID}}
+    toys.write_params(tmp_path, changes)
+    toys.run("data", tmp_path)
+    return tmp_path, changes
+
+
+def test_a_hybrid_is_trained_by_classes_stored_in_16_bits_and_fetched_as_an_encoder(scenes):
+    root, _ = scenes
+    toys.run("pretrain", root)
+    stored = load_file(root / "weights/digits/model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert (root / "reports/pretrain/digits/plots/metrics/accuracy.tsv").is_file()
+    toys.run("encoder", root)
+    fetched = load_file(root / "data/encoder/model.safetensors")
+    assert all(torch.equal(fetched[key], tensor.float()) for key, tensor in stored.items())
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"source": "digits"}, "holds images of source scenes, pretrain.digits is for digits. Make them: `semt"),
+        ({"patch_px": 32, "dim": 512}, "pretrain.digits.patch_px = 32: expected a divisor of img_px = 16"),
+    ],
+)  # fmt: skip
+def test_images_that_do_not_fit_are_refused_at_the_door(scenes, section, said):
+    root, changes = scenes
+    toys.write_params(root, {**changes, "pretrain": {"digits": {**HYBRID, **section}}})
+    with pytest.raises(UserError, match=said):
+        toys.run("pretrain", root)
+
+
+def test_a_flat_folder_has_no_classes_to_be_supervised_by(tmp_path):
+    toys.draw_pictures(tmp_path / "pictures")
+    for path in sorted((tmp_path / "pictures").glob("*/*.png")):
+        path.rename(tmp_path / "pictures" / f"{path.parent.name}-{path.name}")
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+    toys.write_params(tmp_path, {"pretrain": {"digits": {"class_weight": 1.0}}})
+    with contextlib.redirect_stdout(io.StringIO()):
+        toys.run("data", tmp_path)
+    with pytest.raises(UserError, match="pretrain.digits.class_weight = 1.0: .* has no classes; expected 0.0"):
+        toys.run("pretrain", tmp_path)
