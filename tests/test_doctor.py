@@ -139,7 +139,7 @@ def test_impossible_params_are_failures(project):
     assert doctor.params() == [Finding("ok", "params.yaml", "every value is possible")]
     text = (tiny.ROOT / "params.yaml").read_text()
     (project / "params.yaml").write_text(
-        text.replace("num_codes: 256", "num_codes: -1").replace("views: 8", "views: x")
+        text.replace("num_codes: 256", "num_codes: -1", 1).replace("views: 8", "views: x")
     )
     found = doctor.params()
     assert [finding.state for finding in found] == ["FAIL", "FAIL"]
