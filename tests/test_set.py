@@ -5,7 +5,6 @@ Run: uv run pytest tests/test_set.py
 
 import json
 import re
-import shutil
 
 import pytest
 import tiny
@@ -117,14 +116,9 @@ def project(tmp_path_factory, tmp_path):
     return tiny.project(tmp_path_factory, tmp_path / "project")
 
 
-def stages_in(printed: str) -> list[str]:
-    """The stages that were listed, in order."""
-    return re.findall(r"^  (\S+)  ", printed, re.M)
-
-
 def test_what_changed_and_what_reruns_is_said_and_it_is_what_dvc_then_holds_stale(project):
     printed = tiny.semtok(project, "set", "first.seed=1")
-    assert "first.seed  0 -> 1" in printed and stages_in(printed) == ["one", "two@p", "two@q", "three"]
+    assert "first.seed  0 -> 1" in printed and tiny.stages_in(printed) == ["one", "two@p", "two@q", "three"]
     assert "one    the first\n" in printed and max(map(len, printed.splitlines())) <= 120
     assert "stale before" not in printed
     assert (project / "params.yaml").read_text() == tiny.PARAMS.replace("seed: 0, rate", "seed: 1, rate")
@@ -134,9 +128,9 @@ def test_what_changed_and_what_reruns_is_said_and_it_is_what_dvc_then_holds_stal
 
 def test_only_the_effect_of_this_edit_is_named(project):
     printed = tiny.semtok(project, "set", "second.p.colour=green")
-    assert stages_in(printed) == ["two@p", "three"]
+    assert tiny.stages_in(printed) == ["two@p", "three"]
     again = tiny.semtok(project, "set", "second.low=0.25", "second.q.colour=red")
-    assert stages_in(again) == ["two@p", "two@q", "three"]
+    assert tiny.stages_in(again) == ["two@p", "two@q", "three"]
     assert "two@p  (stale before) the second" in again and "two@q  the second" in again
     other = tiny.semtok(project, "set", "shipped.seed=1")
     assert "No stage reruns for this." in other and "3 other stages were stale before this edit" in other
@@ -157,22 +151,22 @@ def test_a_value_that_dvc_yaml_puts_into_a_command_counts_too(project):
     )
     (project / "dvc.yaml").write_text(text)
     tiny.repro(project)
-    assert stages_in(tiny.semtok(project, "set", "machine.workers=8")) == ["one", "two@p", "two@q", "three"]
+    assert tiny.stages_in(tiny.semtok(project, "set", "machine.workers=8")) == ["one", "two@p", "two@q", "three"]
 
 
 def test_setting_it_back_makes_stages_up_to_date_again(project):
     tiny.semtok(project, "set", "first.seed=1")
     printed = tiny.semtok(project, "set", "first.seed=0")
-    assert "up to date again: one, three, two@p, two@q" in printed and stages_in(printed) == []
+    assert "up to date again: one, three, two@p, two@q" in printed and tiny.stages_in(printed) == []
     assert (project / "params.yaml").read_text() == tiny.PARAMS
 
 
 def test_a_shorter_or_longer_list_changes_the_graph(project):
     printed = tiny.semtok(project, "set", "names=[p]")
-    assert "no longer in the pipeline: two@q" in printed and stages_in(printed) == ["three"]
+    assert "no longer in the pipeline: two@q" in printed and tiny.stages_in(printed) == ["three"]
     tiny.repro(project)
     printed = tiny.semtok(project, "set", "names=[p, q]")
-    assert stages_in(printed) == ["three"], "two@q is as dvc.lock says"
+    assert tiny.stages_in(printed) == ["three"], "two@q is as dvc.lock says"
 
 
 def test_the_values_that_are_there_already_change_nothing(project):
@@ -184,10 +178,7 @@ def test_the_values_that_are_there_already_change_nothing(project):
 @pytest.fixture
 def checked(project):
     """The tiny project with the real params.yaml and its check."""
-    shutil.copytree(tiny.ROOT / "stages", project / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    (project / "params.yaml").write_text(PARAMS)
-    (project / "dvc.yaml").write_text("stages:\n  one: {cmd: touch out, params: [codebook], outs: [out]}\n")
-    return project
+    return tiny.with_real_params(project)
 
 
 def test_an_impossible_value_changes_nothing_not_even_the_possible_ones_beside_it(checked):
@@ -208,46 +199,11 @@ def test_several_assignments_are_applied_together(checked):
         checked, "set", "codebook.kmeans.iterations=3", "data.source=folder", f"data.folder={checked}"
     )
     text = (checked / "params.yaml").read_text()
-    assert "  iterations: 3 " in text and "  source: folder  " in text and f"  folder: {checked} # for source" in text
-    assert "data.source  digits -> folder" in printed and stages_in(printed) == ["one"]
-    assert (checked / "params.yaml").stat().st_mode & 0o777 == 0o640
-
-
-def test_a_file_is_laid_over_with_every_value_as_it_is_written_there_and_later_arguments_win(project):
-    (project / "a preset.yaml").write_text(
-        "# them\nfirst: {seed: 1, rate: 2.5e-3}  # a comment\nnames:\n  - q\n  - p\nsecond: {p: {colour: green}}\n"
+    assert (
+        "    iterations: 3\n" in text and "  source: folder  " in text and f"  folder: {checked} # for source" in text
     )
-    tiny.semtok(project, "set", "@a preset.yaml", "first.seed=2")
-    expected = tiny.PARAMS.replace("{seed: 0, rate: 1.0e-3}", "{seed: 2, rate: 2.5e-3}").replace("[p, q]", "[q, p]")
-    assert (project / "params.yaml").read_text() == expected.replace("colour: red", "colour: green")
-    assert "nothing changed" in tiny.semtok(project, "set", "@a preset.yaml", "first.seed=2")
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (None, "@preset.yaml: cannot be read: "),
-        ("first: [", "preset.yaml: not valid YAML"),
-        ("", "@preset.yaml: holds no sections with values"),
-        ("7", "@preset.yaml: holds no sections with values"),
-        ("first: {sead: 1}", "first.sead: params.yaml has no such key"),
-        ("first: 3", "first is a section: set first.seed"),
-    ],
-)
-def test_a_file_that_cannot_be_laid_over_changes_nothing(project, text, said):
-    if text is not None:
-        (project / "preset.yaml").write_text(text)
-    assert said in tiny.semtok(project, "set", "@preset.yaml", status=2)
-    assert (project / "params.yaml").read_text() == tiny.PARAMS
-
-
-PRESETS = sorted((tiny.ROOT / "presets").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_every_preset_is_possible_and_changes_something(preset, checked):
-    printed = tiny.semtok(checked, "set", f"@{preset}")
-    assert " -> " in printed and stages_in(printed) == ["one"]
+    assert "data.source  digits -> folder" in printed and tiny.stages_in(printed) == ["one"]
+    assert (checked / "params.yaml").stat().st_mode & 0o777 == 0o640
 
 
 def test_without_params_there_is_nothing_to_set(project):

@@ -6,6 +6,7 @@ source.txt ─► one ─► two@{p,q} ─► three          frozen ─► three
 import contextlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -120,3 +121,16 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Python in the project, with this repository's code and none of its warnings."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "DVC_NO_ANALYTICS": "1"}
     return subprocess.run([sys.executable, *arguments], cwd=root, env=env, capture_output=True, text=True)
+
+
+def with_real_params(root: Path) -> Path:
+    """The project with the repository's own params.yaml and stages, and one stage that reads `codebook`."""
+    shutil.copytree(ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "params.yaml", root / "params.yaml")
+    (root / "dvc.yaml").write_text("stages:\n  one: {cmd: touch out, params: [codebook], outs: [out]}\n")
+    return root
+
+
+def stages_in(printed: str) -> list[str]:
+    """The stages that `semtok set` listed, in order."""
+    return re.findall(r"^  (\S+)  ", printed, re.M)
