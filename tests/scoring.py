@@ -2,5 +2,5 @@
 
 from stages.evaluate.score import Params
 
-PARAMS = Params(bootstrap_draws=5, kid_subset_size=40, prc_neighbours=3, max_reference_images=0, judge_max_images=5000,
-                judge_px=16, inception_weights="", neighbours_shown=6, seed=0)  # fmt: skip
+PARAMS = Params(bootstrap_draws=5, kid_subset_size=40, prc_neighbours=3, max_reference_images=0, pixel_px=16,
+                inception_weights="", neighbours_shown=6, seed=0)  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scoring import PARAMS
-from toy_pipeline import MACHINE, PatchDecoder, write_image_artefact, write_samples
+from toy_pipeline import MACHINE, PatchDecoder, train_judge, write_image_artefact, write_samples
 
 from stages.core.errors import UserError
 from stages.data.reader import ImageSplit
@@ -25,11 +25,22 @@ def _patch_decoder(toy, monkeypatch):
 
 
 def run(
-    toy, report: Path, params: Params = PARAMS, images: Path | None = None, generators: tuple[str, ...] = ("ar",)
-) -> dict:
+    toy, report: Path, params: Params = PARAMS, images: Path | None = None, generators: tuple[str, ...] = ("ar",),
+    judge: Path | None = None,
+) -> dict:  # fmt: skip
     """metrics.json of one run."""
     samples = check(images or toy.images, toy.codebook, toy.samples, list(generators), params)
-    score(images or toy.images, toy.encoder, toy.codebook, toy.root / "decoder", samples, report, params, MACHINE)
+    score(
+        images or toy.images,
+        toy.encoder,
+        judge or toy.judge,
+        toy.codebook,
+        toy.root / "decoder",
+        samples,
+        report,
+        params,
+        MACHINE,
+    )
     return json.loads((report / "metrics.json").read_text())
 
 
@@ -44,11 +55,15 @@ def scored(toy, tmp_path_factory):
 def test_figures_are_there_and_within_their_bounds(scored):
     _, metrics = scored
     assert set(metrics) == {"tokenizer", "val", "reconstruction", "ar", "protocol"}
-    assert metrics["val"]["agreement"] > 0.9
+    assert metrics["val"]["agreement"] > 0.8
     assert 5 < metrics["reconstruction"]["psnr_db"] < 30 and 0 < metrics["reconstruction"]["ssim"] < 1
     for key in ("agreement", "precision[embedded]", "recall[embedded]"):
         assert 0 <= metrics["ar"][key] <= 1 and metrics["ar"][f"{key}_std"] >= 0
-    assert metrics["ar"]["gfid[embedded]"] > 0 and 1 <= metrics["ar"]["is[embedded]"] <= 10
+    assert (
+        metrics["ar"]["gfid[embedded]"] > 0
+        and 1 <= metrics["ar"]["is[judge]"] <= 10
+        and metrics["ar"]["gfid[judge]"] > 0
+    )
     assert metrics["ar"]["likelihood"]["val_perplexity"] == 7.4
     assert 0 < metrics["reconstruction"]["code_usage"]["live_fraction"] <= 1
     assert metrics["val"]["neighbours"]["pixel"]["near_copies"] <= 0.03
@@ -144,13 +159,13 @@ def test_agreement_of_perfect_reconstructions_is_the_judges_accuracy(toy):
         def decode(self, codes):
             return self.images
 
-    bench = set_up(toy.images, open_spaces(toy.encoder, "", torch.device("cpu")), PARAMS, MACHINE)
+    bench = set_up(toy.images, open_spaces(toy.encoder, toy.judge, "", torch.device("cpu")), PARAMS, MACHINE)
     perfect = Perfect()
     figures, _ = score_reconstruction(ImageSplit(toy.images, "val"), perfect, perfect, bench)
     assert figures["reconstruction"]["agreement"] == figures["val"]["agreement"]
     assert figures["reconstruction"]["neighbours"] == figures["val"]["neighbours"]
     assert figures["reconstruction"]["ssim"] == pytest.approx(1)
-    assert abs(figures["reconstruction"]["rfid[embedded]"]) < 1e-3
+    assert abs(figures["reconstruction"]["rfid[embedded]"]) < 1e-3 > abs(figures["reconstruction"]["rfid[judge]"])
 
 
 def test_without_classes_agreement_and_is_are_skipped_with_the_reason(toy, tmp_path):
@@ -159,11 +174,13 @@ def test_without_classes_agreement_and_is_are_skipped_with_the_reason(toy, tmp_p
         tmp_path / "images", rng.integers(0, 256, (200, 16, 16, 3), dtype=np.uint8), np.full(200, -1), []
     )
     write_samples(toy, "unconditional", np.full(60, -1))
-    metrics = run(toy, tmp_path / "report", images=tmp_path / "images", generators=("unconditional",))
+    train_judge(tmp_path / "images", tmp_path / "judge")
+    found = {"images": tmp_path / "images", "judge": tmp_path / "judge"}
+    metrics = run(toy, tmp_path / "report", generators=("unconditional",), **found)
     assert metrics["reconstruction"]["agreement_skipped"] == "no classes"
     assert metrics["unconditional"]["agreement_skipped"] == "no classes" and "is_skipped" in metrics["unconditional"]
-    assert "is[embedded]" not in metrics["unconditional"] and "gfid[embedded]" in metrics["unconditional"]
-    assert all(entry["per_class"] is None and entry["judge"] is None for entry in metrics["protocol"])
+    assert "is[judge]" not in metrics["unconditional"] and "gfid[embedded]" in metrics["unconditional"]
+    assert all(entry["per_class"] is None and "judge" not in entry["extractors"] for entry in metrics["protocol"])
 
 
 def test_inception_from_safetensors(toy, tmp_path, monkeypatch):

@@ -58,7 +58,9 @@ def test_the_plans_memory_follows_the_counts(toy, tmp_path, capsys):
     assert peak_bytes(50_000, 768, 16) - peak_bytes(40_000, 768, 16) == 10_000 * (4 * (768 + 768) + 160_000)
     assert peak_bytes(1_000, 768, 16) < 1.1e9 < 9e9 < peak_bytes(50_000, 768, 16)
     samples = check(toy.images, toy.codebook, toy.samples, ["ar"], PARAMS)
-    announce(toy.images, toy.encoder, samples, tmp_path, PARAMS.model_copy(update={"max_reference_images": 70}))
+    announce(
+        toy.images, toy.encoder, toy.judge, samples, tmp_path, PARAMS.model_copy(update={"max_reference_images": 70})
+    )
     plan = capsys.readouterr().out
     assert "70 training images to compare with" in plan and "120 samples" in plan and "peak memory about 1.0 GB" in plan
 

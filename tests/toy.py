@@ -50,7 +50,8 @@ CHANGES = {
     "samples": {"draws": {"per_class": 5, "seeds": [0, 1]}},
     "stability": {"snrs_db": [20, 0], "seeds": [0, 1]},
     "projection": {"noise_sigmas": [0.0, 1.0], "train_samples": 50, "test_samples": 100, "seeds": [0, 1]},
-    "evaluate": {"bootstrap_draws": 3, "kid_subset_size": 8, "prc_neighbours": 2, "judge_px": 8, "neighbours_shown": 4},
+    "judge": {"img_px": 8, "widths": [8, 8], "optim": OPTIM},
+    "evaluate": {"bootstrap_draws": 3, "kid_subset_size": 8, "prc_neighbours": 2, "pixel_px": 8, "neighbours_shown": 4},
 }
 
 
@@ -110,8 +111,10 @@ COMMANDS = {
     "stability": "stages.stability.measure --images data/images --codebook data/codebook/kmeans"
     " --report reports/stability/kmeans",
     "projection": "stages.projection.compare --report reports/projection",
-    "evaluate": "stages.evaluate.score --images data/images --encoder data/encoder --codebook data/codebook/kmeans"
-    " --decoder data/decoder/kmeans-onestep --samples data/samples/kmeans --report reports/evaluate/kmeans-onestep",
+    "judge": "stages.judge.train --images data/images --out data/judge --report reports/judge",
+    "evaluate": "stages.evaluate.score --images data/images --encoder data/encoder --judge data/judge"
+    " --codebook data/codebook/kmeans --decoder data/decoder/kmeans-onestep --samples data/samples/kmeans"
+    " --report reports/evaluate/kmeans-onestep",
     "report": "stages.report.build --reports reports --out reports/index.html",
 }
 

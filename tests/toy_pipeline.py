@@ -20,11 +20,13 @@ NUM_CODES, PATCH_PX = 64, 4
 
 
 def build(root: Path) -> SimpleNamespace:
-    """Artefacts below `root`: images (300 digits), encoder, codebook, samples of one generator; a decoder's patches."""
+    """Artefacts below `root`: images (300 digits), encoder, judge, codebook, samples of one generator; patches."""
     toy = SimpleNamespace(root=root, images=root / "images", encoder=root / "encoder", codebook=root / "codebook")
     write_images(toy.images)
     write_encoder(toy.encoder)
     toy.patches = write_codebook(toy)
+    toy.judge = root / "judge"
+    train_judge(toy.images, toy.judge)
     toy.samples = root / "samples"
     write_samples(toy, "ar")
     return toy
@@ -70,6 +72,20 @@ def write_encoder(out: Path) -> None:
     with artefact.new_artefact(out, "encoder", config) as folder:
         state = build_vit(**shape, seed=0).state_dict()
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / "model.safetensors")
+
+
+def train_judge(images: Path, out: Path) -> None:
+    """What the judge stage makes of the images; of those without classes, that there is none."""
+    from stages.core.augment import Affine
+    from stages.core.loop import Optim
+    from stages.judge.train import Params, make
+
+    augment = Affine(degrees=5, scale=0.1, translate=0.05, shear=0.0, mirror=False)
+    optim = Optim(total_steps=120, batch_size=32, lr_peak=5e-3, warmup_steps=10, weight_decay=0.0, beta2=0.99,
+                  clip_norm=1.0, ema_decay=0.9, eval_every=30, precision="fp32", seed=0)  # fmt: skip
+    params = Params(img_px=16, widths=[16, 24], augment=augment, optim=optim)
+    with contextlib.chdir(out.parent):
+        make(images, out, out.with_name("judge-report"), params, MACHINE)
 
 
 def write_codebook(toy: SimpleNamespace) -> np.ndarray:

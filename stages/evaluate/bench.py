@@ -1,8 +1,8 @@
-"""What all images are compared with: the training images, the judge, the feature spaces."""
+"""What all images are compared with: the training images, in the feature spaces."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from stages.core import artefact
 from stages.core.choice import choose
 from stages.data.reader import ImageSplit, image_facts
-from stages.evaluate.judge import Classifier, fit_head, fit_judge, head_logits
 from stages.evaluate.sight import Look, Sight, batches, join, looker
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ class Bench:
     train: ImageSplit
     reference: Sight
     reference_index: np.ndarray
-    judge: Classifier | None
-    head: Classifier | None
     params: Params
     batch_size: int
 
@@ -54,32 +51,21 @@ class Bench:
         """
         return {"pixel": sight.thumbs / (2 * sight.thumbs.shape[1] ** 0.5), "embedded": sight.features["embedded"]}
 
-    def logits(self, sight: Sight, space: str) -> Tensor | None:
-        """Class logits for the Inception score: the extractor's own, or those of the fitted head."""
-        if space in sight.logits:
-            return sight.logits[space]
-        return head_logits(self.head, sight.features[space]) if self.head is not None else None
+    def judges(self, labels: np.ndarray) -> bool:
+        """Whether there is a judge, and every image a class int64 [M] that it could see."""
+        return "judge" in self.spaces and bool((labels >= 0).all())
 
 
 def set_up(images: Path, spaces: dict[str, Space], params: Params, machine: Machine) -> Bench:
-    """Read the reference once, and fit the judge and the head on it where images have classes."""
+    """Read the reference once."""
     train = ImageSplit(images, "train", machine.num_workers)
-    look, index = looker(spaces, params.judge_px), reference_index(len(train), params)
+    look, index = looker(spaces, params.pixel_px), reference_index(len(train), params)
     runs = batches(len(index), machine.infer_batch_size)
     reference = join(look(train.read(index[run.start : run.stop])) for run in runs)
-    labels, fitted = train.labels[index], (None, None)
-    if has_classes(labels):
-        arguments = (labels, params.judge_max_images, params.seed)
-        fitted = fit_judge(reference.thumbs, *arguments), fit_head(reference.features["embedded"], *arguments)
     facts, digest = image_facts(images), artefact.digest(images)
-    return Bench(facts, digest, spaces, look, train, reference, index, *fitted, params, machine.infer_batch_size)
+    return Bench(facts, digest, spaces, look, train, reference, index, params, machine.infer_batch_size)
 
 
 def reference_index(count: int, params: Params) -> np.ndarray:
     """int64 [R], sorted: a seeded choice of max_reference_images of the training images, or all of them."""
     return choose(count, params.max_reference_images or count, params.seed)
-
-
-def has_classes(labels: Iterable[int]) -> bool:
-    """Whether there are at least two classes to tell apart."""
-    return len({int(label) for label in labels if label >= 0}) > 1

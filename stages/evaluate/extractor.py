@@ -25,9 +25,10 @@ from stages.core import artefact
 from stages.core.errors import UserError
 from stages.core.pixels import to_float
 from stages.encoder.model import load_encoder
+from stages.judge.model import load_judge
 
-EMBEDDED, INCEPTION = "semtok-embedded", "semtok-inception-v3"
-POOLED = "pooled"
+EMBEDDED, JUDGE, INCEPTION = "semtok-embedded", "semtok-judge", "semtok-inception-v3"
+POOLED, LOGITS = "pooled", "logits"
 
 
 class EmbeddedExtractor(FeatureExtractorBase):
@@ -44,7 +45,7 @@ class EmbeddedExtractor(FeatureExtractorBase):
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        """One layer for all; the Inception score needs class logits, which `stages.evaluate.score` fits on top."""
+        """One layer for all; it has no logits, so no Inception score."""
         return POOLED
 
     @staticmethod
@@ -55,6 +56,32 @@ class EmbeddedExtractor(FeatureExtractorBase):
         """uint8 [B, 3, H, W] -> (float32 [B, D],)."""
         pixels = to_float(input.permute(0, 2, 3, 1), input.device)
         return (self.encoder(pixels, blocks=[self.last], final_norm=True)[0].mean(1),)
+
+
+class JudgeExtractor(FeatureExtractorBase):
+    """The judge of agreement, which shares nothing with the tokenizers: pooled features and class logits."""
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **_: Any):
+        super().__init__(name, features_list)
+        self.judge = load_judge(feature_extractor_weights_path)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return (POOLED, LOGITS)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return LOGITS if metric == "isc" else POOLED
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, input: Tensor) -> tuple[Tensor, ...]:
+        """uint8 [B, 3, H, W] -> the features asked for, float32 [B, D] or [B, classes]."""
+        assert self.judge is not None, "images without classes have no judge"
+        found = self.judge(to_float(input.permute(0, 2, 3, 1), input.device))
+        return tuple(found[(POOLED, LOGITS).index(name)] for name in self.features_list)
 
 
 class InceptionExtractor(FeatureExtractorInceptionV3):
@@ -71,6 +98,7 @@ class InceptionExtractor(FeatureExtractorInceptionV3):
 
 
 register_feature_extractor(EMBEDDED, EmbeddedExtractor)
+register_feature_extractor(JUDGE, JudgeExtractor)
 register_feature_extractor(INCEPTION, InceptionExtractor)
 
 
@@ -88,9 +116,10 @@ class Space:
         return [feature.float().cpu() for feature in self.network(batch)]
 
 
-def open_spaces(encoder: Path, inception_weights: str, device: torch.device) -> dict[str, Space]:
-    """{"embedded": …} and, with a weights file, {"inception": …}."""
+def open_spaces(encoder: Path, judge: Path, inception_weights: str, device: torch.device) -> dict[str, Space]:
+    """{"embedded": …}, {"judge": …} where images have classes and, with a weights file, {"inception": …}."""
     spaces = {"embedded": open_embedded(encoder, device)}
+    spaces |= {"judge": open_judge(judge, device)} if artefact.read_config(judge, "judge")["shape"] else {}
     return spaces | ({"inception": open_inception(Path(inception_weights), device)} if inception_weights else {})
 
 
@@ -101,6 +130,17 @@ def open_embedded(encoder: Path, device: torch.device) -> Space:
     note = "embedded extractor: not comparable to published FID; the tokens come from the same encoder"
     facts = {"name": EMBEDDED, "weights_sha256": config["files"]["model.safetensors"], "dim": config["dim"],
              "features": f"{config['name']}: mean over patches, last block, final norm", "note": note}  # fmt: skip
+    return Space(network, facts)
+
+
+def open_judge(folder: Path, device: torch.device) -> Space:
+    """The feature space of a judge artefact."""
+    config = artefact.read_config(folder, "judge")
+    network = create(JUDGE, [POOLED, LOGITS], str(folder)).to(device)
+    note = "trained on this data set's classes: not comparable to published FID; no tokenizer knows it"
+    dim = 2 * config["shape"]["widths"][-1]
+    facts = {"name": JUDGE, "weights_sha256": config["files"]["model.safetensors"], "dim": dim,
+             "features": "classifier of real train images: mean and maximum over positions", "note": note}  # fmt: skip
     return Space(network, facts)
 
 

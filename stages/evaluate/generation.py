@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from stages.core import artefact
 from stages.core.errors import UserError
 from stages.evaluate import metrics
-from stages.evaluate.judge import hits
 from stages.evaluate.reconstruction import neighbour_figures
 from stages.evaluate.sight import Sight
 
@@ -67,15 +66,15 @@ def score_samples(
 def seed_figures(sight: Sight, labels: np.ndarray, bench: Bench) -> dict[str, float]:
     """The scores of one seed's samples against real training images."""
     params, figures = bench.params, {}
-    if bench.judge is not None and (labels >= 0).all():
-        figures["agreement"] = float(hits(bench.judge, sight.thumbs, labels).mean())
+    if bench.judges(labels):
+        figures["agreement"] = float(sight.hits(labels).mean())
     for space, feats in sight.features.items():
         reference = bench.reference.features[space]
         precision, recall = metrics.precision_recall(feats, reference, params.prc_neighbours)
         figures |= {f"gfid[{space}]": metrics.fid(feats, reference)}
         figures |= {f"gkid[{space}]": metrics.kid(feats, reference, params.kid_subset_size, params.seed)[0]}
-        if (logits := bench.logits(sight, space)) is not None:
-            figures |= {f"is[{space}]": metrics.inception_score(logits, params.seed)}
+        if space in sight.logits:
+            figures |= {f"is[{space}]": metrics.inception_score(sight.logits[space], params.seed)}
         figures |= {f"precision[{space}]": precision, f"recall[{space}]": recall}
     return figures
 
@@ -95,6 +94,6 @@ def over_seeds(seeds: list[dict[str, float]]) -> dict[str, float]:
 
 def skipped(labels: np.ndarray, bench: Bench) -> dict[str, str]:
     """Which figures are missing and why."""
-    if bench.judge is None:
-        return {"agreement_skipped": "no classes", "is_skipped": "no classes to fit the embedded extractor's head"}
+    if "judge" not in bench.spaces:
+        return {"agreement_skipped": "no classes", "is_skipped": "no classes for a judge to know"}
     return {"agreement_skipped": "drawn without a class"} if (labels < 0).any() else {}

@@ -29,7 +29,6 @@ def describe(of: str, reference: str, count: int, labels: np.ndarray, bench: Ben
         "count": count,
         "per_class": per_class(labels),
         "extractors": {name: extractor(space.facts, fewest) for name, space in bench.spaces.items()},
-        "judge": judge_facts(bench),
         "kid_subset_size": bench.params.kid_subset_size,
         "prc_neighbours": bench.params.prc_neighbours,
         "evaluator": f"torch-fidelity {version('torch-fidelity')}",
@@ -49,12 +48,3 @@ def extractor(facts: dict[str, Any], count: int) -> dict[str, Any]:
     """An extractor's facts, with a warning where there are too few images for its covariance."""
     singular = f"singular: {count} images span at most {count - 1} of {facts['dim']} dims"
     return {**facts, "covariance": "full rank" if count > facts["dim"] else singular}
-
-
-def judge_facts(bench: Bench) -> dict[str, Any] | None:
-    """What the judge of agreement is."""
-    if bench.judge is None:
-        return None
-    px = min(bench.params.judge_px, bench.facts["img_px"])
-    count = min(bench.params.judge_max_images, int((bench.reference_labels >= 0).sum()))
-    return {"kind": "RBF support vector machine on scaled pixels", "px": px, "train_images": count}

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core import scores
 from stages.evaluate import metrics
-from stages.evaluate.judge import hits
 from stages.evaluate.neighbours import distance_figures, nearest
 from stages.evaluate.sight import Sight, batches, join
 
@@ -58,9 +57,9 @@ def mean_and_std(name: str, values: np.ndarray, bench: Bench) -> dict[str, float
 
 def agreement(sight: Sight, labels: np.ndarray, bench: Bench) -> dict[str, Any]:
     """Share of images in which the judge sees their class, or why there is none."""
-    if bench.judge is None or (labels < 0).any():
+    if not bench.judges(labels):
         return {"agreement_skipped": "no classes"}
-    return mean_and_std("agreement", hits(bench.judge, sight.thumbs, labels), bench)
+    return mean_and_std("agreement", sight.hits(labels), bench)
 
 
 def distances_to_originals(made: Sight, real: Sight, bench: Bench) -> dict[str, float]:

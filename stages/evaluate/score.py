@@ -3,9 +3,9 @@
 Run:    dvc repro evaluate
 Expect: digits, 297 reconstructions and 2 generators x 3 seeds x 500 samples: 30 s on two cores, 5 MB.
 
-Distances between image sets are computed in the feature space of the pipeline's encoder ("embedded"), and in that of
-Inception-v3 where evaluate.inception_weights names a file. Convert torch-fidelity's published weights
-(weights-inception-2015-12-05-6726825d.pth) once:
+Distances between image sets are computed in the feature space of the pipeline's encoder ("embedded"); in that of the
+judge, which no tokenizer knows, where images have classes; in that of Inception-v3 where evaluate.inception_weights
+names a file. Convert torch-fidelity's published weights (weights-inception-2015-12-05-6726825d.pth) once:
     python -c "import torch, safetensors.torch as s; s.save_file(torch.load('IN.pth', weights_only=True), 'OUT')"
 """
 
@@ -39,8 +39,7 @@ class Params(Section):
     kid_subset_size: int = Field(ge=2)
     prc_neighbours: int = Field(gt=0)
     max_reference_images: int = Field(ge=0)
-    judge_max_images: int = Field(gt=1)
-    judge_px: int = Field(gt=0)
+    pixel_px: int = Field(gt=0)
     inception_weights: str
     neighbours_shown: int = Field(gt=0)
     seed: int = Field(ge=0, lt=2**32)
@@ -56,6 +55,7 @@ class Params(Section):
 def score(
     images: Path,
     encoder: Path,
+    judge: Path,
     codebook: Path,
     decoder: Path,
     samples: dict[str, Samples],
@@ -74,7 +74,7 @@ def score(
 
     device = pick_device(machine.device)
     tokenizer, painter = load_tokenizer(codebook, device), load_decoder(decoder, device)
-    bench = set_up(images, open_spaces(encoder, params.inception_weights, device), params, machine)
+    bench = set_up(images, open_spaces(encoder, judge, params.inception_weights, device), params, machine)
     val = ImageSplit(images, "val", machine.num_workers)
     scores, val_distances = score_reconstruction(val, tokenizer, painter, bench)
     kind = {"kind": tokenizer.config["tokenizer"], "num_codes": tokenizer.num_codes, "dim": tokenizer.dim}
@@ -127,26 +127,30 @@ def check(images: Path, codebook: Path, folder: Path, generators: list[str], par
     return samples
 
 
-def announce(images: Path, encoder: Path, samples: dict[str, Samples], report: Path, params: Params) -> None:
+def announce(
+    images: Path, encoder: Path, judge: Path, samples: dict[str, Samples], report: Path, params: Params
+) -> None:
     """Print the plan."""
     from stages.core.artefact import read_config
 
     references = min(num_images(images, "train"), params.max_reference_images or num_images(images, "train"))
     counts = {"training images to compare with": references, "val images": num_images(images, "val")}
     counts |= {"samples": sum(drawn.codes.shape[0] * drawn.codes.shape[1] for drawn in samples.values())}
-    dim = read_config(encoder, "encoder")["dim"] + (INCEPTION_DIM if params.inception_weights else 0)
+    shape = read_config(judge, "judge")["shape"]
+    dim = read_config(encoder, "encoder")["dim"] + (2 * shape["widths"][-1] if shape else 0)
+    dim += INCEPTION_DIM if params.inception_weights else 0
     most = max(references, *(len(drawn.labels) for drawn in samples.values()))
-    memory_bytes = peak_bytes(most, dim, params.judge_px)
+    memory_bytes = peak_bytes(most, dim, params.pixel_px)
     print_plan("evaluate", report, counts, disk_bytes=20 * 10**6, memory_bytes=memory_bytes)
 
 
-def peak_bytes(count: int, dim: int, judge_px: int) -> int:
+def peak_bytes(count: int, dim: int, pixel_px: int) -> int:
     """Memory for `count` images: float32 features and thumbnails, and what precision/recall builds.
 
     torch-fidelity takes distances [at most 10,000, count] in float32; finding the k-th nearest copies them and adds an
     int64 index of that shape: 16 bytes a pair, measured, which is 160 kB an image from 10,000 images on.
     """
-    return BASE_BYTES + count * 4 * (dim + 3 * judge_px**2) + 16 * min(count, PRC_BATCH) * count
+    return BASE_BYTES + count * 4 * (dim + 3 * pixel_px**2) + 16 * min(count, PRC_BATCH) * count
 
 
 def print_summary(figures: dict[str, Any]) -> None:
@@ -162,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="images artefact")
     parser.add_argument("--encoder", type=Path, required=True, help="encoder artefact: the embedded feature space")
+    parser.add_argument("--judge", type=Path, required=True, help="judge artefact: agreement and its feature space")
     parser.add_argument("--codebook", type=Path, required=True, help="codebook artefact")
     parser.add_argument("--decoder", type=Path, required=True, help="decoder artefact")
     parser.add_argument("--samples", type=Path, required=True, help="folder with a samples artefact for each generator")
@@ -170,8 +175,8 @@ def main() -> None:
     args = parser.parse_args()
     params, machine = load("evaluate", Params, args.params), load("machine", Machine, args.params)
     samples = check(args.images, args.codebook, args.samples, load_list("generators", args.params), params)
-    announce(args.images, args.encoder, samples, args.report, params)
-    score(args.images, args.encoder, args.codebook, args.decoder, samples, args.report, params, machine)
+    announce(args.images, args.encoder, args.judge, samples, args.report, params)
+    score(args.images, args.encoder, args.judge, args.codebook, args.decoder, samples, args.report, params, machine)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ class Sight:
     def __len__(self) -> int:
         return len(self.thumbs)
 
+    def hits(self, labels: np.ndarray) -> np.ndarray:
+        """bool [M]: where the judge sees the class int64 [M] that was asked for."""
+        return self.logits["judge"].argmax(1).numpy() == labels
+
 
 Look = Callable[["np.ndarray"], Sight]
 

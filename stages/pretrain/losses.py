@@ -1,4 +1,8 @@
-"""The objective: SimCLR on pooled features plus VICReg on matched patches (both from lightly), and classes if asked."""
+"""The objective: SimCLR on pooled features, VICReg on matched patches (both from lightly); pixels, classes if asked.
+
+Contrast between strongly recoloured views makes features blind to colour. The pixel term asks each patch's feature to
+tell the pixels of its own view by a linear map, so that both what it shows and how it looks can be read from it.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ class Objective(nn.Module):
         *,
         temperature: float,
         dense_weight: float,
+        pixel_weight: float,
         class_weight: float,
         num_classes: int,
     ):
@@ -27,23 +32,30 @@ class Objective(nn.Module):
         self.backbone = backbone
         self.global_head = ProjectionHead([(dim, 256, nn.BatchNorm1d(256), nn.ReLU()), (256, 128, None, None)])
         self.dense_head = ProjectionHead([(dim, 256, nn.BatchNorm1d(256), nn.ReLU()), (256, 128, None, None)])
+        self.patch_px: int = backbone.patch_embed.patch_size[0]
+        self.to_pixels = nn.Linear(dim, 3 * self.patch_px**2) if pixel_weight else None
         self.classifier = nn.Linear(dim, num_classes) if class_weight else None
         self.contrast = NTXentLoss(temperature)
         self.vicreg = VICRegLoss()
-        self.dense_weight, self.class_weight = dense_weight, class_weight
+        self.dense_weight, self.pixel_weight, self.class_weight = dense_weight, pixel_weight, class_weight
 
     def forward(
         self, views: tuple[Tensor, Tensor], maps: tuple[Tensor, Tensor], labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Two views float [B, 3, H, W] of the same images, the maps [B, 2, 3] that made them, classes int64 [B] ->
         loss, scalars. Without class_weight the classes are not looked at."""
-        feat_BND = self.backbone.forward_features(torch.cat(views))
+        both = torch.cat(views)
+        feat_BND = self.backbone.forward_features(both)
         pooled = feat_BND.mean(1)
         pooled_a, pooled_b = self.global_head(pooled).float().chunk(2)
         simclr = self.contrast(pooled_a, pooled_b)
         first, second = feat_BND.chunk(2)
         dense = self.vicreg(*[self.dense_head(rows).float() for rows in matched_patches(first, second, *maps)])
         loss, scalars = simclr + self.dense_weight * dense, {"simclr": simclr.detach(), "dense": dense.detach()}
+        if self.to_pixels is not None:
+            wanted = F.pixel_unshuffle(both, self.patch_px).flatten(2).transpose(1, 2)
+            pixel = F.mse_loss(self.to_pixels(feat_BND).float(), wanted)
+            loss, scalars["pixel"] = loss + self.pixel_weight * pixel, pixel.detach()
         if self.classifier is not None:
             logits, twice = self.classifier(pooled).float(), labels.repeat(2)
             loss = loss + self.class_weight * F.cross_entropy(logits, twice)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHAPE = {"patch_px", "dim", "depth", "heads"}
-WEIGHTS = {"temperature", "dense_weight", "class_weight"}
+WEIGHTS = {"temperature", "dense_weight", "pixel_weight", "class_weight"}
 
 
 class Params(Section):
@@ -42,6 +42,7 @@ class Params(Section):
     stem_blocks: int = Field(ge=0)
     temperature: float = Field(gt=0)
     dense_weight: float = Field(ge=0)
+    pixel_weight: float = Field(ge=0)
     class_weight: float = Field(ge=0)  # 0: self-supervised
     store: Literal["fp32", "fp16"]
     views: Views
