@@ -37,7 +37,8 @@ class Judge(nn.Module):
         self.img_px, self.dim = img_px, 2 * widths[-1]
         layers = convolution(3, widths[0], 1)
         for width_in, width_out in zip(widths, widths[1:], strict=False):
-            layers += [*convolution(width_in, width_out, 2), *convolution(width_out, width_out, 1)]
+            layers += convolution(width_in, width_out, 2)
+            layers += [*convolution(width_out, width_out, 1), *convolution(width_out, width_out, 1)]
         self.layers, self.head = nn.Sequential(*layers), nn.Linear(self.dim, num_classes)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
