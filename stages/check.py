@@ -25,6 +25,7 @@ from stages.evaluate.score import Params as Evaluate
 from stages.features.extract import Params as Features
 from stages.generator.settings import SETTINGS
 from stages.generator.train import Model
+from stages.judge.train import Params as Judge
 from stages.pretrain.train import Params as Pretrain
 from stages.probe.linear import Params as Probe
 from stages.projection.compare import Params as Projection
@@ -54,6 +55,7 @@ SCHEMAS: dict[str, type[Section]] = {
     **{f"samples.{name}": settings for name, settings in SETTINGS.items()},
     "stability": Stability,
     "projection": Projection,
+    "judge": Judge,
     "evaluate": Evaluate,
 }
 
