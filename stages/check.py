@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from stages.ablation.cell import Params as Ablation
 from stages.anatomy.dissect import Params as Anatomy
@@ -37,6 +38,7 @@ NAMES = {
     "pretrained": ["digits", "scenes", "scenes-supervised"],
     "generators": [*SETTINGS],
 }
+PAINTING = ("vqgan", "fsq")  # kinds of tokenizers
 OPEN = ("tokenizers", "codebook", "decoders", "decoder", "palette")  # whose names are the user's
 SCHEMAS: dict[str, type[Section]] = {
     "machine": Machine,
@@ -66,7 +68,7 @@ def errors_in(path: Path) -> list[str]:
         *(partial(load_tokenizer, name, path) for name in tokenizers),
         partial(check_names, "decoders", decoders, path),
         *(partial(load_decoder, name, path) for name in decoders),
-        partial(check_palettes, tokenizers, decoders, path),
+        partial(check_palettes, path),
         *(partial(check_names, key, known, path) for key, known in NAMES.items()),
         *(partial(load, section, cls, path) for section, cls in SCHEMAS.items()),
         partial(check_sections, path),
@@ -92,14 +94,26 @@ def check_names(key: str, known: list[str], path: Path) -> None:
         raise UserError(f"{path}: {key} = {names}: expected different names")
 
 
-def check_palettes(tokenizers: list[str], decoders: list[str], path: Path) -> None:
-    """Refuse a palette of a decoder, or with a tokenizer, that has no section."""
-    for decoder, tokenizer in load_palettes(path).items():
-        for kind, name, known in (("decoder", decoder, decoders), ("tokenizer", tokenizer, tokenizers)):
-            if name not in known:
-                raise UserError(
-                    f"{path}: palette.{decoder} = {tokenizer!r}: no {kind} {name}; there is {', '.join(known)}"
-                )
+def check_palettes(path: Path) -> None:
+    """Refuse palettes of no decoder or with a tokenizer that does not paint, and decoders in use that lack theirs."""
+    palettes, decoders = load_palettes(path), kinds_of(path, "decoder")
+    painting = [name for name, kind in kinds_of(path, "codebook").items() if kind in PAINTING]
+    lines = [f"palette.{name}: no such decoder; there is {', '.join(decoders)}" for name in {*palettes} - {*decoders}]
+    for name, tokenizer in palettes.items():
+        if tokenizer not in painting:
+            lines.append(f"palette.{name} = {tokenizer!r}: expected a tokenizer that paints: {', '.join(painting)}")
+    for name in load_list("decoders", path):
+        if decoders.get(name) == "render" and name not in palettes:
+            lines.append(f"palette.{name}: missing; {name} needs a tokenizer that paints: {', '.join(painting)}")
+        if name in palettes and palettes[name] not in load_list("tokenizers", path):
+            lines.append(f"palette.{name} = {palettes[name]!r}: {name} is in use, so put this into `tokenizers`, too")
+    if lines:
+        raise UserError("\n".join(f"{path}: {line}" for line in sorted(lines)))
+
+
+def kinds_of(path: Path, section: str) -> dict[str, Any]:
+    """{name: kind} of a section whose names are the user's."""
+    return {name: one.get("kind") for name, one in section_of(path, section).items() if isinstance(one, dict)}
 
 
 def check_sections(path: Path) -> None:

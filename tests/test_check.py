@@ -50,9 +50,11 @@ def test_the_shipped_file_is_possible():
         ("[kmeans]", "[model]", "tokenizers = ['model']: no model"),
         ("[onestep]", "onestep", "decoders = 'onestep': expected a list"),
         ("[onestep]", "[twostep]", "decoders = ['twostep']: no twostep; there is onestep"),
-        ("palette: {}", "palette: {onestop: vqgan}", "palette.onestop = 'vqgan': no decoder onestop"),
-        ("palette: {}", "palette: {onestep: vqgen}", "palette.onestep = 'vqgen': no tokenizer vqgen"),
-        ("palette: {}", "palette: 3", "palette = 3: expected a tokenizer's name for each decoder that needs one"),
+        ("  render_ar: vqgan", "  render_xy: vqgan", "palette.render_xy: no such decoder; there is onestep, render_ar"),
+        ("  render_ar: vqgan", "  render_ar: kmeans", "palette.render_ar = 'kmeans': expected a tokenizer that paints"),
+        ("  render_ar: vqgan", "  render_ar: 3", "expected a tokenizer's name for each decoder that needs one"),
+        ("[onestep]", "[render_ar]", "palette.render_ar = 'vqgan': render_ar is in use, so put this into `tokenizers`"),
+        ("    method: ar ", "    method: ab ", "decoder.render_ar.method = 'ab': input should be 'ar' or 'masked'"),
         ("data:\n", "data: [\n", "not valid YAML"),
     ],
 )  # fmt: skip
@@ -78,6 +80,15 @@ def test_all_errors_come_at_once_each_on_its_line_and_nothing_else(tmp_path):
         "tokenizers", "codebook.kmeans.num_codes", "tokens.views",
     ]  # fmt: skip
     assert err.count("error: ") == 3
+
+
+def test_a_renderer_in_use_needs_a_palette(tmp_path):
+    text = PARAMS.replace("[onestep]", "[onestep, render_ar]").replace("[kmeans]", "[kmeans, vqgan]")
+    (tmp_path / "params.yaml").write_text(text)
+    assert errors_in(tmp_path / "params.yaml") == []
+    (tmp_path / "params.yaml").write_text(text.replace("  render_ar: vqgan\n", ""))
+    [line] = errors_in(tmp_path / "params.yaml")
+    assert "palette.render_ar: missing; render_ar needs a tokenizer that paints: vqgan, fsq" in line
 
 
 def test_a_file_that_is_missing_or_empty_is_an_error(tmp_path):

@@ -21,6 +21,7 @@ IMAGES, CLASSES, IMG_PX = 64, ("bars", "columns", "dark", "light"), 16
 
 OPTIM = {"total_steps": 12, "batch_size": 8, "warmup_steps": 2, "eval_every": 4, "precision": "fp32"}
 PAINTER = {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "optim": OPTIM}
+RENDERER = {"model": {"dim": 32, "depth": 2, "heads": 2}, "optim": OPTIM}
 CHANGES = {
     "machine": {"device": "cpu", "num_workers": 0, "infer_batch_size": 16, "checkpoint_secs": 1e9},
     "data": {"source": "folder", "folder": "pictures", "img_px": IMG_PX, "val_fraction": 0.3, "shard_images": 10},
@@ -45,7 +46,7 @@ CHANGES = {
         "tsne": {"rows": 60, "perplexity": 5.0, "iterations": 250},
     },
     "ablation": {"num_codes": [4], "dims": [2], "cell": {"iterations": 3, "bootstrap_draws": 3}},
-    "decoder": {"onestep": PAINTER},
+    "decoder": {"onestep": PAINTER, "render_ar": RENDERER, "render_masked": RENDERER},
     "generator": {"model": {"dim": 32, "depth": 2, "heads": 2}, "ar": OPTIM, "masked": OPTIM},
     "samples": {"draws": {"per_class": 5, "seeds": [0, 1]}},
     "stability": {"snrs_db": [20, 0], "seeds": [0, 1]},

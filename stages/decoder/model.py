@@ -78,4 +78,8 @@ def loader_of(kind: str) -> Callable[[Path, dict[str, Any], torch.device | str],
             from stages.decoder.painter import load_onestep
 
             return load_onestep
+        case "render":
+            from stages.decoder.renderer import load_render
+
+            return load_render
     raise UserError(f"a decoder of kind {kind!r}: this version knows none. Run `dvc repro decoder`.")

@@ -37,14 +37,7 @@ def check(section: str, sources: Sources, params: Params) -> None:
 
 def facts_of(name: str, sources: Sources, params: Params) -> dict[str, Any]:
     """What the decoder is built from."""
-    book = artefact.read_config(sources.codebook, "codebook")
-    inputs = {"images": artefact.digest(sources.images), "codebook": artefact.digest(sources.codebook)}
-    return {
-        "grid": book["grid"], "groups": book["num_patches"] // book["grid"] ** 2,
-        "widths": params.widths, "blocks": params.blocks,
-        "img_px": image_facts(sources.images)["img_px"], "num_codes": book["num_codes"],
-        "decoder": params.kind, "name": name, "tokenizer": sources.codebook.name, "inputs": inputs,
-    }  # fmt: skip
+    return sources.facts(params.kind, name, {}) | {"widths": params.widths, "blocks": params.blocks}
 
 
 def fit(name: str, sources: Sources, out: Path, report: Path, params: Params, machine: Machine) -> None:

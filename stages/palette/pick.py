@@ -9,7 +9,6 @@ Expect: under a second. A decoder is retrained when its palette changes, not whe
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,6 @@ def check(name: str, tokenizer: str, tokenizers: list[str], codebooks: Path) -> 
     return codebooks / tokenizer
 
 
-def copy(source: Path, out: Path) -> None:
-    """Copy an artefact, each file checked."""
-    for name in (*artefact.read_config(source, "codebook")["files"], artefact.CONFIG):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name if name == artefact.CONFIG else artefact.checked(source, name), out / name)
-
-
 def pick(name: str, source: Path | None, out: Path) -> None:
     """Write the palette artefact `out` of decoder `name`, a copy of the codebook artefact `source` or an empty one."""
     facts: dict[str, Any] = (
@@ -53,7 +45,7 @@ def pick(name: str, source: Path | None, out: Path) -> None:
     )
     with artefact.new_artefact(out, KIND, {"tokenizer": "", **facts}) as folder:
         if source:
-            copy(source, folder / TOKENIZER)
+            artefact.copy(source, folder / TOKENIZER)
     print(f"palette: {name} paints with {source.name if source else 'nothing'}")
 
 
