@@ -69,6 +69,13 @@ def test_codes_of_another_shape_or_range_are_refused(codes, trained):
         load_decoder(trained / "data/decoder/kmeans-onestep").decode(codes)
 
 
+def test_a_decoder_of_an_unknown_kind_is_refused(trained, tmp_path):
+    config = json.loads((trained / "data/decoder/kmeans-onestep/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "decoder": "crystal"}))
+    with pytest.raises(UserError, match="a decoder of kind 'crystal'"):
+        load_decoder(tmp_path)
+
+
 def test_the_code_vectors_do_not_learn(trained):
     decoder = load_decoder(trained / "data/decoder/kmeans-onestep")
     assert "vectors" not in dict(decoder.network.named_parameters())

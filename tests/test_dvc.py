@@ -37,19 +37,19 @@ def project(tmp_path_factory):
     toys.draw_pictures(root / "pictures")
     subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=root, check=True)
     ran, _ = repro(root)
-    assert len(ran) == 17
+    assert len(ran) == 19
     return root
 
 
 AFTER_CODEBOOK = {
-    "codebook", "palette", "tokens", "decoder", "generator", "samples", "stability", "evaluate", "report",
+    "codebook", "palette", "tokens", "anatomy", "decoder", "generator", "samples", "stability", "evaluate", "report",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"codebook": {"num_codes": 6}}, AFTER_CODEBOOK),
+        ({"codebook": {"kmeans": {"num_codes": 6}}}, AFTER_CODEBOOK),
         ({"samples": {"ar": {"temperature": 0.8}}}, {"samples@kmeans-ar", "evaluate", "report"}),
         (
             {"generator": {"masked": {"seed": 3}}},

@@ -68,10 +68,10 @@ class Decoder(ABC):
 def load_decoder(folder: str | Path, device: torch.device | str = "cpu") -> Decoder:
     """A decoder artefact of any kind, with its averaged weights; `decoder` in the config says which kind."""
     config = artefact.read_config(Path(folder), KIND)
-    return loader_of(config["decoder"])(Path(folder), config, device)
+    return loader_of(config.get("decoder"))(Path(folder), config, device)
 
 
-def loader_of(kind: str) -> Callable[[Path, dict[str, Any], torch.device | str], Decoder]:
+def loader_of(kind: str | None) -> Callable[[Path, dict[str, Any], torch.device | str], Decoder]:
     """What makes a `Decoder` of an artefact's folder and config, for one kind."""
     match kind:
         case "onestep":
@@ -82,4 +82,4 @@ def loader_of(kind: str) -> Callable[[Path, dict[str, Any], torch.device | str],
             from stages.decoder.renderer import load_render
 
             return load_render
-    raise UserError(f"a decoder of kind {kind!r}: this version knows none. Run `dvc repro decoder`.")
+    raise UserError(f"a decoder of kind {kind!r}, which is not known here. Run `dvc repro`.")
