@@ -125,7 +125,7 @@ def test_the_adaptive_weight_is_the_ratio_of_gradients_and_clamped():
 
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf")])
 def test_a_broken_discriminator_pushes_nothing_into_the_decoder(garbage):
-    network = OneStep(torch.randn(8, 4), 4, 1, [8, 8], 1)
+    network = OneStep(torch.randn(8, 4), 1, [8, 8], 1)
     discriminator = PatchDiscriminator(8)
     with torch.no_grad():
         discriminator.layers[0].weight.fill_(garbage)

@@ -60,7 +60,7 @@ def fit(name: str, sources: Sources, out: Path, report: Path, params: Params, ma
     device = pick_device(machine.device)
     tokenizer = load_tokenizer(sources.codebook, device)
     torch.manual_seed(params.optim.seed)
-    shape = [facts[key] for key in ("grid", "groups", "widths", "blocks")]
+    shape = [facts[key] for key in ("groups", "widths", "blocks")]
     network = OneStep(tokenizer.codebook.vectors, *shape).to(device)
     if distributed.rank() == 0:
         print(f"decoder: {sum(p.numel() for p in network.parameters()):,} parameters")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,20 +25,23 @@ class OneStep(nn.Module):
 
     vectors: Tensor
 
-    def __init__(self, vectors_KD: Tensor, grid: int, groups: int, widths: list[int], blocks: int):
+    def __init__(self, vectors_KD: Tensor, groups: int, widths: list[int], blocks: int):
         super().__init__()
-        self.grid, self.groups = grid, groups
+        self.groups = groups
         scaled = (vectors_KD - vectors_KD.mean(0)) / vectors_KD.std(0, correction=0).mean().clamp(min=1e-6)
         self.register_buffer("vectors", scaled.float())
         self.painter = ConvDecoder(groups * vectors_KD.shape[1], widths, blocks)
 
     def forward(self, codes_BN: Tensor) -> Tensor:
-        """int64 [B, N] -> float [B, 3, img_px, img_px], about [-1, 1]; N = groups * grid²."""
-        return self.painter(to_grid(self.vectors[codes_BN], self.grid))
+        """int64 [B, N] -> float [B, 3, img_px, img_px], about [-1, 1]; N = groups * grid² for any grid."""
+        return self.painter(to_grid(self.vectors[codes_BN], isqrt(codes_BN.shape[1] // self.groups)))
 
 
 class OneStepDecoder(Decoder):
     """Draws no noise."""
+
+    draws = False
+    any_size = True
 
     def paint(self, codes_BN: Tensor, seeds_B: np.ndarray) -> Tensor:
         return self.network(codes_BN)
@@ -48,6 +52,6 @@ def load_onestep(folder: Path, config: dict[str, Any], device: torch.device | st
     from safetensors.torch import load_file
 
     state = load_file(artefact.checked(folder, "model.safetensors"))
-    network = OneStep(state["vectors"], *(config[key] for key in ("grid", "groups", "widths", "blocks")))
+    network = OneStep(state["vectors"], *(config[key] for key in ("groups", "widths", "blocks")))
     network.load_state_dict(state)
     return OneStepDecoder(network, config, device)

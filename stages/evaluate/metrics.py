@@ -1,4 +1,4 @@
-"""Figures of whole sets of images, beside the Fréchet distance of stages/core/likeness.py; torch-fidelity's own code."""
+"""Figures of sets of images beside the Fréchet distance of stages/core/likeness.py; torch-fidelity's own code."""
 
 from __future__ import annotations
 

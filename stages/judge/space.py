@@ -1,4 +1,4 @@
-"""The judge of agreement as a feature space, which shares nothing with the tokenizers: pooled features, class logits."""
+"""The judge of agreement as a feature space that shares nothing with the tokenizers: pooled features, logits."""
 
 from __future__ import annotations
 
