@@ -45,6 +45,7 @@ def train(
     from stages.codebook.model import load_tokenizer
     from stages.core.device import pick_device
     from stages.core.game import Game
+    from stages.core.opponent import HingeOpponent, Painted
     from stages.core.scratch import scratch
     from stages.decoder.model import OneStep
     from stages.encoder.model import load_encoder
@@ -63,10 +64,10 @@ def train(
     if distributed.rank() == 0:
         print(f"decoder: {sum(p.numel() for p in network.parameters()):,} parameters")
 
-    def reconstruct(painter: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    def reconstruct(painter: Any, pixels: torch.Tensor) -> Painted:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             codes = tokenizer.encode_pixels(pixels)
-        return painter(codes), pixels.new_zeros(()), {}
+        return Painted(painter(codes), pixels.new_zeros(()), {})
 
     inputs = {"images": artefact.digest(images), "codebook": artefact.digest(codebook)}
     perceptual = artefact.sha256(Path(recipe.lpips_vgg16)) if recipe.lpips_vgg16 else ""
@@ -75,9 +76,10 @@ def train(
         scratch(f"decoder-{out.name}", recipe, [images, encoder, codebook], perceptual) as work,
     ):
         splits = {split: ImageSplit(images, split, machine.num_workers) for split in ("train", "val")}
-        last_layer = network.painter.to_pixels.weight
+        guide = load_encoder(encoder, device)
+        opponent = HingeOpponent(recipe, network.painter.to_pixels.weight, guide, device)
         game = Game(
-            f"decoder {out.name}", network, reconstruct, last_layer, load_encoder(encoder, device),
+            f"decoder {out.name}", network, reconstruct, opponent, guide,
             splits, recipe, machine, work, device,
         )  # fmt: skip
         game.play()
