@@ -14,17 +14,18 @@ from pathlib import Path
 
 from stages.ablation.cell import Params as Ablation
 from stages.anatomy.dissect import Params as Anatomy
-from stages.codebook.fit import load_params
+from stages.codebook.fit import load_params as load_tokenizer
 from stages.core.errors import UserError
 from stages.core.loop import Optim
 from stages.core.params import Machine, Section, load, load_list
-from stages.core.recipe import Recipe
 from stages.data.prepare import Params as Data
+from stages.decoder.train import load_params as load_decoder
 from stages.encoder.fetch import Params as Encoder
 from stages.evaluate.score import Params as Evaluate
 from stages.features.extract import Params as Features
 from stages.generator.settings import SETTINGS
 from stages.generator.train import Model
+from stages.palette.pick import load_palettes
 from stages.pretrain.train import Params as Pretrain
 from stages.probe.linear import Params as Probe
 from stages.projection.compare import Params as Projection
@@ -34,9 +35,9 @@ from stages.tokens.encode import Params as Tokens
 
 NAMES = {
     "pretrained": ["digits", "scenes", "scenes-supervised"],
-    "decoders": ["onestep"],
     "generators": [*SETTINGS],
 }
+OPEN = ("tokenizers", "codebook", "decoders", "decoder", "palette")  # whose names are the user's
 SCHEMAS: dict[str, type[Section]] = {
     "machine": Machine,
     "data": Data,
@@ -47,7 +48,6 @@ SCHEMAS: dict[str, type[Section]] = {
     "tokens": Tokens,
     "anatomy": Anatomy,
     "ablation": Ablation,
-    "decoder": Recipe,
     "generator.model": Model,
     **{f"generator.{name}": Optim for name in SETTINGS},
     "samples.draws": Draws,
@@ -60,10 +60,13 @@ SCHEMAS: dict[str, type[Section]] = {
 
 def errors_in(path: Path) -> list[str]:
     """All that is wrong with the params file at `path`, a line each."""
-    tokenizers = list(section_of(path, "codebook"))
+    tokenizers, decoders = list(section_of(path, "codebook")), list(section_of(path, "decoder"))
     checks = [
         partial(check_names, "tokenizers", tokenizers, path),
-        *(partial(load_params, name, path) for name in tokenizers),
+        *(partial(load_tokenizer, name, path) for name in tokenizers),
+        partial(check_names, "decoders", decoders, path),
+        *(partial(load_decoder, name, path) for name in decoders),
+        partial(check_palettes, tokenizers, decoders, path),
         *(partial(check_names, key, known, path) for key, known in NAMES.items()),
         *(partial(load, section, cls, path) for section, cls in SCHEMAS.items()),
         partial(check_sections, path),
@@ -89,10 +92,20 @@ def check_names(key: str, known: list[str], path: Path) -> None:
         raise UserError(f"{path}: {key} = {names}: expected different names")
 
 
+def check_palettes(tokenizers: list[str], decoders: list[str], path: Path) -> None:
+    """Refuse a palette of a decoder, or with a tokenizer, that has no section."""
+    for decoder, tokenizer in load_palettes(path).items():
+        for kind, name, known in (("decoder", decoder, decoders), ("tokenizer", tokenizer, tokenizers)):
+            if name not in known:
+                raise UserError(
+                    f"{path}: palette.{decoder} = {tokenizer!r}: no {kind} {name}; there is {', '.join(known)}"
+                )
+
+
 def check_sections(path: Path) -> None:
     """Refuse sections that no stage reads."""
     params = load_all(path)
-    owners = {name.split(".")[0] for name in SCHEMAS} | {*NAMES, "tokenizers", "codebook"}
+    owners = {name.split(".")[0] for name in SCHEMAS} | {*NAMES, *OPEN}
     lines = [f"{path}: {key}: no stage reads it; there is {', '.join(sorted(owners))}" for key in {*params} - owners]
     for owner in {name.split(".")[0] for name in SCHEMAS if "." in name} & {*params}:
         known = [name.split(".")[1] for name in SCHEMAS if name.startswith(f"{owner}.")]

@@ -45,7 +45,7 @@ CHANGES = {
         "tsne": {"rows": 60, "perplexity": 5.0, "iterations": 250},
     },
     "ablation": {"num_codes": [4], "dims": [2], "cell": {"iterations": 3, "bootstrap_draws": 3}},
-    "decoder": PAINTER,
+    "decoder": {"onestep": PAINTER},
     "generator": {"model": {"dim": 32, "depth": 2, "heads": 2}, "ar": OPTIM, "masked": OPTIM},
     "samples": {"draws": {"per_class": 5, "seeds": [0, 1]}},
     "stability": {"snrs_db": [20, 0], "seeds": [0, 1]},
@@ -98,8 +98,9 @@ COMMANDS = {
     " --report reports/anatomy/kmeans",
     "ablation": "stages.ablation.cell --num-codes 4 --dim 2 --images data/images --features data/features"
     " --report reports/ablation/4-2",
+    "palette": "stages.palette.pick --name onestep --codebooks data/codebook --out data/palette/onestep",
     "decoder": "stages.decoder.train --name onestep --images data/images --encoder data/encoder"
-    " --codebook data/codebook/kmeans"
+    " --codebook data/codebook/kmeans --palette data/palette/onestep"
     " --out data/decoder/kmeans-onestep --report reports/decoder/kmeans-onestep",
     "ar": "stages.generator.train --name ar --tokens data/tokens/kmeans --out data/generator/kmeans-ar"
     " --report reports/generator/kmeans-ar",
@@ -131,10 +132,10 @@ def run_line(line: str, root: Path) -> None:
 
 
 def run_until_tokens(root: Path) -> None:
-    """pictures → images → encoder weights → encoder → features → codebook → tokens."""
+    """pictures → images → encoder weights → encoder → features → codebook → palette, tokens."""
     write_params(root)
     draw_pictures(root / "pictures")
-    for command in ("data", "pretrain", "encoder", "features", "codebook", "tokens"):
+    for command in ("data", "pretrain", "encoder", "features", "codebook", "palette", "tokens"):
         run(command, root)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +30,7 @@ class Painted:
 
     made: Tensor
     loss: Tensor
-    scalars: Scalars
+    scalars: Scalars = field(default_factory=dict)
     context: tuple[Tensor, ...] = ()
 
 
