@@ -1,4 +1,4 @@
-"""What a painter plays against: a discriminator with its optimizer, the losses of both sides, and the guards on them."""
+"""What a painter plays against: a discriminator, its optimizer, the losses of both sides, and the guards on them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class HingeOpponent(Opponent):
 class FeatureDiscriminator(nn.Module):
     """A small head a block on a frozen encoder's patch features (projected GANs, Sauer et al. 2021).
 
-    `features(pixels)` gives float [B, N, D] a block. It is a plain function, so that a checkpoint holds the heads alone.
+    `features(pixels)` gives float [B, N, D] a block. A plain function: a checkpoint holds the heads alone.
     """
 
     def __init__(self, features: Callable[[Tensor], list[Tensor]], dim: int, blocks: int, width: int):

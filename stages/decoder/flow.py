@@ -19,14 +19,23 @@ import torch
 from torch import Tensor
 
 Spacing = Literal["log", "linear"]
+Output = Literal["velocity", "residual"]
 
 
 @dataclass(frozen=True)
 class Flow:
-    """`variance` is that of the pixels x0."""
+    """`variance` is that of the pixels x0; `residual` the share of their deviation that codes leave unknown.
+
+    `output` says what a network gives. velocity: v itself. residual: what the best linear guess from x_t leaves of v,
+    at unit variance, if s0 deviates by r = residual * gamma * sqrt(var(x0)) from a mean that the codes tell. So the
+    network gives the image where t > r, the noise where t < r, and never has to copy x_t: the preconditioning of EDM
+    (Karras et al. 2022; residual = 1), for images that are nearly known.
+    """
 
     gamma: float
     variance: float
+    output: Output
+    residual: float
 
     def mix(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t."""
@@ -39,6 +48,16 @@ class Flow:
     def scaled(self, x_t: Tensor, t: Tensor) -> Tensor:
         """x_t at unit variance, as networks see it."""
         return x_t / (self.gamma**2 * (1 - wide(t)) ** 2 * self.variance + wide(t) ** 2).sqrt()
+
+    def velocity_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """v of what a network gave for x_t; output = -(t s0 - (1 - t) r² eps) / its deviation for `residual`."""
+        if self.output == "velocity":
+            return output
+        t, signal = wide(t), self.gamma**2 * self.variance
+        r2 = signal * self.residual**2
+        total = (1 - t) ** 2 * r2 + t**2
+        skip = (t - (1 - t) * r2) / total
+        return skip * x_t + (t**2 * signal + (1 - t) ** 2 * r2**2).sqrt() / total * output
 
     def clean(self, x_t: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
         """x0-hat."""

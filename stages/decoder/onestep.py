@@ -6,13 +6,13 @@ The codes come from the tokenizer, which does not learn. Digits: 1 to 3 minutes 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stages.core import artefact
 from stages.core.loop import check_shares
 from stages.core.params import Machine, impossible
 from stages.core.recipe import Recipe, check_perceptual
-from stages.data.reader import ImageSplit, image_facts
+from stages.data.reader import image_facts
 from stages.decoder.sources import Sources
 from stages.decoder.training import Players, facts_of, fit_painter
 
@@ -45,9 +45,12 @@ def fit(name: str, sources: Sources, out: Path, report: Path, params: Params, ma
 
     facts = facts_of(name, sources, params, params.kind)
 
-    def invite(vectors_KD: Tensor, encoder: Encoder, train: ImageSplit, device: torch.device) -> Players:
+    def invite(vectors_KD: Tensor, encoder: Encoder, device: torch.device) -> Players:
         network = OneStep(vectors_KD, *(facts[key] for key in ("grid", "groups", "widths", "blocks"))).to(device)
         opponent = HingeOpponent(params, network.painter.to_pixels.weight, encoder, device)
-        return Players(network, opponent, lambda painter, pixels, codes: Painted(painter(codes), pixels.new_zeros(())))
+        return Players(network, opponent, paint, {})
+
+    def paint(painter: Any, pixels: Tensor, codes: Tensor) -> Painted:
+        return Painted(painter(codes), pixels.new_zeros(()))
 
     fit_painter(facts, sources, out, report, params, machine, invite)

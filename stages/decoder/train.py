@@ -4,7 +4,8 @@ Run:    dvc repro decoder       (one of them: dvc repro decoder@kmeans-onestep; 
 Expect: digits: 1 to 3 minutes on two cores, scores on val and pictures in reports/decoder/<tokenizer>-<decoder>/.
 
 Every name in `decoders` has a section `decoder.<name>` in params.yaml, whose `kind` says what it is:
-    onestep  convolutions that paint all codes of an image at once, L1 + perceptual + GAN
+    onestep    convolutions that paint all codes of an image at once, L1 + perceptual + GAN
+    diffusion  rectified flow from noise to pixels in a few steps, given the codes (epsilon-VAE)
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from types import ModuleType
 
 from stages.core import artefact, runtime
 from stages.core.params import Machine, Section, impossible, load, load_value
-from stages.decoder import onestep
+from stages.decoder import diffusion, onestep
 from stages.decoder.sources import Sources
 
 # Each module has the schema `Params`, `check(section, sources, params)` and
 # `fit(name, sources, out, report, params, machine)`.
-KINDS: dict[str, ModuleType] = {"onestep": onestep}
+KINDS: dict[str, ModuleType] = {"onestep": onestep, "diffusion": diffusion}
 
 
 def load_params(name: str, path: Path = Path("params.yaml")) -> tuple[ModuleType, Section]:

@@ -22,15 +22,19 @@ if TYPE_CHECKING:
 
 
 class Players(NamedTuple):
-    """A network, its opponent, and how it paints: (network, pixels [B, 3, H, W], their codes [B, N]) -> `Painted`."""
+    """A network, its opponent, and how it paints: (network, pixels [B, 3, H, W], their codes [B, N]) -> `Painted`.
+
+    `facts` are what the artefact's config must say of the network, beside `facts_of`.
+    """
 
     network: nn.Module
     opponent: Opponent
     paint: Callable[[Any, Tensor, Tensor], Painted]
+    facts: dict[str, Any]
 
 
-# code vectors [K, D], encoder, the train images, device -> players, made after the seed was set
-Invite = Callable[["Tensor", "Encoder", ImageSplit, "torch.device"], Players]
+# code vectors [K, D], the frozen encoder, device -> players, made after the seed was set
+Invite = Callable[["Tensor", "Encoder", "torch.device"], Players]
 
 
 def facts_of(name: str, sources: Sources, params: Painting, kind: str) -> dict[str, Any]:
@@ -66,7 +70,7 @@ def fit_painter(
     tokenizer, encoder = load_tokenizer(sources.codebook, device), load_encoder(sources.encoder, device)
     splits = {split: ImageSplit(sources.images, split, machine.num_workers) for split in ("train", "val")}
     torch.manual_seed(params.optim.seed)
-    players = invite(tokenizer.codebook.vectors, encoder, splits["train"], device)
+    players = invite(tokenizer.codebook.vectors, encoder, device)
     network = players.network.to(device)
     if distributed.rank() == 0:
         print(f"decoder: {sum(p.numel() for p in network.parameters()):,} parameters")
@@ -80,12 +84,13 @@ def fit_painter(
     inputs = [sources.images, sources.encoder, sources.codebook]
     with distributed.process_group(), scratch(f"decoder-{out.name}", params, inputs, perceptual) as work:
         game = Game(
-            f"decoder {out.name}", network, reconstruct, players.opponent, encoder, splits, params, machine, work, device
+            f"decoder {out.name}", network, reconstruct, players.opponent,
+            encoder, splits, params, machine, work, device,
         )  # fmt: skip
         game.play()
         if distributed.rank() == 0:
             game.write_report(report)
-            publish(out, network, facts)
+            publish(out, network, {**facts, **players.facts})
         distributed.barrier()
 
 

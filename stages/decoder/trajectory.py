@@ -6,33 +6,29 @@ real images, with respect to x0 alone; a fixed weight. `pairs: plain` shows it x
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.core.convnet import PatchDiscriminator
 from stages.core.opponent import Opponent, Scalars
-from stages.core.recipe import Gan
 from stages.decoder.unet import AdaGn, TimeEmbedding
 
-
-class TrajectoryGan(Gan):
-    """weight 0 trains without a discriminator."""
-
-    pairs: Literal["trajectory", "plain"]
-    r1_weight: float = Field(ge=0)
+if TYPE_CHECKING:
+    from stages.decoder.diffusion import TrajectoryGan
 
 
 class TimedDiscriminator(nn.Module):
-    """PatchGAN of two images side by side in channels, the time by AdaGN: float [B, 3, H, W] x 2, [B] -> [B, 1, h, w]."""
+    """PatchGAN of two images side by side, the time by AdaGN: float [B, 3, H, W] twice, [B] -> [B, 1, H/4, W/4]."""
 
     def __init__(self, width: int):
         super().__init__()
         self.time = TimeEmbedding(4 * width)
-        self.first = nn.Sequential(nn.Conv2d(6, width, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 4, 2, 1))
+        self.first = nn.Sequential(
+            nn.Conv2d(6, width, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 4, 2, 1)
+        )
         self.norm = AdaGn(2 * width, 4 * width)
         self.last = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(2 * width, 1, 3, 1, 1))
 
