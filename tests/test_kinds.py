@@ -30,7 +30,7 @@ def test_a_tokenizer_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["render_ar", "render_masked"])
+@pytest.mark.parametrize("name", ["render_ar", "render_masked", "diffusion"])
 def test_a_decoder_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
     root = tmp_path / "toy"
     shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
@@ -41,6 +41,9 @@ def test_a_decoder_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
     scores = json.loads((root / f"reports/evaluate/kmeans-{name}/metrics.json").read_text())
     assert scores["tokenizer"]["name"] == "kmeans" and 3 < scores["reconstruction"]["psnr_db"] < 60
     assert all(0 <= scores[generator]["agreement"] <= 1 for generator in ("ar", "masked"))
+    swept = json.loads((root / f"reports/sweep/kmeans-{name}/metrics.json").read_text())
+    own = {"render_ar": "once", "render_masked": "steps_8", "diffusion": "steps_3"}[name]
+    assert swept[own]["psnr_db"] == pytest.approx(scores["reconstruction"]["psnr_db"], abs=1)
     before = toys.hashes(root / "reports/evaluate")
     toys.write_params(root, {"machine": {"infer_batch_size": 5}})
     toys.run_line(toys.COMMANDS["evaluate"].replace("onestep", name), root)
