@@ -11,21 +11,23 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from stages.ablation.cell import Params as Ablation
 from stages.anatomy.dissect import Params as Anatomy
-from stages.codebook.fit import load_params
+from stages.codebook.fit import load_params as load_tokenizer
 from stages.core.errors import UserError
 from stages.core.loop import Optim
 from stages.core.params import Machine, Section, load, load_list
-from stages.core.recipe import Recipe
 from stages.data.prepare import Params as Data
+from stages.decoder.train import load_params as load_decoder
 from stages.encoder.fetch import Params as Encoder
 from stages.evaluate.score import Params as Evaluate
 from stages.features.extract import Params as Features
 from stages.generator.settings import SETTINGS
 from stages.generator.train import Model
 from stages.judge.train import Params as Judge
+from stages.palette.pick import load_palettes
 from stages.pretrain.train import Params as Pretrain
 from stages.probe.linear import Params as Probe
 from stages.projection.compare import Params as Projection
@@ -35,9 +37,10 @@ from stages.tokens.encode import Params as Tokens
 
 NAMES = {
     "pretrained": ["digits", "scenes", "scenes-supervised"],
-    "decoders": ["onestep"],
     "generators": [*SETTINGS],
 }
+PAINTING = ("vqgan", "fsq")  # kinds of tokenizers
+OPEN = ("tokenizers", "codebook", "decoders", "decoder", "palette")  # whose names are the user's
 SCHEMAS: dict[str, type[Section]] = {
     "machine": Machine,
     "data": Data,
@@ -48,7 +51,6 @@ SCHEMAS: dict[str, type[Section]] = {
     "tokens": Tokens,
     "anatomy": Anatomy,
     "ablation": Ablation,
-    "decoder": Recipe,
     "generator.model": Model,
     **{f"generator.{name}": Optim for name in SETTINGS},
     "samples.draws": Draws,
@@ -62,10 +64,13 @@ SCHEMAS: dict[str, type[Section]] = {
 
 def errors_in(path: Path) -> list[str]:
     """All that is wrong with the params file at `path`, a line each."""
-    tokenizers = list(section_of(path, "codebook"))
+    tokenizers, decoders = list(section_of(path, "codebook")), list(section_of(path, "decoder"))
     checks = [
         partial(check_names, "tokenizers", tokenizers, path),
-        *(partial(load_params, name, path) for name in tokenizers),
+        *(partial(load_tokenizer, name, path) for name in tokenizers),
+        partial(check_names, "decoders", decoders, path),
+        *(partial(load_decoder, name, path) for name in decoders),
+        partial(check_palettes, path),
         *(partial(check_names, key, known, path) for key, known in NAMES.items()),
         *(partial(load, section, cls, path) for section, cls in SCHEMAS.items()),
         partial(check_sections, path),
@@ -91,10 +96,32 @@ def check_names(key: str, known: list[str], path: Path) -> None:
         raise UserError(f"{path}: {key} = {names}: expected different names")
 
 
+def check_palettes(path: Path) -> None:
+    """Refuse palettes of no decoder or with a tokenizer that does not paint, and decoders in use that lack theirs."""
+    palettes, decoders = load_palettes(path), kinds_of(path, "decoder")
+    painting = [name for name, kind in kinds_of(path, "codebook").items() if kind in PAINTING]
+    lines = [f"palette.{name}: no such decoder; there is {', '.join(decoders)}" for name in {*palettes} - {*decoders}]
+    for name, tokenizer in palettes.items():
+        if tokenizer not in painting:
+            lines.append(f"palette.{name} = {tokenizer!r}: expected a tokenizer that paints: {', '.join(painting)}")
+    for name in load_list("decoders", path):
+        if decoders.get(name) == "render" and name not in palettes:
+            lines.append(f"palette.{name}: missing; {name} needs a tokenizer that paints: {', '.join(painting)}")
+        if name in palettes and palettes[name] not in load_list("tokenizers", path):
+            lines.append(f"palette.{name} = {palettes[name]!r}: {name} is in use, so put this into `tokenizers`, too")
+    if lines:
+        raise UserError("\n".join(f"{path}: {line}" for line in sorted(lines)))
+
+
+def kinds_of(path: Path, section: str) -> dict[str, Any]:
+    """{name: kind} of a section whose names are the user's."""
+    return {name: one.get("kind") for name, one in section_of(path, section).items() if isinstance(one, dict)}
+
+
 def check_sections(path: Path) -> None:
     """Refuse sections that no stage reads."""
     params = load_all(path)
-    owners = {name.split(".")[0] for name in SCHEMAS} | {*NAMES, "tokenizers", "codebook"}
+    owners = {name.split(".")[0] for name in SCHEMAS} | {*NAMES, *OPEN}
     lines = [f"{path}: {key}: no stage reads it; there is {', '.join(sorted(owners))}" for key in {*params} - owners]
     for owner in {name.split(".")[0] for name in SCHEMAS if "." in name} & {*params}:
         known = [name.split(".")[1] for name in SCHEMAS if name.startswith(f"{owner}.")]

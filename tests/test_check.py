@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import toy as toys
 
-from stages.check import NAMES, SCHEMAS, errors_in
-from stages.codebook.fit import KINDS
+from stages.check import NAMES, OPEN, SCHEMAS, errors_in
+from stages.codebook.fit import KINDS as TOKENIZERS
+from stages.decoder.train import KINDS as DECODERS
 
 SPLIT = ("pretrain", "generator", "samples")  # sections of params.yaml whose parts have schemas of their own
 PARAMS = (toys.ROOT / "params.yaml").read_text()
@@ -35,7 +36,7 @@ def test_the_shipped_file_is_possible():
         ("  num_codes: 256", "  num_codes: 0", "codebook.kmeans.num_codes = 0: input should be greater than 0"),
         ("  num_codes: 256", "  num_codes: 2.0", "codebook.kmeans.num_codes = 2.0"),
         ("  device: auto", "  device: tpu", "machine.device = 'tpu'"),
-        ("  widths: [128, 64, 32]", "  widths: [128, 60]", "decoder: widths = [128, 60]: expected positive multiples"),
+        ("  widths: [128, 64, 32]", "  widths: [128, 60]", "decoder.onestep: widths = [128, 60]: expected positive"),
         ("    heads: 4\n    dropout", "    heads: 3\n    dropout", "generator.model: heads = 3: expected a divisor"),
         ("seeds: [0, 1, 2]", "seeds: [0, 0]", "samples.draws: seeds = [0, 0]: expected different"),
         ("    steps: 12", "    steps: 0", "samples.masked.steps = 0"),
@@ -48,6 +49,12 @@ def test_the_shipped_file_is_possible():
         ("[ar, masked]", "[]", "generators = []: expected a list of at least one name"),
         ("[kmeans]", "[model]", "tokenizers = ['model']: no model"),
         ("[onestep]", "onestep", "decoders = 'onestep': expected a list"),
+        ("[onestep]", "[twostep]", "decoders = ['twostep']: no twostep; there is onestep"),
+        ("  render_ar: vqgan", "  render_xy: vqgan", "palette.render_xy: no such decoder; there is onestep, render_ar"),
+        ("  render_ar: vqgan", "  render_ar: kmeans", "palette.render_ar = 'kmeans': expected a tokenizer that paints"),
+        ("  render_ar: vqgan", "  render_ar: 3", "expected a tokenizer's name for each decoder that needs one"),
+        ("[onestep]", "[render_ar]", "palette.render_ar = 'vqgan': render_ar is in use, so put this into `tokenizers`"),
+        ("    method: ar ", "    method: ab ", "decoder.render_ar.method = 'ab': input should be 'ar' or 'masked'"),
         ("data:\n", "data: [\n", "not valid YAML"),
     ],
 )  # fmt: skip
@@ -75,25 +82,34 @@ def test_all_errors_come_at_once_each_on_its_line_and_nothing_else(tmp_path):
     assert err.count("error: ") == 3
 
 
+def test_a_renderer_in_use_needs_a_palette(tmp_path):
+    text = PARAMS.replace("[onestep]", "[onestep, render_ar]").replace("[kmeans]", "[kmeans, vqgan]")
+    (tmp_path / "params.yaml").write_text(text)
+    assert errors_in(tmp_path / "params.yaml") == []
+    (tmp_path / "params.yaml").write_text(text.replace("  render_ar: vqgan\n", ""))
+    [line] = errors_in(tmp_path / "params.yaml")
+    assert "palette.render_ar: missing; render_ar needs a tokenizer that paints: vqgan, fsq" in line
+
+
 def test_a_file_that_is_missing_or_empty_is_an_error(tmp_path):
     [line] = errors_in(tmp_path / "params.yaml")
     assert line == f"{tmp_path / 'params.yaml'}: no such file; stages run from the repository's root"
     (tmp_path / "params.yaml").write_text("# nothing\n")
-    assert len(errors_in(tmp_path / "params.yaml")) == len(SCHEMAS) + len([*NAMES, "tokenizers"])
+    assert len(errors_in(tmp_path / "params.yaml")) == len(SCHEMAS) + len([*NAMES, "tokenizers", "decoders", "palette"])
 
 
 def test_every_part_of_params_yaml_has_its_schema_and_every_schema_its_part():
     params = toys.YAML(typ="safe").load(PARAMS)
     parts = {f"{name}.{part}" for name in SPLIT for part in params[name]}
-    of_tokenizers = {"tokenizers", "codebook"}  # a section a tokenizer, the schema by its kind
-    assert {*SCHEMAS} == {*params} - {*NAMES, *of_tokenizers, *SPLIT} | parts
+    assert {*SCHEMAS} == {*params} - {*NAMES, *OPEN, *SPLIT} | parts
 
 
 def test_the_names_are_those_that_the_commands_accept():
-    assert {params["kind"] for params in toys.YAML(typ="safe").load(PARAMS)["codebook"].values()} == {*KINDS}
-    for key, module in (("decoders", "decoder"), ("generators", "generator")):
-        source = (toys.ROOT / f"stages/{module}/train.py").read_text()
-        assert re.findall(r'"(\w+)"', re.search(r"choices=\[(.*?)\]", source)[1]) == NAMES[key]
+    params = toys.YAML(typ="safe").load(PARAMS)
+    for section, kinds in (("codebook", TOKENIZERS), ("decoder", DECODERS)):
+        assert {one["kind"] for one in params[section].values()} == {*kinds}
+    source = (toys.ROOT / "stages/generator/train.py").read_text()
+    assert re.findall(r'"(\w+)"', re.search(r"choices=\[(.*?)\]", source)[1]) == NAMES["generators"]
 
 
 def test_it_imports_nothing_heavy():

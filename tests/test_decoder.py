@@ -15,7 +15,8 @@ from PIL import Image
 from stages.core.convnet import PatchDiscriminator, hinge_discriminator
 from stages.core.errors import UserError
 from stages.core.losses import CollapseGuard, EncoderPerceptual, LpipsPerceptual, adaptive_weight, finite_nudge
-from stages.decoder.model import OneStep, load_decoder
+from stages.decoder.model import load_decoder
+from stages.decoder.painter import OneStep
 from stages.encoder.model import load_encoder
 
 
@@ -27,8 +28,10 @@ def trained(toy, tmp_path_factory):
         root,
         {
             "decoder": {
-                "gan": {"weight": 0.02, "start_step": 30, "width": 8},
-                "optim": {"total_steps": 60, "lr_peak": 0.02},
+                "onestep": {
+                    "gan": {"weight": 0.02, "start_step": 30, "width": 8},
+                    "optim": {"total_steps": 60, "lr_peak": 0.02},
+                }
             }
         },
     )
@@ -64,6 +67,13 @@ def test_decoding_gives_uint8_images_and_does_not_depend_on_the_batch(trained):
 def test_codes_of_another_shape_or_range_are_refused(codes, trained):
     with pytest.raises(UserError, match="below 8"):
         load_decoder(trained / "data/decoder/kmeans-onestep").decode(codes)
+
+
+def test_a_decoder_of_an_unknown_kind_is_refused(trained, tmp_path):
+    config = json.loads((trained / "data/decoder/kmeans-onestep/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "decoder": "crystal"}))
+    with pytest.raises(UserError, match="a decoder of kind 'crystal'"):
+        load_decoder(tmp_path)
 
 
 def test_the_code_vectors_do_not_learn(trained):
@@ -143,7 +153,7 @@ def test_the_guard_closes_when_the_discriminator_has_won_and_opens_again():
 def test_a_non_finite_loss_stops_training_with_step_and_batch(toy, tmp_path):
     root = tmp_path / "toy"
     shutil.copytree(toy, root)
-    toys.write_params(root, {"decoder": {"optim": {"lr_peak": 1e30, "warmup_steps": 0}}})
+    toys.write_params(root, {"decoder": {"onestep": {"optim": {"lr_peak": 1e30, "warmup_steps": 0}}}})
     with pytest.raises(UserError, match=r"non-finite loss or gradient at step \d+, on the batch \['0"):
         toys.run("decoder", root)
     assert not (root / "data/decoder").exists()

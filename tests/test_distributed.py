@@ -47,7 +47,7 @@ DECODER = {"widths": [16, 16, 16], "gan": GAN}
 def workplace(toy: Path, root: Path, changes: dict | None = None) -> Path:
     """A copy of the toy, whose decoder plays against a discriminator."""
     shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
-    toys.write_params(root, {"decoder": DECODER, **(changes or {})})
+    toys.write_params(root, {"decoder": {"onestep": DECODER}, **(changes or {})})
     return root
 
 
@@ -175,13 +175,15 @@ def test_training_killed_under_one_process_goes_on_under_two(toy, one, tmp_path)
 @pytest.mark.parametrize("command", ["decoder", "masked"])
 def test_a_non_finite_loss_stops_every_process_with_the_same_message(command, toy, tmp_path):
     endless = {"lr_peak": 1e30, "warmup_steps": 0}
-    root = workplace(toy, tmp_path / "toy", {"decoder": {"optim": endless}, "generator": {"masked": endless}})
+    root = workplace(
+        toy, tmp_path / "toy", {"decoder": {"onestep": {"optim": endless}}, "generator": {"masked": endless}}
+    )
     assert run_together(command, root) == [2, 2]
     last = [(root / f"{command}-{rank}.log").read_text().splitlines()[-1] for rank in range(2)]
     assert last[0] == last[1] and "non-finite loss or gradient at step" in last[0]
 
 
-@pytest.mark.parametrize(("command", "key"), [("decoder", "decoder.optim"), ("ar", "generator.ar")])
+@pytest.mark.parametrize(("command", "key"), [("decoder", "decoder.onestep.optim"), ("ar", "generator.ar")])
 def test_a_batch_that_cannot_be_shared_is_refused_before_any_work(command, key, toy, tmp_path, monkeypatch):
     root = workplace(toy, tmp_path / "toy")
     monkeypatch.setenv("WORLD_SIZE", "3")

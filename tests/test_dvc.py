@@ -37,23 +37,25 @@ def project(tmp_path_factory):
     toys.draw_pictures(root / "pictures")
     subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=root, check=True)
     ran, _ = repro(root)
-    assert len(ran) == 16
+    assert len(ran) == 19
     return root
 
 
-AFTER_CODEBOOK = {"codebook", "tokens", "decoder", "generator", "samples", "stability", "evaluate", "report"}
+AFTER_CODEBOOK = {
+    "codebook", "palette", "tokens", "anatomy", "decoder", "generator", "samples", "stability", "evaluate", "report",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"codebook": {"num_codes": 6}}, AFTER_CODEBOOK),
+        ({"codebook": {"kmeans": {"num_codes": 6}}}, AFTER_CODEBOOK),
         ({"samples": {"ar": {"temperature": 0.8}}}, {"samples@kmeans-ar", "evaluate", "report"}),
         (
             {"generator": {"masked": {"seed": 3}}},
             {"generator@kmeans-masked", "samples@kmeans-masked", "evaluate", "report"},
         ),
-        ({"decoder": {"blocks": 2}}, {"decoder", "evaluate", "report"}),
+        ({"decoder": {"onestep": {"blocks": 2}}}, {"decoder", "evaluate", "report"}),
         ({"machine": {"num_workers": 1, "infer_batch_size": 7, "checkpoint_secs": 5.0}}, set()),
     ],
     ids=lambda value: str(value),

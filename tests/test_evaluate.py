@@ -156,7 +156,7 @@ def test_agreement_of_perfect_reconstructions_is_the_judges_accuracy(toy):
             self.images = images
             return np.zeros((len(images), 16), np.uint16)
 
-        def decode(self, codes):
+        def decode(self, codes, generator):
             return self.images
 
     bench = set_up(toy.images, open_spaces(toy.encoder, toy.judge, "", torch.device("cpu")), PARAMS, MACHINE)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.generator import filters
+from stages.core import filters
 
 
 def test_guidance_identity():

@@ -13,6 +13,7 @@ import toy as toys
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.core import masking
 from stages.core.errors import UserError
 from stages.generator import ar, masked
 from stages.generator.model import TokenTransformer
@@ -111,7 +112,7 @@ def test_the_class_changes_the_logits_at_every_position(causal):
 def test_the_published_step_table():
     counts, masked_count = [], 256
     for step in range(8):
-        masked_count = masked.still_masked(step, 8, masked_count, 256)
+        masked_count = masking.still_masked(step, 8, masked_count, 256)
         counts.append(masked_count)
     assert counts == [251, 236, 212, 181, 142, 97, 49, 0]
 
@@ -122,17 +123,17 @@ def test_masking_falls_strictly_and_ends_at_the_last_step(patches, steps):
     for step in range(steps):
         if not before:
             break
-        after = masked.still_masked(step, steps, before, patches)
+        after = masking.still_masked(step, steps, before, patches)
         assert after == 0 if step == steps - 1 else (1 <= after <= max(1, before - 1))
         before = after
     assert before == 0
 
 
 def test_training_masks_hide_one_to_all_positions_and_two_over_pi_on_average():
-    counts = masked.training_counts(torch.linspace(0, 1, 100_001), 256)
+    counts = masking.training_counts(torch.linspace(0, 1, 100_001), 256)
     assert counts.min() == 1 and counts.max() == 256
     assert float(counts.float().mean()) / 256 == pytest.approx(2 / math.pi, abs=0.003)
-    mask = masked.random_mask(counts[::1000], 256, torch.Generator().manual_seed(0))
+    mask = masking.random_mask(counts[::1000], 256, torch.Generator().manual_seed(0))
     assert torch.equal(mask.sum(1), counts[::1000])
 
 

@@ -1,4 +1,4 @@
-"""Every kind of tokenizer goes the whole line, on the toy: codes, decoder, generators, samples, scores, studies.
+"""Every kind of tokenizer and of decoder goes the whole line, on the toy: codes, generators, samples, scores, studies.
 
 Run: uv run pytest -m slow tests/test_kinds.py
 """
@@ -26,3 +26,23 @@ def test_a_tokenizer_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
     scores = json.loads((root / f"reports/evaluate/{name}-onestep/metrics.json").read_text())
     assert scores["tokenizer"]["name"] == name and scores["tokenizer"]["num_codes"] == 8
     assert scores["ar"]["likelihood"]["val_perplexity"] >= 1 and 0 <= scores["masked"]["agreement"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["render_ar", "render_masked"])
+def test_a_decoder_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
+    root = tmp_path / "toy"
+    shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
+    toys.write_params(root, {"tokenizers": ["kmeans", "vqgan"]})
+    toys.run_line(toys.COMMANDS["codebook"].replace("kmeans", "vqgan"), root)
+    for command in ("palette", "decoder", "ar", "masked", "samples-ar", "samples-masked", "evaluate"):
+        toys.run_line(toys.COMMANDS[command].replace("onestep", name), root)
+    scores = json.loads((root / f"reports/evaluate/kmeans-{name}/metrics.json").read_text())
+    assert scores["tokenizer"]["name"] == "kmeans" and 3 < scores["reconstruction"]["psnr_db"] < 60
+    assert all(0 <= scores[generator]["agreement"] <= 1 for generator in ("ar", "masked"))
+    before = toys.hashes(root / "reports/evaluate")
+    toys.write_params(root, {"machine": {"infer_batch_size": 5}})
+    toys.run_line(toys.COMMANDS["evaluate"].replace("onestep", name), root)
+    after = json.loads((root / f"reports/evaluate/kmeans-{name}/metrics.json").read_text())
+    assert after["reconstruction"]["psnr_db"] == pytest.approx(scores["reconstruction"]["psnr_db"], abs=1e-3)
+    assert before.keys() == toys.hashes(root / "reports/evaluate").keys()

@@ -16,7 +16,7 @@ from stages.codebook.model import load_tokenizer
 from stages.core.errors import UserError
 from stages.core.params import load
 from stages.data.reader import ImageSplit
-from stages.decoder.model import OneStep
+from stages.decoder.painter import OneStep
 
 
 def fit_toy(toy, root, **changes):

@@ -14,8 +14,9 @@ import pytest
 import toy as toys
 
 from stages.check import SCHEMAS, errors_in
-from stages.codebook.fit import load_params
+from stages.codebook.fit import load_params as load_tokenizer
 from stages.core.params import load
+from stages.decoder.train import load_params as load_decoder
 
 README, PARAMS = (toys.ROOT / "README.md").read_text(), toys.ROOT / "params.yaml"
 RECIPES = re.findall(r"```yaml\n(.*?)```", README, re.S)
@@ -54,7 +55,11 @@ def load_all(recipe: str, tmp_path: Path) -> dict[str, Any]:
     with contextlib.chdir(toys.ROOT):
         assert errors_in(tmp_path / "params.yaml") == []
         loaded = {name: load(name, schema, tmp_path / "params.yaml") for name, schema in SCHEMAS.items()}
-        return {**loaded, "codebook": load_params("kmeans", tmp_path / "params.yaml")[1]}
+        book, decoder = (
+            load_tokenizer("kmeans", tmp_path / "params.yaml"),
+            load_decoder("onestep", tmp_path / "params.yaml"),
+        )
+        return {**loaded, "codebook": book[1], "decoder": decoder[1]}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=["folder", "imagenet"])
@@ -83,7 +88,7 @@ def test_the_folder_recipe_suits_even_a_flat_folder_and_the_other_a_thousand_cla
     assert imagenet["samples.draws"].per_class * 1000 == imagenet["evaluate"].max_reference_images == 50_000
 
 
-@pytest.mark.parametrize("recipe", ["probe: {colour: 1}", "decoder: {optim: {lr: 1.0}}", "colour: {}",
+@pytest.mark.parametrize("recipe", ["probe: {colour: 1}", "decoder: {onestep: {optim: {lr: 1.0}}}", "colour: {}",
                                     "tokens: {augment: {blur: 1.0}}", "samples: {ar: {steps: 3}}"])  # fmt: skip
 def test_an_unknown_key_in_a_recipe_is_noticed(recipe, tmp_path):
     with pytest.raises(AssertionError, match="unknown"):

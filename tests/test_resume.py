@@ -18,7 +18,7 @@ OUTS = {
     "ar": "data/generator/kmeans-ar",
     "masked": "data/generator/kmeans-masked",
 }
-GAN = {"decoder": {"gan": {"weight": 0.5, "start_step": 3, "width": 8}}}
+GAN = {"decoder": {"onestep": {"gan": {"weight": 0.5, "start_step": 3, "width": 8}}}}
 
 
 def workplace(toy: Path, root: Path, checkpoint_secs: float) -> Path:

@@ -21,6 +21,7 @@ IMAGES, CLASSES, IMG_PX = 64, ("bars", "columns", "dark", "light"), 16
 
 OPTIM = {"total_steps": 12, "batch_size": 8, "warmup_steps": 2, "eval_every": 4, "precision": "fp32"}
 PAINTER = {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "optim": OPTIM}
+RENDERER = {"model": {"dim": 32, "depth": 2, "heads": 2}, "optim": OPTIM}
 CHANGES = {
     "machine": {"device": "cpu", "num_workers": 0, "infer_batch_size": 16, "checkpoint_secs": 1e9},
     "data": {"source": "folder", "folder": "pictures", "img_px": IMG_PX, "val_fraction": 0.3, "shard_images": 10},
@@ -45,7 +46,7 @@ CHANGES = {
         "tsne": {"rows": 60, "perplexity": 5.0, "iterations": 250},
     },
     "ablation": {"num_codes": [4], "dims": [2], "cell": {"iterations": 3, "bootstrap_draws": 3}},
-    "decoder": PAINTER,
+    "decoder": {"onestep": PAINTER, "render_ar": RENDERER, "render_masked": RENDERER},
     "generator": {"model": {"dim": 32, "depth": 2, "heads": 2}, "ar": OPTIM, "masked": OPTIM},
     "samples": {"draws": {"per_class": 5, "seeds": [0, 1]}},
     "stability": {"snrs_db": [20, 0], "seeds": [0, 1]},
@@ -99,8 +100,9 @@ COMMANDS = {
     " --report reports/anatomy/kmeans",
     "ablation": "stages.ablation.cell --num-codes 4 --dim 2 --images data/images --features data/features"
     " --report reports/ablation/4-2",
+    "palette": "stages.palette.pick --name onestep --codebooks data/codebook --out data/palette/onestep",
     "decoder": "stages.decoder.train --name onestep --images data/images --encoder data/encoder"
-    " --codebook data/codebook/kmeans"
+    " --codebook data/codebook/kmeans --palette data/palette/onestep"
     " --out data/decoder/kmeans-onestep --report reports/decoder/kmeans-onestep",
     "ar": "stages.generator.train --name ar --tokens data/tokens/kmeans --out data/generator/kmeans-ar"
     " --report reports/generator/kmeans-ar",
@@ -134,10 +136,10 @@ def run_line(line: str, root: Path) -> None:
 
 
 def run_until_tokens(root: Path) -> None:
-    """pictures → images → encoder weights → encoder → features → codebook → tokens."""
+    """pictures → images → encoder weights → encoder → features → codebook → palette, tokens."""
     write_params(root)
     draw_pictures(root / "pictures")
-    for command in ("data", "pretrain", "encoder", "features", "codebook", "tokens"):
+    for command in ("data", "pretrain", "encoder", "features", "codebook", "palette", "tokens"):
         run(command, root)
 
 

@@ -154,7 +154,7 @@ class PatchDecoder:
     def __init__(self, patches: np.ndarray):
         self.patches = patches
 
-    def decode(self, codes: np.ndarray) -> np.ndarray:
+    def decode(self, codes: np.ndarray, generator: torch.Generator) -> np.ndarray:
         """codes [B, 16] -> uint8 [B, 16, 16, 3]."""
         tiles = self.patches[codes].reshape(-1, 4, 4, 4, 4, 3)
         return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(-1, 16, 16, 3)

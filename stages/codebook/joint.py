@@ -100,7 +100,15 @@ def publish(out: Path, network: Autoencoder, facts: dict[str, Any], img_px: int)
     num_codes, dim = network.quantiser.vectors.shape
     shared = {"num_codes": num_codes, **{key: facts[key] for key in ("grid", "widths", "blocks")}}
     config = {**facts, **shared, "rows": "conv", "dim": dim, "dtype": code_dtype(num_codes), "normalise": False}
-    joint = {**shared, "name": "joint", "tokenizer": out.name, "groups": 1, "img_px": img_px, "inputs": facts["inputs"]}
+    joint = {
+        **shared,
+        "decoder": "onestep",
+        "name": "joint",
+        "tokenizer": out.name,
+        "groups": 1,
+        "img_px": img_px,
+        "inputs": facts["inputs"],
+    }
     with artefact.new_artefact(out, "codebook", {**config, "num_patches": facts["grid"] ** 2}) as folder:
         save_file({"vectors": network.quantiser.vectors.detach().cpu().contiguous()}, folder / "codes.safetensors")
         save(network.encoder.state_dict(), folder / "encoder.safetensors")

@@ -63,6 +63,14 @@ def checked(artefact: Path, name: str) -> Path:
     return path
 
 
+def copy(source: Path, out: Path) -> None:
+    """Copy an artefact into a new one that holds it, each file checked."""
+    for name in json.loads((find(source) / CONFIG).read_text())["files"]:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(checked(source, name), out / name)
+    shutil.copyfile(source / CONFIG, out / CONFIG)
+
+
 @contextmanager
 def new_artefact(out: Path, kind: str, config: dict[str, Any]) -> Generator[Path]:
     """A folder to fill; on leaving, hashes and config.json are added and it becomes `out` in one rename.

@@ -1,4 +1,4 @@
-"""The one-step pixel decoder: codes -> images.
+"""The decoder: codes -> images; one interface for all kinds.
 
 decoder = load_decoder("data/decoder/kmeans-onestep")
 images_BHWC = decoder.decode(codes_BN)
@@ -6,76 +6,80 @@ images_BHWC = decoder.decode(codes_BN)
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stages.core import artefact
-from stages.core.convnet import ConvDecoder, to_grid
 from stages.core.errors import UserError
 from stages.core.pixels import to_uint8
+from stages.decoder.noise import seeds_of
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Callable
 
 KIND = "decoder"
 
 
-class OneStep(nn.Module):
-    """Code vectors and the convolutions that paint them.
+class Decoder(ABC):
+    """A trained decoder with its facts: how many codes it knows, how many it takes an image; N = groups * grid²."""
 
-    The vectors are part of the weights, standardised over the codebook, and do not learn.
-    """
+    def __init__(self, network: nn.Module, config: dict[str, Any], device: torch.device | str):
+        self.network, self.config, self.device = network.to(device).eval(), config, torch.device(device)
+        self.num_codes: int = config["num_codes"]
+        self.num_patches: int = config["groups"] * config["grid"] ** 2
 
-    vectors: Tensor
+    @abstractmethod
+    def paint(self, codes_BN: Tensor, seeds_B: np.ndarray) -> Tensor:
+        """int64 [B, N] on the device, uint64 [B] -> float [B, 3, H, W], about [-1, 1].
 
-    def __init__(self, vectors_KD: Tensor, grid: int, groups: int, widths: list[int], blocks: int):
-        super().__init__()
-        self.grid, self.groups = grid, groups
-        scaled = (vectors_KD - vectors_KD.mean(0)) / vectors_KD.std(0, correction=0).mean().clamp(min=1e-6)
-        self.register_buffer("vectors", scaled.float())
-        self.painter = ConvDecoder(groups * vectors_KD.shape[1], widths, blocks)
-
-    def forward(self, codes_BN: Tensor) -> Tensor:
-        """int64 [B, N] -> float [B, 3, img_px, img_px], about [-1, 1]; N = groups * grid²."""
-        return self.painter(to_grid(self.vectors[codes_BN], self.grid))
-
-
-class Decoder:
-    """A trained decoder with its facts: which tokenizer's codes it takes, how large its images are."""
-
-    def __init__(self, network: OneStep, config: dict[str, Any]):
-        self.network, self.config = network.eval(), config
-        self.num_codes: int = len(network.vectors)
-        self.num_patches: int = network.groups * network.grid**2
+        What is random in image i comes from seed i (stages/decoder/noise.py) and from nothing else.
+        """
 
     @torch.inference_mode()
-    def decode(self, codes: np.ndarray | Tensor, batch_size: int = 256) -> np.ndarray:
-        """Codes of any integer type [B, N] -> uint8 [B, H, W, 3]."""
-        import numpy as np
+    def decode(
+        self, codes: np.ndarray | Tensor, generator: torch.Generator | None = None, batch_size: int = 256
+    ) -> np.ndarray:
+        """Codes of any integer type [B, N] -> uint8 [B, H, W, 3].
 
-        codes = codes if isinstance(codes, Tensor) else torch.from_numpy(np.asarray(codes).astype(np.int64))
-        if (
-            codes.ndim != 2
-            or codes.shape[1] != self.num_patches
-            or (len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self.num_codes)
-        ):
-            raise UserError(
-                f"codes: expected integers below {self.num_codes} of shape [B, {self.num_patches}], "
-                f"got {list(codes.shape)}"
-            )
-        parts = [self.network(part) for part in codes.to(self.network.vectors.device).split(batch_size)]
-        return np.concatenate([to_uint8(part) for part in parts])
+        One seed is drawn from `generator` (0 without one). Images depend on that seed and on their codes, not on their
+        batch, but for the rounding of float sums.
+        """
+        codes_BN = self.checked(codes)
+        seeds = seeds_of(codes_BN, generator)
+        starts = range(0, max(1, len(codes_BN)), batch_size)
+        parts = [(codes_BN[i : i + batch_size].to(self.device), seeds[i : i + batch_size]) for i in starts]
+        return np.concatenate([to_uint8(self.paint(*part)) for part in parts])
+
+    def checked(self, codes: np.ndarray | Tensor) -> Tensor:
+        """int64 [B, N]; codes of another shape or range are an error."""
+        found = codes if isinstance(codes, Tensor) else torch.from_numpy(np.asarray(codes).astype(np.int64))
+        fits = found.ndim == 2 and found.shape[1] == self.num_patches
+        if not fits or (len(found) and not 0 <= int(found.min()) <= int(found.max()) < self.num_codes):
+            expected = f"integers below {self.num_codes} of shape [B, {self.num_patches}]"
+            raise UserError(f"codes: expected {expected}, got {list(found.shape)}")
+        return found.long()
 
 
 def load_decoder(folder: str | Path, device: torch.device | str = "cpu") -> Decoder:
-    """The decoder artefact, with its averaged weights."""
-    from safetensors.torch import load_file
-
+    """A decoder artefact of any kind, with its averaged weights; `decoder` in the config says which kind."""
     config = artefact.read_config(Path(folder), KIND)
-    state = load_file(artefact.checked(Path(folder), "model.safetensors"))
-    network = OneStep(state["vectors"], *(config[key] for key in ("grid", "groups", "widths", "blocks")))
-    network.load_state_dict(state)
-    return Decoder(network.to(device), config)
+    return loader_of(config.get("decoder"))(Path(folder), config, device)
+
+
+def loader_of(kind: str | None) -> Callable[[Path, dict[str, Any], torch.device | str], Decoder]:
+    """What makes a `Decoder` of an artefact's folder and config, for one kind."""
+    match kind:
+        case "onestep":
+            from stages.decoder.painter import load_onestep
+
+            return load_onestep
+        case "render":
+            from stages.decoder.renderer import load_render
+
+            return load_render
+    raise UserError(f"a decoder of kind {kind!r}, which is not known here. Run `dvc repro`.")

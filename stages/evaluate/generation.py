@@ -10,7 +10,7 @@ from stages.core import artefact
 from stages.core.errors import UserError
 from stages.evaluate import metrics
 from stages.evaluate.reconstruction import neighbour_figures
-from stages.evaluate.sight import Sight
+from stages.evaluate.sight import Sight, paint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,11 @@ class Samples:
     codes: np.ndarray
     labels: np.ndarray
     config: dict[str, Any]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Under which each of them was drawn, and is painted."""
+        return self.config["seeds"]
 
 
 def load_samples(folder: Path) -> Samples:
@@ -49,8 +54,10 @@ def score_samples(
 
     seeds: list[dict[str, float]] = []
     neighbours: dict[str, Any] = {}
-    for codes in samples.codes:
-        sight = bench.see(len(codes), lambda batch, codes=codes: decoder.decode(codes[batch.start : batch.stop]))
+    for seed, codes in zip(samples.seeds, samples.codes, strict=True):
+        sight = bench.see(
+            len(codes), lambda batch, codes=codes, seed=seed: paint(decoder, codes[batch.start : batch.stop], seed)
+        )
         seeds.append(seed_figures(sight, samples.labels, bench))
         neighbours = neighbours or neighbour_figures(sight, val_distances, bench)
     counts = np.bincount(samples.codes.ravel(), minlength=num_codes)

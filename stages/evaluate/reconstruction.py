@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stages.core import scores
 from stages.evaluate import metrics
 from stages.evaluate.neighbours import distance_figures, nearest
-from stages.evaluate.sight import Sight, batches, join
+from stages.evaluate.sight import Sight, batches, join, paint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ def score_reconstruction(
     for batch in batches(len(val), bench.batch_size):
         images = val.read(batch)
         codes = tokenizer.encode(images)
-        decoded = decoder.decode(codes)
+        decoded = paint(decoder, codes, bench.params.seed)
         counts += np.bincount(codes.ravel(), minlength=len(counts))
         signal.append(np.stack([scores.psnr(images, decoded), metrics.ssim(images, decoded)]))
         originals.append(bench.look(images))

@@ -97,7 +97,7 @@ def draw_pictures(
     from stages.evaluate import show
 
     folder = report / "pictures"
-    show.show_reconstructions(folder / "reconstructions.png", val, tokenizer, painter)
+    show.show_reconstructions(folder / "reconstructions.png", val, tokenizer, painter, bench.params.seed)
     for name, drawn in samples.items():
         show.show_samples(folder / f"samples-{name}.png", drawn, painter)
         show.show_neighbours(folder / f"neighbours-{name}.png", drawn, painter, bench)

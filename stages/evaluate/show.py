@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core.pictures import enlarge, grid, save_png
 from stages.evaluate.neighbours import nearest
+from stages.evaluate.sight import paint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,12 +27,12 @@ def spread(count: int, wanted: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))
 
 
-def show_reconstructions(path: Path, val: ImageSplit, tokenizer: Any, decoder: Any) -> None:
+def show_reconstructions(path: Path, val: ImageSplit, tokenizer: Any, decoder: Any, seed: int) -> None:
     """Rows of originals, each above the row of their reconstructions."""
     import numpy as np
 
     images = val.read(spread(len(val), PAIRS))
-    decoded = decoder.decode(tokenizer.encode(images))
+    decoded = paint(decoder, tokenizer.encode(images), seed)
     rows = [
         pictures[start : start + PAIR_COLUMNS]
         for start in range(0, len(images), PAIR_COLUMNS)
@@ -50,7 +51,8 @@ def show_samples(path: Path, samples: Samples, decoder: Any) -> None:
     if len(classes) == 1:
         rows = [np.arange(len(samples.labels))[: CLASS_COLUMNS * CLASS_COLUMNS]]
     columns = min(CLASS_COLUMNS, max(map(len, rows)))
-    images = decoder.decode(samples.codes[0][np.concatenate([padded(row, columns) for row in rows])])
+    chosen = np.concatenate([padded(row, columns) for row in rows])
+    images = paint(decoder, samples.codes[0][chosen], samples.seeds[0])
     save_png(path, grid(images, columns, enlarge(images.shape[1])))
 
 
@@ -65,7 +67,8 @@ def show_neighbours(path: Path, samples: Samples, decoder: Any, bench: Bench) ->
     """Three rows: samples of the first seed, the nearest training images in pixels, and in the encoder's features."""
     import numpy as np
 
-    images = decoder.decode(samples.codes[0][spread(len(samples.labels), bench.params.neighbours_shown)])
+    chosen = spread(len(samples.labels), bench.params.neighbours_shown)
+    images = paint(decoder, samples.codes[0][chosen], samples.seeds[0])
     reference, rows = bench.coordinates(bench.reference), [images]
     for name, points in bench.coordinates(bench.look(images)).items():
         places = nearest(points, reference[name])[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,16 @@ def looker(spaces: dict[str, Space], px: int) -> Look:
         return Sight(features, logits, thumbnails(to_float(images), px))
 
     return look
+
+
+def paint(decoder: Any, codes: np.ndarray, seed: int) -> np.ndarray:
+    """Codes [B, N] -> uint8 [B, H, W, 3], with what the decoder draws at random under `seed`.
+
+    Every batch starts from the same seed, so that the size of batches changes no image.
+    """
+    import torch
+
+    return decoder.decode(codes, torch.Generator().manual_seed(seed))
 
 
 def join(sights: Iterable[Sight]) -> Sight:

@@ -47,7 +47,8 @@ class Generator:
         settings = type(self.settings)(**{**self.settings.model_dump(), **changes})
         labels = torch.tensor([count if c is None else c for c in classes], device=self.network.embed_position.device)
         codes = kind.sample(self.network, labels, settings, seed).cpu()
-        return Sample(codes.numpy(), self.decoder.decode(codes))
+        images = self.decoder.decode(codes, torch.Generator().manual_seed(seed))
+        return Sample(codes.numpy(), images)
 
 
 def load_generator(

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from stages.generator.filters import draw, guide, noise, probabilities
+from stages.core import causal
+from stages.core.filters import guide
 from stages.generator.model import TokenTransformer
+from stages.generator.noise import noise
 from stages.generator.settings import ArSampling
 
 BOUND = "exact"
-
-
-def loss(
-    model: TokenTransformer, labels_B: Tensor, codes_BN: Tensor, rng: torch.Generator, label_smoothing: float
-) -> Tensor:
-    """Mean cross-entropy of every code given the class and the codes before it, in nats."""
-    return F.cross_entropy(model(labels_B, codes_BN).flatten(0, 1), codes_BN.flatten(), label_smoothing=label_smoothing)
-
-
-def nats(model: TokenTransformer, labels_B: Tensor, codes_BN: Tensor, rng: torch.Generator) -> Tensor:
-    """-ln p(codes | class) of each image, float [B]: exact."""
-    logits = model(labels_B, codes_BN)
-    return F.cross_entropy(logits.transpose(1, 2), codes_BN, reduction="none").sum(1)
+loss, nats = causal.loss, causal.nats  # given the class, int64 [B]
 
 
 @torch.inference_mode()
@@ -31,13 +20,13 @@ def sample(model: TokenTransformer, labels_B: Tensor, settings: ArSampling, seed
     """int64 [B, N] codes for the classes asked for; keys and values are cached. `first`: number of the first sample."""
     uniform_BN = noise(seed, first, len(labels_B), (model.num_patches,), labels_B.device)
     guided = settings.guidance != 1
-    newest = torch.cat([labels_B, torch.full_like(labels_B, model.num_classes)]) if guided else labels_B
-    cache, codes = model.new_cache(len(newest)), []
-    for position in range(model.num_patches):
+    classes = torch.cat([labels_B, torch.full_like(labels_B, model.num_classes)]) if guided else labels_B
+    cache = model.new_cache(len(classes))
+
+    def next_logits(newest_B: Tensor | None, position: int) -> Tensor:
+        newest = classes if newest_B is None else torch.cat([newest_B] * 2) if guided else newest_B
         logits = model.next_logits(newest, position, cache)
-        if guided:
-            logits = guide(*logits.chunk(2), settings.guidance)
-        share = probabilities(logits, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
-        codes.append(draw(share, uniform_BN[:, position]))
-        newest = torch.cat([codes[-1]] * 2) if guided else codes[-1]
-    return torch.stack(codes, 1)
+        return guide(*logits.chunk(2), settings.guidance) if guided else logits
+
+    filters = settings.model_dump(exclude={"guidance"})
+    return causal.draw_in_order(next_logits, uniform_BN, **filters)

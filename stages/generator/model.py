@@ -1,7 +1,7 @@
 """The transformer over codes, causal for `ar` and bidirectional for `masked`.
 
 Sequence: one class position, then the N codes in raster order; the class "none" makes the model unconditional.
-B = batch, T = positions, D = width, H = heads, K = codes.
+B = batch, T = positions, D = width, K = codes.
 """
 
 from __future__ import annotations
@@ -11,37 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stages.core import artefact
+from stages.core.transformer import Block, Cache, new_cache, run, shrink_branches, start_weights
 
 KIND = "generator"
-
-Cache = list[tuple[Tensor, Tensor]]  # a layer's keys and values [B, H, N, D/H], filled from the left
-
-
-class Block(nn.Module):
-    """Pre-norm attention and MLP (GPT-2's block)."""
-
-    def __init__(self, dim: int, heads: int, dropout: float, causal: bool):
-        super().__init__()
-        self.heads, self.causal = heads, causal
-        self.norm_attention, self.norm_mlp = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x_BTD: Tensor, cache: tuple[Tensor, Tensor] | None, start: int) -> Tensor:
-        """With a cache, x holds the positions from `start` on, and earlier keys and values come from the cache."""
-        q, k, v = self.qkv(self.norm_attention(x_BTD)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        stop = start + x_BTD.shape[1]
-        if cache is not None:
-            cache[0][:, :, start:stop], cache[1][:, :, start:stop] = k, v
-            k, v = cache[0][:, :, :stop], cache[1][:, :, :stop]
-        # A single newest position may look at everything before it: no mask is needed then.
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and q.shape[2] > 1)
-        x_BTD = x_BTD + self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
-        return x_BTD + self.drop(self.mlp(self.norm_mlp(x_BTD)))
 
 
 class TokenTransformer(nn.Module):
@@ -68,16 +42,13 @@ class TokenTransformer(nn.Module):
         self.embed_code = nn.Embedding(num_codes if causal else num_codes + 1, dim)
         self.embed_class = nn.Embedding(num_classes + 1, dim)
         self.embed_position = nn.Parameter(torch.empty(num_patches + 1, dim))
-        blocks = [Block(dim, heads, dropout, causal) for _ in range(depth)]
-        self.heads, self.blocks = heads, nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(Block(dim, heads, dropout, causal) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_codes)
         self.drop = nn.Dropout(dropout)
-        self.apply(_init)
+        self.apply(start_weights)
         nn.init.normal_(self.embed_position, std=0.02)
-        for block in blocks:  # residual branches start small, as in GPT-2
-            nn.init.normal_(block.out.weight, std=0.02 / (2 * depth) ** 0.5)
-            nn.init.normal_(block.mlp[2].get_parameter("weight"), std=0.02 / (2 * depth) ** 0.5)
+        shrink_branches(self.blocks)
 
     def forward(self, labels_B: Tensor, codes_BT: Tensor) -> Tensor:
         """labels int64 [B] (num_classes: none), codes int64 [B, T] -> logits float32 [B, N, K].
@@ -97,21 +68,11 @@ class TokenTransformer(nn.Module):
 
     def new_cache(self, batch: int) -> Cache:
         """Room for the keys and values of `batch` sequences."""
-        shape = (batch, self.heads, self.num_patches, self.embed_position.shape[1] // self.heads)
-        return [(self.embed_position.new_zeros(shape), self.embed_position.new_zeros(shape)) for _ in self.blocks]
+        return new_cache(self.blocks, batch, self.num_patches)
 
     def _run(self, x_BTD: Tensor, cache: Cache | None, start: int) -> Tensor:
         x_BTD = self.drop(x_BTD + self.embed_position[start : start + x_BTD.shape[1]])
-        for index, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, cache[index] if cache is not None else None, start)
-        return self.norm(x_BTD)
-
-
-def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
+        return self.norm(run(self.blocks, x_BTD, cache, start))
 
 
 def load_transformer(folder: Path, device: torch.device | str) -> tuple[TokenTransformer, dict[str, Any]]:

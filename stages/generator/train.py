@@ -11,13 +11,14 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from stages.core import artefact, distributed, runtime
 from stages.core.codes import count_codes
 from stages.core.loop import Optim, check_shares, epoch_batch, evenly, fit
 from stages.core.params import Machine, Section, load
 from stages.core.plan import print_plan
+from stages.core.trunk import Trunk
 from stages.tokens.reader import Tokens, load_tokens, token_facts
 
 if TYPE_CHECKING:
@@ -28,19 +29,8 @@ if TYPE_CHECKING:
 EVAL_IMAGES = 1024  # of each split, evenly spread, so that watching costs little
 
 
-class Model(Section):
-    dim: int = Field(ge=8)
-    depth: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    dropout: float = Field(ge=0, lt=1)
+class Model(Trunk):
     class_dropout: float = Field(ge=0, le=1)
-    label_smoothing: float = Field(ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def heads_divide(self) -> Model:
-        if self.dim % self.heads:
-            raise ValueError(f"heads = {self.heads}: expected a divisor of dim = {self.dim}")
-        return self
 
 
 class Params(Section):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stages.core.rng import seed_of
-
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
     """Classifier-free guidance: (1 - a) u + a c; a = 1 is conditional, a = 0 unconditional."""
@@ -39,15 +37,3 @@ def draw(share: Tensor, uniform: Tensor) -> Tensor:
     # Rounding may place the threshold on the very end: step back to the last code that has any probability.
     last = share.shape[-1] - 1 - share.flip(-1).ne(0).int().argmax(-1)
     return torch.minimum(codes, last)
-
-
-def noise(seed: int, first: int, count: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Uniforms [count, *shape] for samples first … first + count - 1; each depends on (seed, its number) alone,
-
-    so that a sample is the same in any batch and on any device.
-    """
-    rows = [
-        torch.rand(shape, generator=torch.Generator().manual_seed(seed_of("sample", seed, first + i)))
-        for i in range(count)
-    ]
-    return torch.stack(rows).to(device)

@@ -1,0 +1,53 @@
+"""The network of the one-step decoder: code vectors and the convolutions that paint them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.core import artefact
+from stages.core.convnet import ConvDecoder, to_grid
+from stages.decoder.model import Decoder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class OneStep(nn.Module):
+    """Code vectors and the convolutions that paint them.
+
+    The vectors are part of the weights, standardised over the codebook, and do not learn.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, vectors_KD: Tensor, grid: int, groups: int, widths: list[int], blocks: int):
+        super().__init__()
+        self.grid, self.groups = grid, groups
+        scaled = (vectors_KD - vectors_KD.mean(0)) / vectors_KD.std(0, correction=0).mean().clamp(min=1e-6)
+        self.register_buffer("vectors", scaled.float())
+        self.painter = ConvDecoder(groups * vectors_KD.shape[1], widths, blocks)
+
+    def forward(self, codes_BN: Tensor) -> Tensor:
+        """int64 [B, N] -> float [B, 3, img_px, img_px], about [-1, 1]; N = groups * grid²."""
+        return self.painter(to_grid(self.vectors[codes_BN], self.grid))
+
+
+class OneStepDecoder(Decoder):
+    """Draws no noise."""
+
+    def paint(self, codes_BN: Tensor, seeds_B: np.ndarray) -> Tensor:
+        return self.network(codes_BN)
+
+
+def load_onestep(folder: Path, config: dict[str, Any], device: torch.device | str) -> OneStepDecoder:
+    """The decoder artefact in `folder`."""
+    from safetensors.torch import load_file
+
+    state = load_file(artefact.checked(folder, "model.safetensors"))
+    network = OneStep(state["vectors"], *(config[key] for key in ("grid", "groups", "widths", "blocks")))
+    network.load_state_dict(state)
+    return OneStepDecoder(network, config, device)

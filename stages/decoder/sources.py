@@ -1,0 +1,28 @@
+"""What a decoder may be made from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.core import artefact
+from stages.data.reader import image_facts
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Four artefacts: `codebook` is the tokenizer whose codes it decodes, `palette` what it paints with, if so."""
+
+    images: Path
+    encoder: Path
+    codebook: Path
+    palette: Path
+
+    def facts(self, kind: str, name: str, more_inputs: dict[str, str]) -> dict[str, Any]:
+        """What every decoder's config says: its kind and name, the codes it takes, what it was made from."""
+        book = artefact.read_config(self.codebook, "codebook")
+        inputs = {"images": artefact.digest(self.images), "codebook": artefact.digest(self.codebook), **more_inputs}
+        return {
+            "grid": book["grid"], "groups": book["num_patches"] // book["grid"] ** 2, "num_codes": book["num_codes"],
+            "img_px": image_facts(self.images)["img_px"],
+            "decoder": kind, "name": name, "tokenizer": self.codebook.name, "inputs": inputs,
+        }  # fmt: skip

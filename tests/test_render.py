@@ -1,0 +1,183 @@
+"""The render stage on the toy: what it writes, what it learns from, resuming, what it refuses.
+
+Run: uv run pytest tests/test_render.py
+"""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toy as toys
+from PIL import Image
+
+from stages.codebook.model import load_tokenizer
+from stages.core.checkpoint import Checkpoint
+from stages.core.device import pick_device
+from stages.core.errors import UserError
+from stages.core.params import Machine, load
+from stages.data.reader import ImageSplit
+from stages.decoder.model import load_decoder
+from stages.decoder.pairs import Pairs
+from stages.decoder.train import load_params
+
+CHOICE = {"tokenizers": ["kmeans", "vqgan"], "codebook": {"vqgan": {"gan": {"weight": 0.0}}}}
+DECODERS = ("render_ar", "render_masked")
+
+
+def line(command: str, decoder: str) -> str:
+    return toys.COMMANDS[command].replace("onestep", decoder)
+
+
+@pytest.fixture(scope="module")
+def painted(toy, tmp_path_factory) -> Path:
+    """The toy with a pixel tokenizer and the palettes of both renderers. Read only."""
+    root = tmp_path_factory.mktemp("render") / "toy"
+    shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
+    toys.write_params(root, CHOICE)
+    toys.run_line(toys.COMMANDS["codebook"].replace("kmeans", "vqgan"), root)
+    for decoder in DECODERS:
+        toys.run_line(line("palette", decoder), root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(painted, tmp_path_factory) -> Path:
+    """Both renderers, trained; all that they were made from is gone."""
+    root = tmp_path_factory.mktemp("trained") / "toy"
+    shutil.copytree(painted, root)
+    for decoder in DECODERS:
+        toys.run_line(line("decoder", decoder), root)
+    for name in ("palette", "codebook/vqgan", "encoder"):
+        shutil.rmtree(root / "data" / name)
+    return root
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_artefact_needs_nothing_else(name, trained, painted):
+    decoder = load_decoder(trained / "data/decoder" / f"kmeans-{name}")
+    codes = np.load(trained / "data/tokens/kmeans/val.npy")[0]
+    images = decoder.decode(codes, torch.Generator().manual_seed(0))
+    assert images.shape == (len(codes), 16, 16, 3) and images.dtype == np.uint8
+    assert np.array_equal(images, decoder.decode(codes, torch.Generator().manual_seed(0), batch_size=3))
+    own = load_decoder(painted / "data/codebook/vqgan/decoder")
+    drawn = decoder.pixel_codes(torch.from_numpy(codes.astype(np.int64)), np.arange(len(codes), dtype=np.uint64))
+    assert drawn.shape == (len(codes), own.num_patches) and 0 <= int(drawn.min()) <= int(drawn.max()) < own.num_codes
+    assert toys.hashes(trained / f"data/decoder/kmeans-{name}/decoder") == toys.hashes(own_folder(painted)), "frozen"
+
+
+def own_folder(root: Path) -> Path:
+    return root / "data/codebook/vqgan/decoder"
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_scores_curves_and_a_picture_are_there(name, trained):
+    report = trained / "reports/decoder" / f"kmeans-{name}"
+    scores = json.loads((report / "metrics.json").read_text())
+    for split in ("train", "val"):
+        assert 0 < scores[split]["nats_per_code"] < np.log(8) + 0.1
+        assert 3 < scores[split]["psnr_db"] < 60 and 3 < scores[split]["palette_psnr_db"] < 60
+    curve = (report / "plots/metrics/val/nats_per_code.tsv").read_text().splitlines()[1:]
+    assert len(curve) == 3 and float(curve[-1].split("\t")[1]) < float(curve[0].split("\t")[1])
+    with Image.open(report / "pictures/rendered.png") as picture:
+        assert picture.height == 3 * 17 * 4 - 4, "originals, the pixel tokenizer's own, renderings"
+
+
+def pairs_of(root: Path, monkeypatch) -> Pairs:
+    monkeypatch.chdir(root)
+    params, machine = load_params("render_ar")[1], load("machine", Machine)
+    tokenizers = load_tokenizer("data/codebook/kmeans"), load_tokenizer("data/codebook/vqgan")
+    return Pairs(Path("data/images"), *tokenizers, params.augment, params.optim, machine, pick_device("cpu"))
+
+
+def test_both_tokenizers_see_the_same_moved_images_and_shares_join_to_the_batch(painted, monkeypatch):
+    pairs, seen = pairs_of(painted, monkeypatch), []
+    for tokenizer in (pairs.tokenizer, pairs.pixel_tokenizer):
+        encode = tokenizer.encode_pixels
+        monkeypatch.setattr(tokenizer, "encode_pixels", lambda p, encode=encode: (seen.append(p), encode(p))[1])
+    given, pixel = pairs.batch_at(3)
+    assert torch.equal(*seen) and given.shape == (8, 16) and pixel.shape == (8, 16)
+    plain = pairs.splits["train"].read(pairs.batch_index(3))
+    assert not np.array_equal(pairs.codes_of(plain).pixel, pixel), "moved"
+    assert all(torch.equal(*both) for both in zip(pairs.batch_at(3), (given, pixel), strict=True))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        shares.append(pairs.batch_at(3))
+    for whole, *parts in zip((given, pixel), *shares, strict=True):
+        assert torch.equal(whole, torch.cat(parts))
+
+
+def test_what_is_watched_are_the_tokenizers_codes_of_plain_images(painted, monkeypatch):
+    pairs = pairs_of(painted, monkeypatch)
+    val = ImageSplit(Path("data/images"), "val")
+    watched = pairs.watched["val"]
+    assert np.array_equal(watched.images, val.read(range(len(val))))
+    assert np.array_equal(watched.given, np.load("data/tokens/kmeans/val.npy")[0])
+
+
+class Killed(Exception):
+    """What ends a run after a checkpoint."""
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_interrupted_and_rerun_equals_undisturbed(name, painted, trained, tmp_path, monkeypatch, capsys):
+    root, out = tmp_path / "toy", f"data/decoder/kmeans-{name}"
+    shutil.copytree(painted, root)
+    toys.write_params(root, {**CHOICE, "machine": {"checkpoint_secs": 0.0}})
+
+    def save_and_die(self, facts, save=Checkpoint.save):
+        save(self, facts)
+        if facts["step"] == 7:
+            raise Killed
+
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(Checkpoint, "save", save_and_die)
+        toys.run_line(line("decoder", name), root)
+    assert not (root / out).exists()
+    toys.run_line(line("decoder", name), root)
+    assert "resuming at step 7" in capsys.readouterr().out
+    assert toys.hashes(root / out) == toys.hashes(trained / out)
+    report = f"reports/decoder/kmeans-{name}"
+    assert toys.hashes(root / report) == toys.hashes(trained / report)
+
+
+def test_codes_of_two_blocks_are_rendered_too(painted, tmp_path):
+    root = tmp_path / "toy"
+    shutil.copytree(painted, root)
+    toys.write_params(root, {**CHOICE, "codebook": {"kmeans": {"blocks": [0, 1], "layers": "separate"}}})
+    for command in ("codebook", "tokens"):
+        toys.run(command, root)
+    toys.run_line(line("decoder", "render_masked"), root)
+    decoder = load_decoder(root / "data/decoder/kmeans-render_masked")
+    codes = np.load(root / "data/tokens/kmeans/val.npy")[0]
+    assert codes.shape[1] == 32 and decoder.decode(codes).shape == (len(codes), 16, 16, 3)
+    assert np.array_equal(decoder.decode(codes[:4]), decoder.decode(codes)[:4])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"heads": 3}}, "decoder.render_ar.model: heads = 3: expected a divisor of dim = 32"),
+        ({"sampling": {"top_p": 0.0}}, "decoder.render_ar.sampling.top_p = 0.0: input should be greater than 0"),
+        ({"method": "diffusion"}, "decoder.render_ar.method = 'diffusion': input should be 'ar' or 'masked'"),
+        ({"widths": [8]}, "decoder.render_ar.widths = .*: unknown key"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_the_door(changes, said, painted, tmp_path):
+    shutil.copytree(painted / "data", tmp_path / "data")
+    toys.write_params(tmp_path, {**CHOICE, "decoder": {"render_ar": changes}})
+    with pytest.raises(UserError, match=said):
+        toys.run_line(line("decoder", "render_ar"), tmp_path)
+
+
+def test_a_renderer_without_paint_is_refused(painted, tmp_path):
+    shutil.copytree(painted / "data", tmp_path / "data")
+    shutil.copytree(painted / "data/palette/onestep", tmp_path / "data/palette/render_ar", dirs_exist_ok=True)
+    toys.write_params(tmp_path, CHOICE)
+    with pytest.raises(UserError, match="palette.render_ar: missing; render_ar paints with a tokenizer of kind vqgan"):
+        toys.run_line(line("decoder", "render_ar"), tmp_path)
