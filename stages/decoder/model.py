@@ -65,6 +65,12 @@ class Decoder(ABC):
         return found.long()
 
 
+def standardised(vectors_KD: Tensor) -> Tensor:
+    """Code vectors as decoders take them: zero mean, mean deviation 1, float32."""
+    scaled = (vectors_KD - vectors_KD.mean(0)) / vectors_KD.std(0, correction=0).mean().clamp(min=1e-6)
+    return scaled.float()
+
+
 def load_decoder(folder: str | Path, device: torch.device | str = "cpu") -> Decoder:
     """A decoder artefact of any kind, with its averaged weights; `decoder` in the config says which kind."""
     config = artefact.read_config(Path(folder), KIND)
@@ -78,6 +84,10 @@ def loader_of(kind: str | None) -> Callable[[Path, dict[str, Any], torch.device 
             from stages.decoder.painter import load_onestep
 
             return load_onestep
+        case "diffusion":
+            from stages.decoder.velocity import load_diffusion
+
+            return load_diffusion
         case "render":
             from stages.decoder.renderer import load_render
 
