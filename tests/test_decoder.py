@@ -161,6 +161,16 @@ def test_a_non_finite_loss_stops_training_with_step_and_batch(toy, tmp_path):
     assert not (root / "data/decoder").exists()
 
 
+def test_a_fixed_weight_and_a_discriminator_of_features_train_it_too(toy, tmp_path):
+    root = tmp_path / "toy"
+    shutil.copytree(toy, root)
+    gan = {"weight": 0.1, "start_step": 2, "width": 8, "weighting": "fixed", "discriminator": "features"}
+    toys.write_params(root, {"decoder": {"onestep": {"gan": gan, "optim": {"total_steps": 4}}}})
+    toys.run("decoder", root)
+    assert curve(root, "discriminator")[-1] > 0 and curve(root, "adversarial")
+    assert not (root / "reports/decoder/kmeans-onestep/plots/metrics/adaptive.tsv").exists()
+
+
 def test_the_plan_and_metrics_hold_no_times_or_paths(trained):
     text = (trained / "data/decoder/kmeans-onestep/config.json").read_text()
     assert str(trained) not in text and set(json.loads(text)) >= {"kind", "grid", "widths", "inputs", "files"}

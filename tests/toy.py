@@ -46,7 +46,7 @@ CHANGES = {
         "tsne": {"rows": 60, "perplexity": 5.0, "iterations": 250},
     },
     "ablation": {"num_codes": [4], "dims": [2], "cell": {"iterations": 3, "bootstrap_draws": 3}},
-    "decoder": {"onestep": PAINTER, "render_ar": RENDERER, "render_masked": RENDERER},
+    "decoder": {"onestep": PAINTER, "diffusion": PAINTER, "render_ar": RENDERER, "render_masked": RENDERER},
     "generator": {"model": {"dim": 32, "depth": 2, "heads": 2}, "ar": OPTIM, "masked": OPTIM},
     "samples": {"draws": {"per_class": 5, "seeds": [0, 1]}},
     "stability": {"snrs_db": [20, 0], "seeds": [0, 1]},

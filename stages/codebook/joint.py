@@ -46,6 +46,7 @@ def fit_autoencoder(
     from stages.codebook.usage import write_usage
     from stages.core.device import pick_device
     from stages.core.game import Game
+    from stages.core.opponent import HingeOpponent, Painted
     from stages.core.scratch import scratch
     from stages.encoder.model import load_encoder
 
@@ -60,9 +61,11 @@ def fit_autoencoder(
     perceptual = artefact.sha256(Path(params.lpips_vgg16)) if params.lpips_vgg16 else ""
     with scratch(f"codebook-{out.name}", params, [sources.images, sources.encoder], perceptual) as work:
         splits = {split: ImageSplit(sources.images, split, machine.num_workers) for split in ("train", "val")}
+        encoder = load_encoder(sources.encoder, device)
+        opponent = HingeOpponent(params, network.decoder.to_pixels.weight, encoder, device)
         game = Game(
-            f"codebook {out.name}", network, lambda model, pixels: model(pixels), network.decoder.to_pixels.weight,
-            load_encoder(sources.encoder, device), splits, params, machine, work, device,
+            f"codebook {out.name}", network, lambda model, pixels: Painted(*model(pixels)), opponent,
+            encoder, splits, params, machine, work, device,
         )  # fmt: skip
         game.play(lambda scores: warn_of_collapse(out.name, scores["live_fraction"]))
         usage = {split: count_usage(network, images, machine, device) for split, images in splits.items()}

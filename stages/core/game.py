@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +19,11 @@ from torch import Tensor
 from stages.core import distributed
 from stages.core.augment import random_maps, warp
 from stages.core.checkpoint import Checkpoint
-from stages.core.convnet import PatchDiscriminator, hinge_discriminator
 from stages.core.curves import Curves
 from stages.core.device import compute
 from stages.core.loop import Watch, adamw, averaged, backward, epoch_batch, evenly, prefetch
-from stages.core.losses import (
-    CollapseGuard,
-    EncoderPerceptual,
-    LpipsPerceptual,
-    adaptive_weight,
-    finite_nudge,
-    pixel_loss,
-)
+from stages.core.losses import EncoderPerceptual, LpipsPerceptual, pixel_loss
+from stages.core.opponent import Opponent, Painted, Scalars
 from stages.core.pictures import grid, save_png
 from stages.core.pixels import to_float, to_uint8
 from stages.core.progress import bar
@@ -38,19 +32,16 @@ from stages.core.schedule import Ema, lr_at
 
 if TYPE_CHECKING:
     from stages.core.params import Machine
-    from stages.core.recipe import Recipe
+    from stages.core.recipe import Painting
 
 SHOWN, WATCHED = 16, 512
-Scalars = dict[str, Tensor]
-# network, pixels [B, 3, H, W] -> pixels as painted, further loss (a scalar), scalars for the curves
-Reconstruct = Callable[[Any, Tensor], tuple[Tensor, Tensor, Scalars]]
+Reconstruct = Callable[[Any, Tensor], Painted]  # of the network and pixels [B, 3, H, W]
 
 
 class Game:
     """All that training holds: `network` learns in place and ends with its averaged weights.
 
-    `splits` are {train, val} as stages.data.reader gives them, `encoder` the frozen one behind the perceptual loss,
-    `last_layer` the weight at which the adversarial gradient is measured.
+    `splits` are {train, val} as stages.data.reader gives them, `encoder` the frozen one behind the perceptual loss.
     """
 
     def __init__(
@@ -58,31 +49,29 @@ class Game:
         name: str,
         network: torch.nn.Module,
         reconstruct: Reconstruct,
-        last_layer: Tensor,
+        opponent: Opponent,
         encoder: torch.nn.Module,
         splits: dict[str, Any],
-        recipe: Recipe,
+        recipe: Painting,
         machine: Machine,
         work: Path,
         device: torch.device,
     ):
-        self.name, self.network, self.reconstruct, self.last_layer = name, network, reconstruct, last_layer
+        self.name, self.network, self.reconstruct, self.opponent = name, network, reconstruct, opponent
         self.splits, self.recipe, self.work, self.device, self.curves = splits, recipe, work, device, Curves()
         self.infer_batch_size = machine.infer_batch_size
-        self.discriminator = PatchDiscriminator(recipe.gan.width).to(device)
         self.perceptual = (
             LpipsPerceptual(recipe.lpips_vgg16)
             if recipe.lpips_vgg16
             else EncoderPerceptual(encoder, recipe.perceptual_blocks)
         ).to(device)
         self.optimizer = adamw(network, recipe.optim)
-        self.opponent = torch.optim.AdamW(
-            self.discriminator.parameters(), lr=recipe.gan.lr, betas=(0.5, 0.9), foreach=True
-        )
         self.ema = Ema(network, recipe.optim.ema_decay)
-        self.guard = CollapseGuard(recipe.gan.collapse_floor, device)
-        models: dict[str, torch.nn.Module] = {"network": network, "discriminator": self.discriminator}
-        optimizers: dict[str, torch.optim.Optimizer] = {"network": self.optimizer, "discriminator": self.opponent}
+        models: dict[str, torch.nn.Module] = {"network": network, "discriminator": opponent.discriminator}
+        optimizers: dict[str, torch.optim.Optimizer] = {
+            "network": self.optimizer,
+            "discriminator": opponent.optimizer,
+        }
         self.checkpoint = Checkpoint(work, machine.checkpoint_secs, models, optimizers, {"network": self.ema})
 
     def play(self, after: Callable[[dict[str, float]], None] = lambda scores: None) -> None:
@@ -107,47 +96,34 @@ class Game:
 
     def step(self, step: int, pixels: Tensor, watch: Watch) -> Scalars:
         """One update of the painter and, once the game is on, one of the discriminator."""
-        optim, playing = self.recipe.optim, self.recipe.gan.weight > 0 and step >= self.recipe.gan.start_step
+        optim, playing = self.recipe.optim, self.opponent.playing(step)
         torch.manual_seed(seed_of(self.name, optim.seed, step) + distributed.rank())
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(
                 step, peak=optim.lr_peak, warmup_steps=optim.warmup_steps, total_steps=optim.total_steps
             )
         self.network.train()
-        made, loss, scalars = self.painter_loss(pixels, playing)
+        painted, loss, scalars = self.painter_loss(pixels, playing)
         self.optimizer.zero_grad()
         loss, norm = backward(loss, self.network, optim.clip_norm)
         watch.see(step, loss, norm)
         self.optimizer.step()
         self.ema.update(self.network, step)
-        return scalars | (self.discriminator_step(pixels, made.detach()) if playing else {})
+        return scalars | (self.opponent.step(pixels, painted, optim.clip_norm) if playing else {})
 
-    def painter_loss(self, pixels: Tensor, playing: bool) -> tuple[Tensor, Tensor, Scalars]:
-        """Reconstructions [B, 3, H, W], the loss and its parts."""
+    def painter_loss(self, pixels: Tensor, playing: bool) -> tuple[Painted, Tensor, Scalars]:
+        """What was painted, the loss and its parts."""
         recipe = self.recipe
         with compute(self.device, recipe.optim.precision):
-            made, further, own = self.reconstruct(self.network, pixels)
-        made = made.float()
-        pixel, perceptual = pixel_loss(recipe.pixel, made, pixels), self.perceptual(made, pixels)
-        loss = recipe.pixel_weight * pixel + recipe.perceptual_weight * perceptual + further
-        scalars = {"pixel": pixel.detach(), "perceptual": perceptual.detach(), **own}
+            painted = self.reconstruct(self.network, pixels)
+        painted = replace(painted, made=painted.made.float())
+        pixel, perceptual = pixel_loss(recipe.pixel, painted.made, pixels), self.perceptual(painted.made, pixels)
+        loss = recipe.pixel_weight * pixel + recipe.perceptual_weight * perceptual + painted.loss
+        scalars = {"pixel": pixel.detach(), "perceptual": perceptual.detach(), **painted.scalars}
         if playing:
-            adversarial = -self.discriminator(made).mean()
-            nudge = finite_nudge(adversarial, made)
-            adaptive = adaptive_weight(loss, nudge, self.last_layer, recipe.gan.max_adaptive)
-            loss = loss + recipe.gan.weight * self.guard.gate() * adaptive * nudge
-            scalars |= {"adversarial": adversarial.detach(), "adaptive": adaptive}
-        return made, loss, scalars
-
-    def discriminator_step(self, real: Tensor, made: Tensor) -> Scalars:
-        """One hinge update of the discriminator; a non-finite one is left out and counts as a collapse."""
-        loss = hinge_discriminator(self.discriminator(real), self.discriminator(made))
-        self.opponent.zero_grad()
-        loss, norm = backward(loss, self.discriminator, self.recipe.optim.clip_norm)
-        self.guard.see(loss)
-        if bool(norm.isfinite()):
-            self.opponent.step()
-        return {"discriminator": loss}
+            term, parts = self.opponent.push(painted, loss)
+            loss, scalars = loss + term, scalars | parts
+        return painted, loss, scalars
 
     def batch_at(self, step: int) -> Tensor:
         """float [B, 3, H, W]: this process's share of a batch that is a function of the step alone."""
@@ -187,7 +163,7 @@ class Game:
     def paint(self, network: torch.nn.Module, images: np.ndarray) -> np.ndarray:
         """uint8 [M, H, W, 3] -> their reconstructions."""
         parts = torch.from_numpy(images).split(self.infer_batch_size)
-        return np.concatenate([to_uint8(self.reconstruct(network, to_float(part, self.device))[0]) for part in parts])
+        return np.concatenate([to_uint8(self.reconstruct(network, to_float(part, self.device)).made) for part in parts])
 
     def write_report(self, report: Path) -> None:
         """The curves, and the grids (originals above reconstructions) from scratch, in the folder `report`."""
@@ -198,7 +174,7 @@ class Game:
 
     def save(self, done: int) -> None:
         """Everything that the next step needs."""
-        self.checkpoint.save({"step": done, "curves": self.curves.rows, "guard": float(self.guard.average)})
+        self.checkpoint.save({"step": done, "curves": self.curves.rows, "guard": float(self.opponent.guard.average)})
 
     def resume(self) -> int:
         """The step to go on from."""
@@ -206,5 +182,5 @@ class Game:
         if state is None:
             return 0
         self.curves.rows = [(step, scalars) for step, scalars in state["curves"]]
-        self.guard.average = torch.tensor(state["guard"], device=self.device)
+        self.opponent.guard.average = torch.tensor(state["guard"], device=self.device)
         return state["step"]

@@ -13,18 +13,25 @@ from stages.core.params import Section, impossible
 
 
 class Gan(Section):
-    """weight 0 trains without a discriminator."""
+    """What every game with a discriminator has; weight 0 trains without one."""
 
     weight: float = Field(ge=0)
     start_step: int = Field(ge=0)
     width: int = Field(ge=8, multiple_of=8)
     lr: float = Field(gt=0)
-    max_adaptive: float = Field(gt=0)
     collapse_floor: float = Field(ge=0)
 
 
-class Recipe(Section):
-    """Loss = pixel_weight * L1|L2 + perceptual_weight * distance of features + gan.weight * adaptive * hinge."""
+class HingeGan(Gan):
+    """VQGAN's recipe: weighting adaptive. LlamaGen's: fixed, with a late start. stages/core/opponent.py plays both."""
+
+    weighting: Literal["adaptive", "fixed"]
+    max_adaptive: float = Field(gt=0)
+    discriminator: Literal["patch", "features"]
+
+
+class Painting(Section):
+    """Loss = pixel_weight * L1|L2 + perceptual_weight * distance of features + gan.weight * adversarial term."""
 
     widths: list[int] = Field(min_length=1)  # channels on the code grid, then after each doubling
     blocks: int = Field(gt=0)  # residual blocks a level
@@ -38,7 +45,7 @@ class Recipe(Section):
     optim: Optim
 
     @model_validator(mode="after")
-    def values_fit(self) -> Recipe:
+    def values_fit(self) -> Painting:
         if any(width < 8 or width % 8 for width in self.widths):
             raise ValueError(f"widths = {self.widths}: expected positive multiples of 8")
         if self.lpips_vgg16 and (
@@ -52,7 +59,13 @@ class Recipe(Section):
         return self
 
 
-def check_perceptual(section: str, recipe: Recipe, depth: int) -> None:
+class Recipe(Painting):
+    """That of decoders and autoencoders of one pass: hinge losses."""
+
+    gan: HingeGan
+
+
+def check_perceptual(section: str, recipe: Painting, depth: int) -> None:
     """`UserError` if the perceptual loss asks for blocks that an encoder of `depth` blocks has not."""
     if bad := [block for block in recipe.perceptual_blocks if not 0 <= block < depth]:
         raise impossible(f"{section}.perceptual_blocks", bad, f"expected block numbers from 0 to {depth - 1}")

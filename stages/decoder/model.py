@@ -82,13 +82,19 @@ class Decoder(ABC):
 
     @torch.inference_mode()
     def decode(
-        self, codes: np.ndarray | Tensor, generator: torch.Generator | None = None, batch_size: int = 256
+        self,
+        codes: np.ndarray | Tensor,
+        generator: torch.Generator | None = None,
+        batch_size: int = 256,
+        steps: int | None = None,
     ) -> np.ndarray:
-        """Codes of any integer type [B, N] -> uint8 [B, H, W, 3].
+        """Codes of any integer type [B, N] -> uint8 [B, H, W, 3], in `steps` steps instead of those of the config.
 
         One seed is drawn from `generator` (0 without one). Images depend on that seed and on their codes, not on their
         batch, but for the rounding of float sums.
         """
+        if steps is not None:
+            return self.in_steps(steps).decode(codes, generator, batch_size)
         codes_BN = self.checked(codes)
         seeds = seeds_of(codes_BN, generator)
         starts = range(0, max(1, len(codes_BN)), batch_size)
@@ -103,6 +109,12 @@ class Decoder(ABC):
             expected = f"integers below {self.num_codes} of shape [B, {self.num_patches}]"
             raise UserError(f"codes: expected {expected}, got {list(found.shape)}")
         return found.long()
+
+
+def standardised(vectors_KD: Tensor) -> Tensor:
+    """Code vectors as decoders take them: zero mean, mean deviation 1, float32."""
+    scaled = (vectors_KD - vectors_KD.mean(0)) / vectors_KD.std(0, correction=0).mean().clamp(min=1e-6)
+    return scaled.float()
 
 
 def load_decoder(folder: str | Path, device: torch.device | str = "cpu") -> Decoder:
@@ -122,4 +134,8 @@ def loader_of(kind: str | None) -> Callable[[Path, dict[str, Any], torch.device 
             from stages.decoder.renderer import load_render
 
             return load_render
+        case "diffusion":
+            from stages.decoder.velocity import load_diffusion
+
+            return load_diffusion
     raise UserError(f"a decoder of kind {kind!r}, which is not known here. Run `dvc repro`.")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stages.core import artefact
 from stages.core.convnet import ConvDecoder, to_grid
-from stages.decoder.model import Decoder
+from stages.decoder.model import Decoder, standardised
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +28,7 @@ class OneStep(nn.Module):
     def __init__(self, vectors_KD: Tensor, groups: int, widths: list[int], blocks: int):
         super().__init__()
         self.groups = groups
-        scaled = (vectors_KD - vectors_KD.mean(0)) / vectors_KD.std(0, correction=0).mean().clamp(min=1e-6)
-        self.register_buffer("vectors", scaled.float())
+        self.register_buffer("vectors", standardised(vectors_KD))
         self.painter = ConvDecoder(groups * vectors_KD.shape[1], widths, blocks)
 
     def forward(self, codes_BN: Tensor) -> Tensor:

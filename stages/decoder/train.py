@@ -5,8 +5,9 @@ Expect: digits: onestep 1 to 3 minutes on two cores, renderers some 6 each; scor
         reports/decoder/<tokenizer>-<decoder>/.
 
 Every name in `decoders` has a section `decoder.<name>` in params.yaml, whose `kind` says what it is:
-    onestep  convolutions that paint all codes of an image at once, L1 + perceptual + GAN
-    render   a transformer from the codes to those of a pixel tokenizer, whose frozen decoder paints (DiGIT stage 2)
+    onestep    convolutions that paint all codes of an image at once, L1 + perceptual + GAN
+    diffusion  rectified flow from noise to pixels in a few steps, given the codes (epsilon-VAE)
+    render     a transformer from the codes to those of a pixel tokenizer, whose frozen decoder paints (DiGIT stage 2)
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from types import ModuleType
 
 from stages.core import artefact, runtime
 from stages.core.params import Machine, Section, impossible, load, load_value
-from stages.decoder import onestep, render
+from stages.decoder import diffusion, onestep, render
 from stages.decoder.sources import Sources
 
 # Each module has the schema `Params`, `check(section, sources, params)` and
 # `fit(name, sources, out, report, params, machine)`.
-KINDS: dict[str, ModuleType] = {"onestep": onestep, "render": render}
+KINDS: dict[str, ModuleType] = {"onestep": onestep, "diffusion": diffusion, "render": render}
 
 
 def load_params(name: str, path: Path = Path("params.yaml")) -> tuple[ModuleType, Section]:

@@ -1,0 +1,96 @@
+"""What the decoders share that are trained by the game of stages/core/game.py: their facts, and one call for it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stages.core import artefact, distributed
+from stages.core.params import Machine
+from stages.core.plan import print_plan
+from stages.core.recipe import Painting
+from stages.data.reader import ImageSplit
+from stages.decoder.sources import Sources
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from stages.core.opponent import Opponent, Painted
+    from stages.encoder.model import Encoder
+
+
+class Players(NamedTuple):
+    """A network, its opponent, and how it paints: (network, pixels [B, 3, H, W], their codes [B, N]) -> `Painted`.
+
+    `facts` are what the artefact's config must say of the network, beside `facts_of`.
+    """
+
+    network: nn.Module
+    opponent: Opponent
+    paint: Callable[[Any, Tensor, Tensor], Painted]
+    facts: dict[str, Any]
+
+
+# code vectors [K, D], the frozen encoder, device -> players, made after the seed was set
+Invite = Callable[["Tensor", "Encoder", "torch.device"], Players]
+
+
+def facts_of(name: str, sources: Sources, params: Painting, kind: str) -> dict[str, Any]:
+    """What the decoder is built from."""
+    return sources.facts(kind, name, {}) | {"widths": params.widths, "blocks": params.blocks}
+
+
+def fit_painter(
+    facts: dict[str, Any], sources: Sources, out: Path, report: Path, params: Painting, machine: Machine, invite: Invite
+) -> None:
+    """Write the decoder artefact `out`; curves, last scores and pictures go to the folder `report`."""
+    import torch
+
+    from stages.codebook.model import load_tokenizer
+    from stages.core.device import pick_device
+    from stages.core.game import Game
+    from stages.core.scratch import scratch
+    from stages.encoder.model import load_encoder
+
+    activations = params.optim.batch_size * facts["img_px"] ** 2 * max(params.widths) * 4 * 8
+    print_plan(
+        "decoder", out, {"steps": params.optim.total_steps},
+        disk_bytes=200 * 2**20, memory_bytes=800 * 2**20 + activations,
+    )  # fmt: skip
+    device = pick_device(machine.device)
+    tokenizer, encoder = load_tokenizer(sources.codebook, device), load_encoder(sources.encoder, device)
+    splits = {split: ImageSplit(sources.images, split, machine.num_workers) for split in ("train", "val")}
+    torch.manual_seed(params.optim.seed)
+    players = invite(tokenizer.codebook.vectors, encoder, device)
+    network = players.network.to(device)
+    if distributed.rank() == 0:
+        print(f"decoder: {sum(p.numel() for p in network.parameters()):,} parameters")
+
+    def reconstruct(painter: Any, pixels: Tensor) -> Painted:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            codes = tokenizer.encode_pixels(pixels)
+        return players.paint(painter, pixels, codes)
+
+    perceptual = artefact.sha256(Path(params.lpips_vgg16)) if params.lpips_vgg16 else ""
+    inputs = [sources.images, sources.encoder, sources.codebook]
+    with distributed.process_group(), scratch(f"decoder-{out.name}", params, inputs, perceptual) as work:
+        game = Game(
+            f"decoder {out.name}", network, reconstruct, players.opponent,
+            encoder, splits, params, machine, work, device,
+        )  # fmt: skip
+        game.play()
+        if distributed.rank() == 0:
+            game.write_report(report)
+            publish(out, network, {**facts, **players.facts})
+        distributed.barrier()
+
+
+def publish(out: Path, network: nn.Module, config: dict[str, Any]) -> None:
+    """Make the artefact of the trained network."""
+    from safetensors.torch import save_file
+
+    with artefact.new_artefact(out, "decoder", config) as folder:
+        state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
+        save_file(state, folder / "model.safetensors")

@@ -1,0 +1,170 @@
+"""The diffusion decoder on the toy: it learns, decodes by seed and codes, resumes, and refuses what cannot be.
+
+Run: uv run pytest tests/test_diffusion.py
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import toy as toys
+
+from stages.core.errors import UserError
+from stages.data.reader import ImageSplit
+from stages.decoder.flow import Flow, draw_times
+from stages.decoder.model import load_decoder
+from stages.decoder.velocity import Velocity
+
+TRAIN = "stages.decoder.train --name diffusion --images data/images --encoder data/encoder"
+TRAIN += " --codebook data/codebook/kmeans --palette data/palette/diffusion"
+TRAIN += " --out data/decoder/kmeans-diffusion --report reports/decoder/kmeans-diffusion"
+PALETTE = "stages.palette.pick --name diffusion --codebooks data/codebook --out data/palette/diffusion"
+CHANGES = {"gan": {"start_step": 10, "width": 8}, "optim": {"total_steps": 40, "eval_every": 10, "lr_peak": 0.01}}
+# Every rung of the paper's ladder that is not the default, at once.
+LADDER = {
+    "conditioning": "adagn",
+    "flow": {"gamma": 1.0, "output": "velocity", "times": "uniform"},
+    "sampling": {"steps": 2, "spacing": "linear"},
+    "perceptual_weight": 0.0,
+    "gan": {"start_step": 0, "pairs": "plain"},
+    "optim": {"total_steps": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory):
+    root = tmp_path_factory.mktemp("diffusion") / "toy"
+    shutil.copytree(toy, root)
+    train(root, CHANGES)
+    return root
+
+
+def train(root, changes: dict, **more: dict) -> None:
+    toys.write_params(root, {"decoder": {"diffusion": changes}, **more})
+    toys.run_line(PALETTE, root)
+    toys.run_line(TRAIN, root)
+
+
+@pytest.fixture(scope="module")
+def decoder(trained):
+    return load_decoder(trained / "data/decoder/kmeans-diffusion")
+
+
+@pytest.fixture(scope="module")
+def codes(trained):
+    return np.load(trained / "data/tokens/kmeans/val.npy")[0]
+
+
+def test_it_learns_to_draw_what_the_codes_say(trained, decoder, codes):
+    curves = trained / "reports/decoder/kmeans-diffusion/plots/metrics"
+    psnr = [float(row.split("\t")[1]) for row in (curves / "train/psnr_db.tsv").read_text().splitlines()[1:]]
+    assert psnr[-1] > psnr[0] + 1 and {p.stem for p in curves.glob("*.tsv")} >= {"score", "r1", "discriminator"}
+    val = ImageSplit(trained / "data/images", "val").read(range(len(codes))).astype(float)
+    made = decoder.decode(codes).astype(float)
+    assert np.abs(made - val).mean() < np.abs(made - val[::-1]).mean()
+
+
+def test_decoding_gives_uint8_images_in_any_number_of_steps(decoder, codes):
+    for steps in (None, 1, 5):
+        images = decoder.decode(codes[:3], steps=steps)
+        assert images.shape == (3, 16, 16, 3) and images.dtype == np.uint8
+    assert np.array_equal(decoder.decode(codes[:3]), decoder.decode(codes[:3], steps=3)), "the config's three"
+    with pytest.raises(UserError, match="at least 1"):
+        decoder.decode(codes[:3], steps=0)
+
+
+def test_a_seed_and_codes_make_the_same_image_and_another_seed_another(decoder, codes):
+    def drawn(seed: int, part: np.ndarray) -> np.ndarray:
+        return decoder.decode(part, torch.Generator().manual_seed(seed)).astype(int)
+
+    assert np.array_equal(drawn(1, codes), drawn(1, codes))
+    assert np.abs(drawn(1, codes) - drawn(2, codes)).mean() > 0.1
+    # Sums of convolutions are ordered by the batch's size: at most one grey level apart after rounding.
+    assert np.abs(drawn(1, codes)[4:5] - drawn(1, codes[4:5])).max() <= 1
+
+
+def test_the_artefact_knows_the_variance_of_its_pixels_and_how_to_sample(trained):
+    config = json.loads((trained / "data/decoder/kmeans-diffusion/config.json").read_text())
+    images = ImageSplit(trained / "data/images", "train")
+    pixels = images.read(range(len(images))) / 127.5 - 1
+    assert config["flow"]["variance"] == pytest.approx(pixels.var(), rel=1e-6)
+    assert config["sampling"] == {"steps": 3, "spacing": "log"} and config["decoder"] == "diffusion"
+
+
+def test_every_rung_of_the_ladder_is_a_matter_of_params(trained, tmp_path):
+    root = tmp_path / "toy"
+    shutil.copytree(trained, root)
+    train(root, LADDER)
+    config = load_decoder(root / "data/decoder/kmeans-diffusion").config
+    assert config["conditioning"] == "adagn" and config["flow"]["output"] == "velocity"
+    train(root, {**LADDER, "gan": {"weight": 0.0, "start_step": 0}})
+    assert not (root / "reports/decoder/kmeans-diffusion/plots/metrics/discriminator.tsv").exists()
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes(trained, tmp_path, monkeypatch):
+    from stages.core.game import Game
+
+    root, whole = tmp_path / "toy", Game.step
+
+    def interrupted(self, now, *rest):
+        if now == 20:
+            raise KeyboardInterrupt
+        return whole(self, now, *rest)
+
+    shutil.copytree(trained, root)
+    shutil.rmtree(root / "data/decoder")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Game, "step", interrupted)
+        train(root, CHANGES, machine={"checkpoint_secs": 0})
+    assert not (root / "data/decoder/kmeans-diffusion").exists()
+    toys.run_line(TRAIN, root)
+    assert toys.hashes(root / "data/decoder") == toys.hashes(trained / "data/decoder")
+
+
+def test_a_non_finite_loss_stops_training_with_step_and_batch(trained, tmp_path):
+    root = tmp_path / "toy"
+    shutil.copytree(trained, root)
+    shutil.rmtree(root / "data/decoder")
+    with pytest.raises(UserError, match=r"non-finite loss or gradient at step \d+, on the batch \['0"):
+        train(root, {"optim": {"lr_peak": 1e30, "warmup_steps": 0}})
+    assert not (root / "data/decoder").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"widths": [8] * 6}, "32 px; it has 16"), ({"perceptual_blocks": [9]}, "0 to 1"),
+     ({"flow": {"gamma": 0.0}}, "flow.gamma = 0.0"), ({"sampling": {"steps": 0}}, "sampling.steps = 0")],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(trained, tmp_path, changes, said):
+    (tmp_path / "data").symlink_to(trained / "data")
+    toys.write_params(tmp_path, {"decoder": {"diffusion": changes}})
+    with pytest.raises(UserError, match=said):
+        toys.run_line(TRAIN, tmp_path)
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "adagn"])
+def test_it_overfits_a_batch(conditioning):
+    torch.manual_seed(0)
+    flow = Flow(0.6, 0.33, "residual", 0.15)
+    network = Velocity(torch.randn(6, 4), 1, [32, 32], 1, conditioning, flow)
+    codes, noise, colours = torch.randint(6, (6, 4)), torch.randn(6, 3, 8, 8), torch.rand(6, 3) * 2 - 1
+    squares = colours[codes].transpose(1, 2).unflatten(2, (2, 2))  # a colour a code
+    pixels = squares.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    before = error_of(network, codes, noise, pixels)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for step in range(100):
+        optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / 100)
+        t, eps = draw_times(6, "logit-normal", 0.8, 1.0, torch.device("cpu")), torch.randn_like(pixels)
+        error = network(flow.mix(pixels, eps, t), t, codes) - flow.velocity(pixels, eps)
+        optimizer.zero_grad()
+        error.square().mean().backward()
+        optimizer.step()
+    after = error_of(network, codes, noise, pixels)
+    assert after < 0.1 * before
+
+
+def error_of(network: Velocity, codes: torch.Tensor, noise: torch.Tensor, pixels: torch.Tensor) -> float:
+    with torch.inference_mode():
+        return float((network.sample(codes, noise, 3, "log") - pixels).square().mean())

@@ -1,0 +1,132 @@
+"""Rectified flow by hand: the process, the network's input and output, the times; and the U-Net's shapes.
+
+Run: uv run pytest tests/test_flow_matching.py
+"""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from stages.decoder.flow import Flow, draw_times, time_grid
+from stages.decoder.unet import UNet, resized
+
+PLAIN = Flow(gamma=0.6, variance=0.5, output="velocity", residual=0.2)
+TIMES = torch.linspace(0.001, 0.999, 9)
+
+
+def pair(count: int, variance: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """x0 of that variance and noise, [count, 3, 8, 8]."""
+    rng = torch.Generator().manual_seed(0)
+    shape = (count, 3, 8, 8)
+    return variance**0.5 * torch.randn(shape, generator=rng), torch.randn(shape, generator=rng)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.6])
+def test_the_true_velocity_leads_to_the_image_from_every_time(gamma):
+    flow, (x0, noise) = Flow(gamma, 1.0, "velocity", 1.0), pair(len(TIMES))
+    x_t, velocity = flow.mix(x0, noise, TIMES), flow.velocity(x0, noise)
+    torch.testing.assert_close(flow.clean(x_t, velocity, TIMES), x0, atol=1e-5, rtol=0)
+    later = flow.mix(x0, noise, TIMES + 1e-3)
+    torch.testing.assert_close((later - x_t) / 1e-3, velocity, atol=1e-2, rtol=0, msg="it is d x_t / d t")
+
+
+@pytest.mark.parametrize(("steps", "spacing"), [(1, "log"), (3, "log"), (7, "linear")])
+def test_euler_steps_along_the_true_velocity_end_at_the_image(steps, spacing):
+    x0, noise = pair(4)
+    velocity = PLAIN.velocity(x0, noise)
+    made = PLAIN.sample(lambda x, t: velocity, noise, time_grid(steps, spacing))
+    torch.testing.assert_close(made, x0, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("variance", [1.0, 0.3])
+@pytest.mark.parametrize("gamma", [1.0, 0.6])
+def test_what_the_network_sees_has_unit_variance_at_every_time(gamma, variance):
+    flow, (x0, noise) = Flow(gamma, variance, "velocity", 1.0), pair(400, variance)
+    for t in [0.0, *TIMES.tolist(), 1.0]:
+        times = torch.full((400,), t)
+        assert float(flow.scaled(flow.mix(x0, noise, times), times).var()) == pytest.approx(1, abs=0.02)
+
+
+def test_gamma_lowers_the_signal_to_noise_ratio_and_not_the_whole():
+    x0, noise = pair(2)
+    times = torch.tensor([0.3, 0.8])
+    signal, rest = PLAIN.mix(x0, 0 * noise, times), PLAIN.mix(0 * x0, noise, times)
+    torch.testing.assert_close(signal, 0.6 * (1 - times[:, None, None, None]) * x0)
+    torch.testing.assert_close(rest, times[:, None, None, None] * noise)
+
+
+def test_the_residual_output_is_what_the_best_linear_guess_leaves_at_unit_variance():
+    share, signal = 0.2, 0.6 * 0.5**0.5
+    flow, r = Flow(0.6, 0.5, "residual", share), share * signal
+    s, eps = torch.tensor([[1.0, -1, 1, -1], [1, 1, -1, -1]])  # unit variances, no covariance
+    for t in (0.01, r, 0.5, 0.99):
+        x_t, v = (1 - t) * r * s + t * eps, eps - r * s  # the mean is known: what is left deviates by r
+        slope = float((x_t * v).mean() / x_t.square().mean())
+        one, time = torch.ones(1, 3, 2, 2), torch.tensor([t])
+        skip = flow.velocity_of(0 * one, one, time).mean()
+        assert float(skip) == pytest.approx(slope, rel=1e-4, abs=1e-6)
+        s0 = signal * s  # unknown to x_t alone: the network must supply it
+        left = eps - s0 - float(skip) * ((1 - t) * s0 + t * eps)
+        scale = float((flow.velocity_of(one, 0 * one, time)).mean())
+        assert float((left / scale).square().mean()) == pytest.approx(1, rel=1e-3)
+
+
+def test_edm_skips_are_the_case_of_nothing_known():
+    flow, times = Flow(1.0, 1.0, "residual", 1.0), TIMES[:, None, None, None]
+    x_t, out = pair(len(TIMES))
+    total = (1 - times) ** 2 + times**2
+    wanted = (2 * times - 1) / total * x_t + out / total.sqrt()
+    torch.testing.assert_close(flow.velocity_of(out, x_t, TIMES), wanted)
+
+
+def test_the_log_grid_is_that_of_the_paper():
+    assert time_grid(3, "log") == pytest.approx([1, 0.9130, 0.7657, 0], abs=5e-5)
+    assert time_grid(4, "linear") == [1, 0.75, 0.5, 0.25, 0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 50])
+def test_log_times_fall_from_one_to_zero_in_growing_steps(steps):
+    times = time_grid(steps, "log")
+    sizes = [a - b for a, b in zip(times, times[1:], strict=False)]
+    assert (times[0], times[-1], len(times)) == (1, 0, steps + 1)
+    assert all(size > 0 for size in sizes) and sizes == sorted(sizes)
+
+
+def test_times_are_logit_normal_or_uniform():
+    torch.manual_seed(0)
+    cpu = torch.device("cpu")
+    logits = draw_times(50_000, "logit-normal", 0.8, 0.5, cpu).logit()
+    assert (float(logits.mean()), float(logits.std())) == pytest.approx((0.8, 0.5), abs=0.01)
+    even = draw_times(50_000, "uniform", 0.8, 0.5, cpu)
+    assert (float(even.mean()), float(even.var())) == pytest.approx((1 / 2, 1 / 12), abs=0.01)
+
+
+def awake(conditioning: str) -> UNet:
+    """A U-Net whose zeroed layers have weights, as after training."""
+    torch.manual_seed(0)
+    net = UNet(5, [16, 8], 1, conditioning)
+    with torch.no_grad():
+        [p.normal_(std=0.1) for p in net.parameters() if not p.any()]
+    return net.eval()
+
+
+def test_latents_join_the_image_in_channels_and_the_first_layer_sees_three_more():
+    assert UNet(5, [16, 8], 1, "concat").enter.in_channels == 3 + 5
+    assert UNet(5, [16, 8], 1, "adagn").enter.in_channels == 3
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "adagn"])
+@pytest.mark.parametrize(("side", "grid"), [(8, 2), (16, 4), (32, 8), (16, 16), (8, 8)])
+def test_the_same_weights_run_at_every_size_and_hear_time_and_latents(conditioning, side, grid):
+    net, x, t = awake(conditioning), torch.randn(2, 3, side, side), torch.tensor([0.2, 0.7])
+    latents = torch.randn(2, 5, grid, grid)
+    out = net(x, t, latents)
+    assert out.shape == x.shape and out.isfinite().all()
+    assert not torch.allclose(out, net(x, t, -latents)) and not torch.allclose(out, net(x, 1 - t, latents))
+
+
+def test_latents_grow_by_repetition_and_shrink_by_averages():
+    latents = torch.randn(1, 2, 4, 4)
+    assert torch.equal(resized(latents, 8), latents.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    torch.testing.assert_close(resized(latents, 2), F.avg_pool2d(latents, 2))
+    assert torch.equal(resized(latents, 4), latents)
