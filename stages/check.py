@@ -31,8 +31,10 @@ from stages.palette.pick import load_palettes
 from stages.pretrain.train import Params as Pretrain
 from stages.probe.linear import Params as Probe
 from stages.projection.compare import Params as Projection
+from stages.resolution.measure import Params as Resolution
 from stages.samples.draw import Params as Draws
 from stages.stability.measure import Params as Stability
+from stages.sweep.measure import Params as Sweep
 from stages.tokens.encode import Params as Tokens
 
 NAMES = {
@@ -59,6 +61,8 @@ SCHEMAS: dict[str, type[Section]] = {
     "projection": Projection,
     "judge": Judge,
     "evaluate": Evaluate,
+    "sweep": Sweep,
+    "resolution": Resolution,
 }
 
 

@@ -86,6 +86,8 @@ def test_identical_images_have_no_perceptual_distance_and_others_do(toy):
     loss, first, second = EncoderPerceptual(encoder, [0, 1]), torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
     assert float(loss(first, first)) == pytest.approx(0, abs=1e-5)
     assert float(loss(second, first)) > 1e-3
+    each = loss.of_each(second, first)
+    assert each[1] == pytest.approx(float(loss(second[1:], first[1:]))) and each.mean() == loss(second, first)
 
 
 def test_lpips_takes_torchvisions_vgg16_from_a_file(tmp_path):
@@ -125,7 +127,7 @@ def test_the_adaptive_weight_is_the_ratio_of_gradients_and_clamped():
 
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf")])
 def test_a_broken_discriminator_pushes_nothing_into_the_decoder(garbage):
-    network = OneStep(torch.randn(8, 4), 4, 1, [8, 8], 1)
+    network = OneStep(torch.randn(8, 4), 1, [8, 8], 1)
     discriminator = PatchDiscriminator(8)
     with torch.no_grad():
         discriminator.layers[0].weight.fill_(garbage)

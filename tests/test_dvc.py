@@ -42,7 +42,8 @@ def project(tmp_path_factory):
 
 
 AFTER_CODEBOOK = {
-    "codebook", "palette", "tokens", "anatomy", "decoder", "generator", "samples", "stability", "evaluate", "report",
+    "codebook", "palette", "tokens", "anatomy", "decoder", "generator", "samples", "stability", "evaluate", "sweep",
+    "resolution", "report",
 }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ AFTER_CODEBOOK = {
             {"generator": {"masked": {"seed": 3}}},
             {"generator@kmeans-masked", "samples@kmeans-masked", "evaluate", "report"},
         ),
-        ({"decoder": {"onestep": {"blocks": 2}}}, {"decoder", "evaluate", "report"}),
+        ({"decoder": {"onestep": {"blocks": 2}}}, {"decoder", "evaluate", "sweep", "resolution", "report"}),
         ({"machine": {"num_workers": 1, "infer_batch_size": 7, "checkpoint_secs": 5.0}}, set()),
     ],
     ids=lambda value: str(value),

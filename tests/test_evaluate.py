@@ -114,8 +114,9 @@ def test_fid_equals_torch_fidelitys_own_command(toy):
     """The registered extractor works in calculate_metrics, gives our numbers, and FID(x, x) < 1e-3 (statement 28)."""
     from torch_fidelity import calculate_metrics
 
+    from stages.core import likeness
+    from stages.encoder.space import EMBEDDED, open_embedded
     from stages.evaluate import metrics
-    from stages.evaluate.extractor import EMBEDDED, open_embedded
 
     class Pictures(torch.utils.data.Dataset):
         def __init__(self, split: str):
@@ -136,11 +137,11 @@ def test_fid_equals_torch_fidelitys_own_command(toy):
     space = open_embedded(toy.encoder, torch.device("cpu"))
     with torch.inference_mode():
         one, other = (space.features(part.images.permute(0, 2, 3, 1).numpy())[0] for part in (val, train))
-    assert metrics.fid(one, other) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert likeness.fid(one, other) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
     assert metrics.kid(one, other, 40, seed=2020)[0] == pytest.approx(
         theirs["kernel_inception_distance_mean"], rel=1e-3
     )
-    assert abs(metrics.fid(one, one)) < 1e-3
+    assert abs(likeness.fid(one, one)) < 1e-3
     assert abs(calculate_metrics(input1=val, input2=val, **settings)["frechet_inception_distance"]) < 1e-3
 
 

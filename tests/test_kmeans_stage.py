@@ -65,7 +65,7 @@ def test_separate_layers_give_a_code_each_from_vocabularies_of_their_own(toy, tm
     alone, _ = fit_toy(toy, tmp_path / "alone", blocks=[0], method="lloyd")
     assert np.array_equal(alone.encode(pixels), codes[:, :16])
     assert metrics_of(tmp_path)["train"]["live_codes"] == len(np.unique(codes))
-    painter = OneStep(tokenizer.codebook.vectors, grid=4, groups=2, widths=[16, 8, 8], blocks=1)
+    painter = OneStep(tokenizer.codebook.vectors, groups=2, widths=[16, 8, 8], blocks=1)
     assert painter(torch.from_numpy(codes.astype(np.int64))).shape == (len(images), 3, 16, 16)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages.codebook.usage import usage
-from stages.core import scores
+from stages.core import likeness, scores
 from stages.evaluate import metrics
 from stages.evaluate.neighbours import distance_figures, nearest
 
@@ -48,7 +48,7 @@ def ssim_by_hand(image: np.ndarray, other: np.ndarray) -> float:
 
 def test_ssim_equals_brute_force():
     images, others = noisy_pair()
-    assert metrics.ssim(images, others) == pytest.approx(
+    assert likeness.ssim(images, others) == pytest.approx(
         [ssim_by_hand(*pair) for pair in zip(images, others, strict=True)]
     )
 
@@ -56,13 +56,13 @@ def test_ssim_equals_brute_force():
 def test_ssim_is_one_for_equal_images_even_below_the_window():
     for px in (8, 11, 16):
         images, others = noisy_pair(px=px)
-        assert metrics.ssim(images, images) == pytest.approx([1.0] * 3)
-        assert (metrics.ssim(images, others) < 1).all()
+        assert likeness.ssim(images, images) == pytest.approx([1.0] * 3)
+        assert (likeness.ssim(images, others) < 1).all()
 
 
 def test_fid_of_equal_sets_is_zero():
     feats = torch.from_numpy(np.random.default_rng(0).normal(size=(300, 16)))
-    assert abs(metrics.fid(feats, feats)) < 1e-3
+    assert abs(likeness.fid(feats, feats)) < 1e-3
 
 
 def test_fid_of_equal_covariances_is_the_squared_distance_of_means():
@@ -75,12 +75,12 @@ def test_fid_of_equal_covariances_is_the_squared_distance_of_means():
     found = fid_statistics_to_metric(one, {**one, "mu": shift}, verbose=False)[KEY_METRIC_FID]
     assert found == pytest.approx(shift @ shift, rel=1e-6)
     feats = torch.from_numpy(rng.normal(size=(200, 12)))
-    assert metrics.fid(feats, feats + torch.from_numpy(shift)) == pytest.approx(shift @ shift, rel=1e-6)
+    assert likeness.fid(feats, feats + torch.from_numpy(shift)) == pytest.approx(shift @ shift, rel=1e-6)
 
 
 def test_fid_with_fewer_images_than_dimensions_is_a_real_number():
     feats = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 64)))
-    found = metrics.fid(feats[:20], feats[20:])
+    found = likeness.fid(feats[:20], feats[20:])
     assert isinstance(found, float) and math.isfinite(found) and found > 0
 
 

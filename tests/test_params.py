@@ -144,7 +144,20 @@ def test_every_bad_key_is_named_at_once(workplace):
 
 @pytest.mark.parametrize(
     "command",
-    ["features", "codebook", "tokens", "decoder", "ar", "samples-ar", "stability", "evaluate", "anatomy", "ablation"],
+    [
+        "features",
+        "codebook",
+        "tokens",
+        "decoder",
+        "ar",
+        "samples-ar",
+        "stability",
+        "evaluate",
+        "anatomy",
+        "ablation",
+        "sweep",
+        "resolution",
+    ],
 )
 def test_a_missing_upstream_artefact_is_named_with_what_to_do(command, tmp_path):
     toys.write_params(tmp_path)

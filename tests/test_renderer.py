@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stages.core import causal, masking
+from stages.core.errors import UserError
 from stages.decoder.model import Decoder
 from stages.decoder.noise import seeds_of
 from stages.decoder.renderer import RenderDecoder, Renderer
@@ -153,3 +154,15 @@ def test_masked_rendering_takes_at_most_as_many_forwards_as_steps(monkeypatch):
     monkeypatch.setattr(Renderer, "forward", lambda *a: (calls.append(1), original(*a))[1])
     made.decode(pair(2)[0])
     assert len(calls) == 4
+
+
+def test_steps_are_a_setting_of_masked_renderers_alone_and_all_networks_count():
+    given, _ = pair(3)
+    masked, causal = decoder("masked", steps=4), decoder("ar")
+    assert masked.steps == 4 and (masked.in_steps(1).decode(given) == decoder("masked", steps=1).decode(given)).all()
+    assert masked.steps == 4 and causal.steps is None
+    for one, steps in ((causal, 2), (masked, 0)):
+        with pytest.raises(UserError, match=f"steps = {steps}: expected at least 1"):
+            one.in_steps(steps)
+    masked.pixel_decoder.network = torch.nn.Linear(2, 3)
+    assert masked.num_parameters == sum(p.numel() for p in masked.network.parameters()) + 9

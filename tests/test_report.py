@@ -114,13 +114,16 @@ def test_what_is_missing_is_said(reports):
         "ablation",
         "stability",
         "projection",
+        "sweep",
+        "resolution",
         "decoder",
         "generator",
         "pretrain",
     ):
         shutil.rmtree(reports / name)
     (reports.parent / "dvc.lock").unlink()
-    named = "encoder probe, codebook, anatomy of the codes, codebook ablation, noise stability, projection toy, "
+    named = "decoders, larger images, encoder probe, codebook, anatomy of the codes, codebook ablation, "
+    named += "noise stability, projection toy, "
     assert f"Missing in this report: {named}training curves, params (no dvc.lock)" in page(reports)
 
 

@@ -52,6 +52,8 @@ CHANGES = {
     "stability": {"snrs_db": [20, 0], "seeds": [0, 1]},
     "projection": {"noise_sigmas": [0.0, 1.0], "train_samples": 50, "test_samples": 100, "seeds": [0, 1]},
     "judge": {"img_px": 8, "widths": [8, 8], "optim": OPTIM},
+    "sweep": {"steps": [1, 2], "seeds": [0, 1], "perceptual_blocks": [1], "bootstrap_draws": 3, "images_shown": 4},
+    "resolution": {"scales": [1, 2], "max_images": 12, "bootstrap_draws": 3, "images_shown": 3},
     "evaluate": {"bootstrap_draws": 3, "kid_subset_size": 8, "prc_neighbours": 2, "pixel_px": 8, "neighbours_shown": 4},
 }
 
@@ -117,6 +119,10 @@ COMMANDS = {
     "evaluate": "stages.evaluate.score --images data/images --encoder data/encoder --judge data/judge"
     " --codebook data/codebook/kmeans --decoder data/decoder/kmeans-onestep --samples data/samples/kmeans"
     " --report reports/evaluate/kmeans-onestep",
+    "sweep": "stages.sweep.measure --images data/images --encoder data/encoder --judge data/judge"
+    " --codebook data/codebook/kmeans --decoder data/decoder/kmeans-onestep --report reports/sweep/kmeans-onestep",
+    "resolution": "stages.resolution.measure --images data/images --codebook data/codebook/kmeans"
+    " --decoder data/decoder/kmeans-onestep --report reports/resolution/kmeans-onestep",
     "report": "stages.report.build --reports reports --out reports/index.html",
 }
 

@@ -51,10 +51,10 @@ def write_evaluation(folder: Path, **changes) -> None:
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
-def picture(path: Path) -> None:
+def picture(path: Path, shape: tuple[int, int, int] = (8, 8, 3)) -> None:
     """A picture unlike any other of the test."""
     seed = int.from_bytes(path.as_posix().encode()[-12:])
-    save_png(path, np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    save_png(path, np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
 def write_stability(folder: Path, change: float, **changes) -> None:
@@ -109,6 +109,8 @@ def write_reports(tmp_path: Path) -> Path:
     for epoch in (1, 2):
         picture(reports / "decoder" / "kmeans-onestep" / "pictures" / f"epoch-{epoch:04d}.png")
     write_studies(reports)
+    write_sweep(reports / "sweep" / "kmeans-onestep", "onestep", {"once": 25.0})
+    write_resolution(reports / "resolution" / "vqgan-onestep")
     (tmp_path / "dvc.lock").write_text(json.dumps(LOCK))
     return reports
 
@@ -128,3 +130,39 @@ def write_studies(reports: Path) -> None:
         folder = reports / "ablation" / f"{num_codes}-{dim}"
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps({**cell, "protocol": [{"of": "ablation", "val_images": 297}]}))
+
+
+COLUMN_PX, ROWS_PX = 5, 9  # of a picture with two rows of 4 px
+
+
+def write_sweep(folder: Path, kind: str, psnr_db: dict[str, float], bits: float = 512.0, **changes) -> None:
+    """PSNR at each level, the last one being the decoder's own; `changes` go into the protocol."""
+    tokenizer, name = folder.name.split("-")
+    decoder = {"name": name, "kind": kind, "tokenizer": tokenizer, "parameters": 12345}
+    last = [*psnr_db][-1]
+    decoder |= {} if last == "once" else {"steps": int(last.removeprefix("steps_"))}
+    seeds = {} if last == "once" else {"psnr_db_seed_std": 0.03, "rfid[embedded]_seed_std": 0.01}
+    levels = {
+        level: {"psnr_db": value, "psnr_db_std": 0.1, **seeds, "rfid[embedded]": value / 10, "rfid[embedded]_std": 0.02}
+        for level, value in psnr_db.items()
+    }
+    columns = ["original", *levels]
+    place = {"of": "steps.png", "columns": columns, "pitch_px": COLUMN_PX}
+    codes = {"tokens": 64, "num_codes": 256, "bits_an_image": bits}
+    entry = {"of": "sweep", "reference_digest": "0123456789ab", "decoding_seeds": [0, 1], **changes}
+    picture(folder / "steps.png", (ROWS_PX, len(columns) * COLUMN_PX - 1, 3))
+    text = json.dumps({"decoder": decoder, "codes": codes, **levels, "protocol": [entry, place]})
+    (folder / "metrics.json").write_text(text)
+
+
+def write_resolution(folder: Path) -> None:
+    """A decoder and the tokenizer's own, at two scales; beside it one that was left out."""
+    figures = {f"scale_{scale}": {"psnr_db": 20.5 + scale, "psnr_db_std": 0.2, "ssim": 0.75} for scale in (1, 4)}
+    joint = {scale: {**own, "psnr_db": 19.125} for scale, own in figures.items()}
+    entry = {"of": "resolution", "larger_images": "rendered"}
+    metrics = {"name": "onestep", "tokenizer": "vqgan", "decoder": figures, "joint": joint, "protocol": [entry]}
+    picture(folder / "pictures" / "scales.png")
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    other = folder.with_name("kmeans-onestep")
+    other.mkdir()
+    (other / "metrics.json").write_text(json.dumps({"skipped": "kmeans: its transformer sees images of one size"}))

@@ -30,12 +30,15 @@ class EncoderPerceptual(nn.Module):
 
     def forward(self, made: Tensor, real: Tensor) -> Tensor:
         """float [B, 3, H, W] twice -> scalar."""
+        return self.of_each(made, real).mean()
+
+    def of_each(self, made: Tensor, real: Tensor) -> Tensor:
+        """The distance of each image, float [B]."""
         with torch.no_grad():
             wanted = self.encoder(real, blocks=self.blocks, final_norm=True)
         found = self.encoder(made, blocks=self.blocks, final_norm=True)
-        return torch.stack(
-            [1 - F.cosine_similarity(f, w, dim=-1).mean() for f, w in zip(found, wanted, strict=True)]
-        ).mean()
+        blocks = zip(found, wanted, strict=True)
+        return torch.stack([1 - F.cosine_similarity(f, w, dim=-1).mean(1) for f, w in blocks]).mean(0)
 
 
 class LpipsPerceptual(nn.Module):

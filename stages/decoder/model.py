@@ -7,8 +7,9 @@ images_BHWC = decoder.decode(codes_BN)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -26,12 +27,51 @@ KIND = "decoder"
 
 
 class Decoder(ABC):
-    """A trained decoder with its facts: how many codes it knows, how many it takes an image; N = groups * grid²."""
+    """A trained decoder with its facts: how many codes it knows, how many it takes an image; N = groups * grid².
+
+    `draws`: what it paints depends on the generator, too. `any_size`: convolutions alone, see `enlarged`.
+    """
+
+    draws = True
+    any_size = False
 
     def __init__(self, network: nn.Module, config: dict[str, Any], device: torch.device | str):
         self.network, self.config, self.device = network.to(device).eval(), config, torch.device(device)
-        self.num_codes: int = config["num_codes"]
-        self.num_patches: int = config["groups"] * config["grid"] ** 2
+
+    @property
+    def num_codes(self) -> int:
+        return self.config["num_codes"]
+
+    @property
+    def num_patches(self) -> int:
+        return self.config["groups"] * self.config["grid"] ** 2
+
+    @property
+    def num_parameters(self) -> int:
+        """Of all networks that it paints with; code vectors are none."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @property
+    def steps(self) -> int | None:
+        """How many decoding steps its config asks for; None for a kind to which that is no setting."""
+        return None
+
+    def in_steps(self, steps: int) -> Self:
+        """The same decoder in another number of decoding steps."""
+        if self.steps is None or steps < 1:
+            raise UserError(f"steps = {steps}: expected at least 1, and a decoder that takes steps")
+        return self._with(sampling={**self.config["sampling"], "steps": steps})
+
+    def enlarged(self, scale: int) -> Self:
+        """The same decoder for a grid, and images, `scale` times as wide and high as those that it learned from."""
+        if not self.any_size:
+            raise UserError(f"a decoder of kind {self.config['decoder']} paints images of one size alone")
+        return self._with(grid=scale * self.config["grid"], img_px=scale * self.config["img_px"])
+
+    def _with(self, **changes: Any) -> Self:
+        other = copy(self)
+        other.config = {**self.config, **changes}
+        return other
 
     @abstractmethod
     def paint(self, codes_BN: Tensor, seeds_B: np.ndarray) -> Tensor:
@@ -42,13 +82,19 @@ class Decoder(ABC):
 
     @torch.inference_mode()
     def decode(
-        self, codes: np.ndarray | Tensor, generator: torch.Generator | None = None, batch_size: int = 256
+        self,
+        codes: np.ndarray | Tensor,
+        generator: torch.Generator | None = None,
+        batch_size: int = 256,
+        steps: int | None = None,
     ) -> np.ndarray:
-        """Codes of any integer type [B, N] -> uint8 [B, H, W, 3].
+        """Codes of any integer type [B, N] -> uint8 [B, H, W, 3], in `steps` steps instead of those of the config.
 
         One seed is drawn from `generator` (0 without one). Images depend on that seed and on their codes, not on their
         batch, but for the rounding of float sums.
         """
+        if steps is not None:
+            return self.in_steps(steps).decode(codes, generator, batch_size)
         codes_BN = self.checked(codes)
         seeds = seeds_of(codes_BN, generator)
         starts = range(0, max(1, len(codes_BN)), batch_size)

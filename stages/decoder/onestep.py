@@ -46,7 +46,7 @@ def fit(name: str, sources: Sources, out: Path, report: Path, params: Params, ma
     facts = facts_of(name, sources, params, params.kind)
 
     def invite(vectors_KD: Tensor, encoder: Encoder, device: torch.device) -> Players:
-        network = OneStep(vectors_KD, *(facts[key] for key in ("grid", "groups", "widths", "blocks"))).to(device)
+        network = OneStep(vectors_KD, *(facts[key] for key in ("groups", "widths", "blocks"))).to(device)
         opponent = HingeOpponent(params, network.painter.to_pixels.weight, encoder, device)
         return Players(network, opponent, paint, {})
 

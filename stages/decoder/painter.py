@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +25,22 @@ class OneStep(nn.Module):
 
     vectors: Tensor
 
-    def __init__(self, vectors_KD: Tensor, grid: int, groups: int, widths: list[int], blocks: int):
+    def __init__(self, vectors_KD: Tensor, groups: int, widths: list[int], blocks: int):
         super().__init__()
-        self.grid, self.groups = grid, groups
+        self.groups = groups
         self.register_buffer("vectors", standardised(vectors_KD))
         self.painter = ConvDecoder(groups * vectors_KD.shape[1], widths, blocks)
 
     def forward(self, codes_BN: Tensor) -> Tensor:
-        """int64 [B, N] -> float [B, 3, img_px, img_px], about [-1, 1]; N = groups * grid²."""
-        return self.painter(to_grid(self.vectors[codes_BN], self.grid))
+        """int64 [B, N] -> float [B, 3, img_px, img_px], about [-1, 1]; N = groups * grid² for any grid."""
+        return self.painter(to_grid(self.vectors[codes_BN], isqrt(codes_BN.shape[1] // self.groups)))
 
 
 class OneStepDecoder(Decoder):
     """Draws no noise."""
+
+    draws = False
+    any_size = True
 
     def paint(self, codes_BN: Tensor, seeds_B: np.ndarray) -> Tensor:
         return self.network(codes_BN)
@@ -47,6 +51,6 @@ def load_onestep(folder: Path, config: dict[str, Any], device: torch.device | st
     from safetensors.torch import load_file
 
     state = load_file(artefact.checked(folder, "model.safetensors"))
-    network = OneStep(state["vectors"], *(config[key] for key in ("grid", "groups", "widths", "blocks")))
+    network = OneStep(state["vectors"], *(config[key] for key in ("groups", "widths", "blocks")))
     network.load_state_dict(state)
     return OneStepDecoder(network, config, device)

@@ -97,6 +97,15 @@ class RenderDecoder(Decoder):
         super().__init__(network, config, device)
         self.renderer, self.pixel_decoder = network, pixel_decoder
 
+    @property
+    def num_parameters(self) -> int:
+        return super().num_parameters + self.pixel_decoder.num_parameters
+
+    @property
+    def steps(self) -> int | None:
+        """Forwards an image; autoregressive ones have as many as pixel codes, no fewer."""
+        return None if self.renderer.causal else self.config["sampling"]["steps"]
+
     def paint(self, codes_BN: Tensor, seeds_B: np.ndarray) -> Tensor:
         return self.pixel_decoder.paint(self.pixel_codes(codes_BN, seeds_B), seeds_B)
 

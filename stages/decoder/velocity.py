@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from stages.core import artefact
 from stages.core.convnet import to_grid
-from stages.core.errors import UserError
 from stages.decoder.flow import Flow, Spacing, time_grid
 from stages.decoder.model import Decoder, standardised
 from stages.decoder.noise import normal
@@ -53,21 +52,12 @@ class DiffusionDecoder(Decoder):
     """Starts from noise that is a function of seed and codes; `sampling` in its config says how it goes on."""
 
     network: Velocity
+    any_size = True
 
-    def decode(
-        self,
-        codes: np.ndarray | Tensor,
-        generator: torch.Generator | None = None,
-        batch_size: int = 256,
-        steps: int | None = None,
-    ) -> np.ndarray:
-        """As every decoder's, in `steps` Euler steps instead of those of the config."""
-        if steps is None:
-            return super().decode(codes, generator, batch_size)
-        if steps < 1:
-            raise UserError(f"steps = {steps}: expected at least 1")
-        config = {**self.config, "sampling": {**self.config["sampling"], "steps": steps}}
-        return DiffusionDecoder(self.network, config, self.device).decode(codes, generator, batch_size)
+    @property
+    def steps(self) -> int:
+        """Euler steps."""
+        return self.config["sampling"]["steps"]
 
     def paint(self, codes_BN: Tensor, seeds_B: np.ndarray) -> Tensor:
         side = self.config["img_px"]

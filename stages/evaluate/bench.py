@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stages.core.params import Machine
-    from stages.evaluate.extractor import Space
+    from stages.core.spaces import Space
     from stages.evaluate.score import Params
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import artefact
+from stages.core import artefact, likeness
 from stages.core.errors import UserError
 from stages.evaluate import metrics
 from stages.evaluate.reconstruction import neighbour_figures
@@ -78,7 +78,7 @@ def seed_figures(sight: Sight, labels: np.ndarray, bench: Bench) -> dict[str, fl
     for space, feats in sight.features.items():
         reference = bench.reference.features[space]
         precision, recall = metrics.precision_recall(feats, reference, params.prc_neighbours)
-        figures |= {f"gfid[{space}]": metrics.fid(feats, reference)}
+        figures |= {f"gfid[{space}]": likeness.fid(feats, reference)}
         figures |= {f"gkid[{space}]": metrics.kid(feats, reference, params.kid_subset_size, params.seed)[0]}
         if space in sight.logits:
             figures |= {f"is[{space}]": metrics.inception_score(sight.logits[space], params.seed)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stages.core import scores
+from stages.core import likeness, scores
 from stages.evaluate import metrics
 from stages.evaluate.neighbours import distance_figures, nearest
 from stages.evaluate.sight import Sight, batches, join, paint
@@ -31,7 +31,7 @@ def score_reconstruction(
         codes = tokenizer.encode(images)
         decoded = paint(decoder, codes, bench.params.seed)
         counts += np.bincount(codes.ravel(), minlength=len(counts))
-        signal.append(np.stack([scores.psnr(images, decoded), metrics.ssim(images, decoded)]))
+        signal.append(np.stack([scores.psnr(images, decoded), likeness.ssim(images, decoded)]))
         originals.append(bench.look(images))
         copies.append(bench.look(decoded))
     real, made = join(originals), join(copies)
@@ -68,12 +68,12 @@ def distances_to_originals(made: Sight, real: Sight, bench: Bench) -> dict[str, 
     for space, feats in made.features.items():
         originals = real.features[space]
         std = scores.bootstrap_std(
-            lambda index, a=feats, b=originals: metrics.fid(a[index], b[index]),
+            lambda index, a=feats, b=originals: likeness.fid(a[index], b[index]),
             len(feats),
             params.bootstrap_draws,
             params.seed,
         )
-        figures |= {f"rfid[{space}]": metrics.fid(feats, originals), f"rfid[{space}]_std": std}
+        figures |= {f"rfid[{space}]": likeness.fid(feats, originals), f"rfid[{space}]_std": std}
         kid, kid_std = metrics.kid(feats, originals, params.kid_subset_size, params.seed)
         figures |= {f"rkid[{space}]": kid, f"rkid[{space}]_std": kid_std}
     return figures

@@ -80,11 +80,11 @@ def score(
     kind = {"kind": tokenizer.config["tokenizer"], "num_codes": tokenizer.num_codes, "dim": tokenizer.dim}
     figures: dict[str, Any] = {"tokenizer": {"name": codebook.name, **kind, "codes": tokenizer.num_patches}, **scores}
     references = {"val": "train", "reconstruction": "val"}
-    protocol = [describe(of, reference, len(val), val.labels, bench) for of, reference in references.items()]
+    protocol = [describe(of, reference, val.labels, bench) for of, reference in references.items()]
     for name, drawn in samples.items():
         figures[name] = score_samples(drawn, tokenizer.num_codes, painter, bench, val_distances)
         how = {"sampler": drawn.config["sampling"], "seeds": drawn.config["seeds"]}
-        protocol.append(describe(name, "train", len(drawn.labels), drawn.labels, bench, **how))
+        protocol.append(describe(name, "train", drawn.labels, bench, **how))
     draw_pictures(report, val, tokenizer, painter, samples, bench)
     write_figures(report, {**figures, "protocol": protocol})
     print_summary(figures)

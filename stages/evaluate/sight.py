@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from stages.evaluate.extractor import Space
+    from stages.core.spaces import Space
 
 
 @dataclass(frozen=True)

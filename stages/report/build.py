@@ -23,10 +23,11 @@ TEMPLATE = Path(__file__).with_name("template.html")
 
 def build(reports: Path, out: Path, lock: Path) -> None:
     """Write the page `out` from the folder `reports`."""
-    from stages.report import codes, comparison, sections, studies
+    from stages.report import codes, comparison, decoders, sections, studies
 
-    evaluations = gather.read_evaluations(reports)
+    evaluations, study = gather.read_evaluations(reports), decoders.study(reports)
     optional = {
+        "larger images": decoders.resolution(reports),
         "encoder probe": sections.probe(reports),
         "codebook": sections.codebooks(reports),
         "anatomy of the codes": codes.anatomy(reports),
@@ -39,6 +40,7 @@ def build(reports: Path, out: Path, lock: Path) -> None:
         comparison.comparison(reports, evaluations),
         sections.headline(evaluations),
         sections.reconstructions(reports, evaluations),
+        *study,
     ]
     parts += [
         *sections.samples(reports, evaluations),
@@ -46,7 +48,9 @@ def build(reports: Path, out: Path, lock: Path) -> None:
         sections.everything(evaluations),
     ]
     params = used_params(lock)
-    missing = [name for name, part in {**optional, "params (no dvc.lock)": params}.items() if part is None]
+    missing = [
+        name for name, part in {"decoders": study, **optional, "params (no dvc.lock)": params}.items() if not part
+    ]
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, render(parts, missing, params).encode())
     print(f"report: {out}, {out.stat().st_size / 1e6:.1f} MB" + (f"; missing: {', '.join(missing)}" if missing else ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 COLUMNS = 3
 COLOURS = {"train": "#2563a8", "val": "#d2691e"}
 OTHERS = ("#2563a8", "#d2691e", "#2e8b57", "#8b3a8b", "#b8860b", "#5d6675")  # in turn, where several are compared
+STYLES = ("-", "--", ":")  # where there are more than colours
 Band = tuple[list[float], list[float], list[float]]  # x, mean, deviation
 
 
@@ -31,14 +33,14 @@ def curves(found: dict[str, dict[str, Series]]) -> str:
     return as_address(figure)
 
 
-def bands(found: dict[str, dict[str, Band]], x_title: str) -> str:
-    """{plot: {label: band}} as one PNG, two plots a row, x falling from left to right: means, bars of one deviation."""
+def bands(found: dict[str, dict[str, Band]], x_title: str, adjust: Callable[[Axes], object]) -> str:
+    """{plot: {label: band}} as one PNG, two plots a row: means, bars of one deviation; `adjust` sees to each x axis."""
     figure, axes = panels(len(found), 2, 3.0)
     for axis, (name, own) in zip(axes, found.items(), strict=True):
         for place, (label, (x, mean, std)) in enumerate(own.items()):
-            colour = OTHERS[place % len(OTHERS)]
-            axis.errorbar(x, mean, std, color=colour, label=label, linewidth=1.4, marker=".", capsize=2)
-        axis.invert_xaxis()
+            colour, line = OTHERS[place % len(OTHERS)], STYLES[place // len(OTHERS) % len(STYLES)]
+            axis.errorbar(x, mean, std, color=colour, linestyle=line, label=label, linewidth=1.4, marker=".", capsize=2)
+        adjust(axis)
         axis.set_xlabel(x_title, fontsize=8)
         finish(axis, name)
         axis.legend(fontsize=8, frameon=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 from stages.report import draw, gather
 from stages.report.sections import Picture, Section, pictures
-from stages.report.tables import Row, figure_table, number, protocol_of, shared, spread, tables
+from stages.report.tables import Row, by_protocol, figure_table, number, protocol_of, spread, tables
 
 BASELINE = "kmeans"  # the tokenizer to which others are compared
 STABILITY = {
@@ -31,7 +31,7 @@ def stability(reports: Path) -> Section | None:
         "that reason alone: compare tokenizers of as many codes and of like PSNR, and know which encoder saw noise in "
         "its training."
     )
-    groups = by_protocol(found)
+    groups = by_protocol(found, "stability")
     rows = [row for group in groups for snr in levels(next(iter(group.values()))) for row in rows_at(snr, group)]
     shown = [Picture(plot(group), f"{', '.join(group)}: falling signal-to-noise ratio") for group in groups]
     details = [(f"{name}: noise", figure_table(one, protocol_of(one, "tokenizer"))) for name, one in found.items()]
@@ -56,18 +56,10 @@ def rows_at(snr: str, group: dict[str, dict[str, Any]]) -> list[Row]:
     return rows
 
 
-def by_protocol(found: dict[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
-    """The tokenizers that may be compared with each other, group by group."""
-    groups: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, metrics in found.items():
-        groups.setdefault(shared(protocol_of(metrics, "stability")), {})[name] = metrics
-    return list(groups.values())
-
-
 def plot(group: dict[str, dict[str, Any]]) -> str:
     """One plot a figure with a line for each tokenizer, as an address."""
     found = {title: {name: band(key, one) for name, one in group.items()} for key, title in STABILITY.items()}
-    return draw.bands(found, "SNR, dB")
+    return draw.bands(found, "SNR, dB", lambda axis: axis.invert_xaxis())
 
 
 def band(figure: str, metrics: dict[str, Any]) -> draw.Band:

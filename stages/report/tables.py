@@ -57,6 +57,14 @@ def shared(protocol: dict[str, Any]) -> str:
     return json.dumps(comparable(protocol), sort_keys=True)
 
 
+def by_protocol(found: dict[str, dict[str, Any]], of: str) -> list[dict[str, dict[str, Any]]]:
+    """Metrics by name, in the groups whose figures `of` may be compared."""
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, metrics in found.items():
+        groups.setdefault(shared(protocol_of(metrics, of)), {})[name] = metrics
+    return list(groups.values())
+
+
 def tables(heads: list[str], rows: list[Row]) -> list[Table]:
     """One table for each protocol, each with a note on what sets it apart from the first."""
     groups: dict[str, list[Row]] = {}

@@ -1,0 +1,206 @@
+"""The sections of the decoder study: steps, compression, images side by side, diffusion's ladder, larger images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.report import draw, gather, mosaic
+from stages.report.sections import Picture, Section, pictures
+from stages.report.tables import Row, by_protocol, number, protocol_of, spread, tables
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FIGURES = {
+    "rfid[judge]": "rfid[judge]",
+    "rfid[embedded]": "rfid[embedded]",
+    "psnr_db": "PSNR dB",
+    "ssim": "SSIM",
+    "perceptual": "perceptual",
+    "agreement": "agreement",
+}
+PLOTTED = ("rfid[judge]", "rfid[embedded]", "psnr_db")
+BASE, SIGMAS = "diffusion", 2.0
+
+Metrics = dict[str, Any]
+
+
+def study(reports: Path) -> list[Section]:
+    """What the sweeps found, and the ladder where there is one; empty without sweeps."""
+    found = gather.read_named(reports / "sweep")
+    return [decoders(reports, found), *ladder([*found.values()])] if found else []
+
+
+def decoders(reports: Path, found: dict[str, Metrics]) -> Section:
+    """Every decoder at every number of steps: table, plots, the same images through all."""
+    text = (
+        "Val images through tokenizer and decoder. Steps: Euler steps of diffusion, MaskGIT steps of masked renderers; "
+        "* is the decoder's own setting, – a kind without it. ± by bootstrap over images; where the decoder draws at "
+        "random, figures are means over decoding seeds, with the deviation between them. rfid is the distance to the "
+        "same images before the tokenizer, perceptual that of the encoder's patch features, which one-step and "
+        "diffusion decoders are trained for. Bits: tokens an image times log2 of the codes that each may be."
+    )
+    rows = [
+        Row([*of(metrics), steps_told(metrics, level)], cells(metrics, level), protocol_of(metrics, "sweep"))
+        for metrics in found.values()
+        for level in levels(metrics)
+    ]
+    groups = by_protocol(found, "sweep")
+    shown = [picture for group in groups for picture in (*plots(group), *mosaic.side_by_side(reports / "sweep", group))]
+    shown += pictures({f"{name}: {told(metrics)}": reports / "sweep" / name / "steps.png"
+                       for name, metrics in found.items()})  # fmt: skip
+    return Section("Decoders", text, tables(["tokenizer", "decoder", "steps"], rows), shown)
+
+
+def of(metrics: Metrics) -> list[str]:
+    """Whose codes, and which decoder."""
+    return [metrics["decoder"]["tokenizer"], metrics["decoder"]["name"]]
+
+
+def levels(metrics: Metrics) -> list[str]:
+    """The groups of figures, from few steps to many."""
+    return [name for name in metrics if name == "once" or name.startswith("steps_")]
+
+
+def steps_told(metrics: Metrics, level: str) -> str:
+    """A number of steps as the page shows it."""
+    steps = level.removeprefix("steps_")
+    return "–" if level == "once" else f"{steps} *" if level == own_level(metrics) else steps
+
+
+def own_level(metrics: Metrics) -> str:
+    """The group of figures at the decoder's own setting."""
+    steps = metrics["decoder"].get("steps")
+    return "once" if steps is None else f"steps_{steps}"
+
+
+def cells(metrics: Metrics, level: str) -> dict[str, str]:
+    """All scores at one number of steps, and what does not depend on it."""
+    scores = {title: both_spreads(metrics[level], key) for key, title in FIGURES.items() if key in metrics[level]}
+    codes = metrics["codes"]
+    sizes = {"parameters": metrics["decoder"]["parameters"], "tokens": codes["tokens"], "K": codes["num_codes"]}
+    return scores | {title: number(size) for title, size in sizes.items()} | {"bits": f"{codes['bits_an_image']:,.0f}"}
+
+
+def both_spreads(figures: Metrics, key: str) -> str:
+    """A figure with its deviation over images and, if there is one, between decoding seeds."""
+    seeds = figures.get(f"{key}_seed_std")
+    return spread(figures, key) + (f", seeds ± {seeds:.2g}" if seeds is not None else "")
+
+
+def told(metrics: Metrics) -> str:
+    """What the columns of a picture are."""
+    columns = protocol_of(metrics, "steps.png")["columns"]
+    return ", ".join(column.replace("steps_", "") for column in columns) + (" steps" if len(columns) > 2 else "")
+
+
+def plots(group: dict[str, Metrics]) -> list[Picture]:
+    """Scores against steps if a decoder takes any, against bits if tokenizers differ in them."""
+    figures = [key for key in PLOTTED if all(key in one[own_level(one)] for one in group.values())]
+    lines = {FIGURES[key]: {name: against_steps(key, one, group) for name, one in group.items()} for key in figures}
+    curves = {FIGURES[key]: against_bits(key, group) for key in figures}
+    shown = []
+    if any(own_level(one) != "once" for one in group.values()):
+        shown.append(Picture(draw.bands(lines, "decoding steps; flat: a decoder without them", by_ratio), "By steps"))
+    if len({one["codes"]["bits_an_image"] for one in group.values()}) > 1:
+        shown.append(Picture(draw.bands(curves, "bits an image", by_ratio), "By compression, at each decoder's steps"))
+    return shown
+
+
+def by_ratio(axis: Axes) -> None:
+    """Equal ratios of x at equal distances."""
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+
+
+def against_steps(key: str, metrics: Metrics, group: dict[str, Metrics]) -> draw.Band:
+    """A figure by steps; that of a decoder without steps from the fewest to the most of the others."""
+    found = {int(level.removeprefix("steps_")): metrics[level] for level in levels(metrics) if level != "once"}
+    if not found:
+        others = [int(level[6:]) for one in group.values() for level in levels(one) if level != "once"] or [1]
+        found = {steps: metrics["once"] for steps in (min(others), max(others))}
+    return band(key, found)
+
+
+def against_bits(key: str, group: dict[str, Metrics]) -> dict[str, draw.Band]:
+    """{decoder: a figure by bits, over the tokenizers}."""
+    found: dict[str, dict[float, Metrics]] = {}
+    for metrics in group.values():
+        own = found.setdefault(metrics["decoder"]["name"], {})
+        own[metrics["codes"]["bits_an_image"]] = metrics[own_level(metrics)]
+    return {name: band(key, one) for name, one in found.items()}
+
+
+def band(key: str, found: dict[Any, Metrics]) -> draw.Band:
+    """x in order, the figure and its deviation."""
+    found = dict(sorted(found.items()))
+    return [*found], [one[key] for one in found.values()], [one[f"{key}_std"] for one in found.values()]
+
+
+def ladder(found: list[Metrics]) -> list[Section]:
+    """Diffusion decoders that differ in one thing from the one of that name; nothing if there is but one."""
+    bases = {one["decoder"]["tokenizer"]: one for one in found if one["decoder"]["name"] == BASE}
+    rungs = [one for one in found if one["decoder"]["kind"] == BASE and one["decoder"]["tokenizer"] in bases]
+    if len(rungs) == len(bases):
+        return []
+    text = (
+        f"Each variant differs from `{BASE}` in what its name says (its section in params.yaml). Figures at its own "
+        f"steps. rfid: worse or better than {BASE}'s by more than {SIGMAS:g} deviations of the difference, else "
+        "undecided. In epsilon-VAE's own ladder (ImageNet, 128 px) logit-normal times, the perceptual and the "
+        "adversarial term, the scale .6 and log spacing each lowered rFID; AdaGN did as well as concatenation."
+    )
+    rows = [
+        Row(of(one), rung(one, bases[one["decoder"]["tokenizer"]]), protocol_of(one, "sweep"))
+        for one in sorted(rungs, key=lambda one: (of(one)[0], of(one)[1] != BASE))
+    ]
+    return [Section("Ladder of the diffusion decoder", text, tables(["tokenizer", "variant"], rows))]
+
+
+def rung(metrics: Metrics, base: Metrics) -> dict[str, str]:
+    """A variant's figures and how its rfid compares."""
+    own, other = metrics[own_level(metrics)], base[own_level(base)]
+    found = {"steps": number(metrics["decoder"]["steps"])}
+    found |= {title: both_spreads(own, key) for key, title in FIGURES.items() if key in own}
+    if metrics is not base and protocol_of(metrics, "sweep") == protocol_of(base, "sweep"):
+        found |= {f"{key}: against {BASE}": verdict(own, other, key) for key in PLOTTED[:2] if key in own}
+    return found
+
+
+def verdict(own: Metrics, other: Metrics, key: str) -> str:
+    """better | worse | undecided, for a figure of which less is better."""
+    noise = sum(one.get(f"{key}{kind}", 0.0) ** 2 for one in (own, other) for kind in ("_std", "_seed_std")) ** 0.5
+    gain = other[key] - own[key]
+    return "undecided" if abs(gain) <= SIGMAS * noise else "better" if gain > 0 else "worse"
+
+
+def resolution(reports: Path) -> Section | None:
+    """Convolutions at larger sizes than those of their training."""
+    found = gather.read_named(reports / "resolution")
+    if not found:
+        return None
+    left_out = [metrics["skipped"] for metrics in found.values() if "skipped" in metrics]
+    text = (
+        "Convolutional tokenizers and decoders at multiples of the size that they were trained at; joint is a "
+        "tokenizer's own decoder, trained with it. Scenes are rendered again at the larger size, with real detail; "
+        "other images are enlarged and have none, which makes them easier. ± by bootstrap over images."
+    ) + (f" Left out: {'; '.join(left_out)}." if left_out else "")
+    measured = {name: metrics for name, metrics in found.items() if "skipped" not in metrics}
+    rows: dict[tuple[str, str], Row] = {}
+    for metrics in measured.values():
+        for key, name in (("decoder", metrics["name"]), ("joint", "joint")):
+            label = (metrics["tokenizer"], name)
+            rows.setdefault(label, Row([*label], scale_cells(metrics[key]), protocol_of(metrics, "resolution")))
+    paths = {name: reports / "resolution" / name / "pictures" / "scales.png" for name in measured}
+    shown = pictures({f"{name}: at each scale the original, its own image, that of the joint decoder": path
+                      for name, path in paths.items()})  # fmt: skip
+    return Section("Larger images", text, tables(["tokenizer", "decoder"], [*rows.values()]), shown)
+
+
+def scale_cells(scales: dict[str, Metrics]) -> dict[str, str]:
+    """PSNR and SSIM, scale by scale."""
+    return {
+        f"{scale.removeprefix('scale_')}x {title}": spread(figures, key)
+        for key, title in (("psnr_db", "PSNR dB"), ("ssim", "SSIM"))
+        for scale, figures in scales.items()
+    }

@@ -1,0 +1,104 @@
+"""The decoder study's sections from hand-written metrics. Run: pytest tests/test_report_decoders.py"""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from written_reports import ROWS_PX, write_resolution, write_sweep
+
+from stages.report import decoders
+from stages.report.gather import read_named
+
+DIFFUSION = {"steps_1": 24.0, "steps_10": 23.0, "steps_3": 26.0}
+
+
+@pytest.fixture
+def reports(tmp_path):
+    sweeps = tmp_path / "sweep"
+    write_sweep(sweeps / "kmeans-onestep", "onestep", {"once": 25.0})
+    write_sweep(sweeps / "kmeans-diffusion", "diffusion", DIFFUSION)
+    return tmp_path
+
+
+def rows_of(section) -> list[list[str]]:
+    return [row for table in section.tables for row in table.rows]
+
+
+def test_a_row_for_every_number_of_steps_with_both_spreads_and_a_mark_at_its_own(reports):
+    [section] = decoders.study(reports)
+    [table] = section.tables
+    assert table.columns == ["tokenizer", "decoder", "steps", "rfid[embedded]", "PSNR dB",
+                             "parameters", "tokens", "K", "bits"]  # fmt: skip
+    assert [row[2] for row in table.rows if row[1] == "diffusion"] == ["1", "10", "3 *"]
+    own = next(row for row in table.rows if row[2] == "3 *")
+    assert own[4:] == ["26 ± 0.1, seeds ± 0.03", "12,345", "64", "256", "512"]
+    once = next(row for row in table.rows if row[1] == "onestep")
+    assert once[2:5] == ["–", "2.5 ± 0.02", "25 ± 0.1"]
+
+
+def test_other_protocols_are_in_no_common_table_plot_or_picture(reports):
+    write_sweep(reports / "sweep/vqgan-onestep", "onestep", {"once": 30.0}, decoding_seeds=[7])
+    [section] = decoders.study(reports)
+    assert len(section.tables) == 2 and "It differs in decoding_seeds" in section.tables[1].note
+    assert [picture.caption for picture in section.pictures if "through every" in picture.caption] == [
+        "The same images through every decoder, in its own number of steps: original, kmeans-diffusion (3), "
+        "kmeans-onestep"
+    ]
+
+
+def test_the_same_images_stand_side_by_side_as_each_decoder_paints_them_in_its_own_steps(reports):
+    [section] = decoders.study(reports)
+    [picture] = [one for one in section.pictures if "through every" in one.caption]
+    found = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.source.partition(",")[2]))))
+    diffusion, onestep = (
+        np.asarray(Image.open(reports / f"sweep/kmeans-{name}/steps.png")) for name in ("diffusion", "onestep")
+    )
+    assert found.shape == (ROWS_PX, 15, 3)
+    assert (found[:, :5] == diffusion[:, :5]).all(), "the original and the gap behind it"
+    assert (found[:, 5:9] == diffusion[:, 15:19]).all(), "its last column, that of three steps"
+    assert (found[:, 10:14] == onestep[:, 5:9]).all()
+
+
+def test_scores_are_plotted_by_steps_if_there_are_any_and_by_bits_if_they_differ(reports):
+    def captions() -> list[str]:
+        return [one.caption for one in decoders.study(reports)[0].pictures]
+
+    assert "By steps" in captions() and not any("compression" in one for one in captions())
+    write_sweep(reports / "sweep/vqgan-diffusion", "diffusion", DIFFUSION, bits=256.0)
+    assert any("compression" in one for one in captions())
+    metrics = read_named(reports / "sweep")
+    curves = decoders.against_bits("psnr_db", metrics)
+    assert curves == {"diffusion": ([256.0, 512.0], [26.0, 26.0], [0.1, 0.1]), "onestep": ([512.0], [25.0], [0.1])}
+    flat = decoders.against_steps("psnr_db", metrics["kmeans-onestep"], metrics)
+    assert flat[:2] == ([1, 10], [25.0, 25.0])
+    steep = decoders.against_steps("psnr_db", metrics["kmeans-diffusion"], metrics)
+    assert steep[:2] == ([1, 3, 10], [24.0, 26.0, 23.0])
+
+
+def test_variants_of_diffusion_make_a_ladder_in_which_differences_count_beyond_their_spread(reports):
+    for name, rfid in (("worse", 27.0), ("better", 25.0), ("undecided", 26.5)):
+        write_sweep(reports / f"sweep/kmeans-diffusion_{name}", "diffusion", {"steps_3": rfid})
+    _, ladder = decoders.study(reports)
+    [table] = ladder.tables
+    assert [row[1] for row in table.rows][0] == "diffusion"
+    for row in table.rows[1:]:
+        assert row[1] == f"diffusion_{row[-1]}" and row[2] == "3"
+    assert table.columns[-1] == "rfid[embedded]: against diffusion" and table.rows[0][-1] == "–"
+
+
+def test_larger_images_have_a_row_for_each_decoder_and_one_for_the_joint_one(tmp_path):
+    write_resolution(tmp_path / "resolution/vqgan-onestep")
+    section = decoders.resolution(tmp_path)
+    assert rows_of(section) == [
+        ["vqgan", "onestep", "21.5 ± 0.2", "24.5 ± 0.2", "0.75", "0.75"],
+        ["vqgan", "joint", "19.12 ± 0.2", "19.12 ± 0.2", "0.75", "0.75"],
+    ]
+    assert section.tables[0].columns[2:4] == ["1x PSNR dB", "4x PSNR dB"] and len(section.pictures) == 1
+    assert re.search(r"Left out: kmeans: its transformer sees images of one size\.", section.text)
+
+
+def test_without_sweeps_there_is_nothing_to_say(tmp_path):
+    assert decoders.study(tmp_path) == [] and decoders.resolution(tmp_path) is None

@@ -1,0 +1,133 @@
+"""Larger images of a data set, and what convolutions make of them.
+
+Run: uv run pytest tests/test_resolution.py
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toy as toys
+from PIL import Image
+
+from stages.codebook.model import load_tokenizer
+from stages.core.errors import UserError
+from stages.core.scores import psnr
+from stages.data.enlarged import read_enlarged
+from stages.data.reader import ImageSplit
+from stages.decoder.model import load_decoder
+from stages.decoder.painter import OneStep, OneStepDecoder
+from stages.resolution.measure import Params
+
+SCENES = {"source": "scenes", "folder": "", "scenes": {"count": 100, "max_objects": 2, "nuisance": 0.0}, "img_px": 32}
+
+
+def test_scenes_are_rendered_again_as_the_same_scenes_with_more_detail(tmp_path):
+    toys.write_params(tmp_path, {"data": SCENES})
+    toys.run("data", tmp_path)
+    images, chosen = tmp_path / "data/images", np.array([3, 0, 29])
+    val = ImageSplit(images, "val")
+    plain, large = val.read(chosen), read_enlarged(images, val, chosen, 2)
+    assert large.shape == (3, 64, 64, 3) and (read_enlarged(images, val, chosen, 1) == plain).all()
+    down = large.reshape(3, 32, 2, 32, 2, 3).mean((2, 4))
+    assert psnr(plain, down).min() > 30 > 15 > psnr(plain, down[[1, 2, 0]]).max(), "each its own scene"
+    blown = np.stack([np.asarray(Image.fromarray(image).resize((64, 64), 3)) for image in plain])
+    edges = [np.abs(np.diff(found.astype(float), axis=2)).max((1, 2, 3)) for found in (large, blown)]
+    assert (edges[0] > 1.3 * edges[1]).all(), "edges as sharp as a pixel"
+
+
+def test_other_images_are_enlarged(toy):
+    images, chosen = toy / "data/images", np.array([5, 1])
+    val = ImageSplit(images, "val")
+    plain, large = val.read(chosen), read_enlarged(images, val, chosen, 4)
+    assert large.shape == (2, 64, 64, 3) and large.dtype == np.uint8
+    found = np.stack([np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC)) for image in plain])
+    assert (large == found).all() and (read_enlarged(images, val, chosen, 1) == plain).all()
+
+
+@pytest.fixture(scope="module")
+def onestep():
+    torch.manual_seed(0)
+    config = {"decoder": "onestep", "num_codes": 8, "groups": 2, "grid": 2, "img_px": 8}
+    return OneStepDecoder(OneStep(torch.randn(8, 4), 2, [8, 8, 8], 1).requires_grad_(False), config, "cpu")
+
+
+def test_a_larger_decoder_paints_larger_images_of_more_codes_with_the_same_weights(onestep):
+    codes = torch.randint(8, (3, 8), generator=torch.Generator().manual_seed(0))
+    assert (onestep.enlarged(1).decode(codes) == onestep.decode(codes)).all()
+    uniform = torch.full((1, 8), 5)
+    large = onestep.enlarged(4).decode(uniform.repeat(1, 16))
+    assert large.shape == (1, 32, 32, 3) and onestep.config["grid"] == 2, "the decoder itself stays as it was"
+    with pytest.raises(UserError, match=r"of shape \[B, 128\]"):
+        onestep.enlarged(4).decode(uniform)
+
+
+def test_each_group_of_codes_stays_in_its_place(onestep):
+    rows = torch.arange(8).view(2, 2, 2)  # group, row, column
+    tiled = rows.repeat(1, 2, 2).flatten()[None]
+    vectors = onestep.network.vectors[tiled]
+    from stages.core.convnet import to_grid
+
+    large, small = to_grid(vectors, 4), to_grid(onestep.network.vectors[rows.flatten()[None]], 2)
+    assert torch.equal(large, small.repeat(1, 1, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def painted(toy, tmp_path_factory) -> Path:
+    """The toy with vqgan, and a one-step decoder of its codes."""
+    root = tmp_path_factory.mktemp("resolution") / "toy"
+    shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
+    toys.run("decoder", root)
+    for command in ("codebook", "decoder"):
+        line = toys.COMMANDS[command]
+        toys.run_line(line.replace("kmeans", "vqgan"), root)
+    return root
+
+
+VQGAN = "data/codebook/vqgan"
+LINE = toys.COMMANDS["resolution"].replace("kmeans", "vqgan")
+
+
+def measured(root: Path, name: str = "vqgan-onestep") -> dict:
+    return json.loads((root / f"reports/resolution/{name}/metrics.json").read_text())
+
+
+def test_a_convolutional_tokenizer_and_both_of_its_decoders_are_measured_at_every_scale(painted):
+    toys.run_line(LINE, painted)
+    metrics = measured(painted)
+    assert metrics["name"] == "onestep" and metrics["tokenizer"] == "vqgan"
+    for name, folder in (("decoder", "data/decoder/vqgan-onestep"), ("joint", f"{VQGAN}/decoder")):
+        assert list(metrics[name]) == ["scale_1", "scale_2"]
+        val = ImageSplit(painted / "data/images", "val")
+        chosen = np.sort(np.random.default_rng(0).choice(len(val), 12, replace=False))
+        codes = load_tokenizer(painted / VQGAN).encode(val.read(chosen))
+        own = psnr(val.read(chosen), load_decoder(painted / folder).decode(codes)).mean()
+        assert metrics[name]["scale_1"]["psnr_db"] == pytest.approx(own, abs=1e-3)
+        assert metrics[name]["scale_2"]["psnr_db"] > 3 and metrics[name]["scale_2"]["ssim_std"] > 0
+    with Image.open(painted / "reports/resolution/vqgan-onestep/pictures/scales.png") as picture:
+        assert picture.size == (6 * 33 * 2 - 2, 3 * 33 * 2 - 2), "two scales of original and two reconstructions"
+    toys.write_params(painted, {"machine": {"infer_batch_size": 5}})
+    toys.run_line(LINE, painted)
+    again = measured(painted)
+    assert again["joint"]["scale_2"] == pytest.approx(metrics["joint"]["scale_2"], abs=1e-3)
+    assert again["protocol"] == metrics["protocol"] and again["protocol"][0]["larger_images"] == "bicubic"
+
+
+def test_what_sees_or_paints_one_size_alone_is_left_out_with_the_reason(painted, monkeypatch):
+    toys.run("resolution", painted)
+    assert measured(painted, "kmeans-onestep") == {
+        "skipped": "kmeans: its transformer (frozen) sees images of one size"
+    }
+    monkeypatch.setattr(OneStepDecoder, "any_size", False)
+    toys.run_line(LINE, painted)
+    assert "vqgan-onestep: a decoder of kind onestep paints images of one size" in measured(painted)["skipped"]
+    with pytest.raises(UserError, match="kind onestep paints images of one size alone"):
+        load_decoder(painted / "data/decoder/vqgan-onestep").enlarged(2)
+
+
+def test_scales_differ():
+    with pytest.raises(ValueError, match=r"scales = \[2, 2\]: expected different numbers"):
+        Params(scales=[2, 2], max_images=2, bootstrap_draws=2, images_shown=1, seed=0)

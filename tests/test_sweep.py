@@ -1,0 +1,165 @@
+"""The sweep stage: scores of decoders at several numbers of steps, on a toy pipeline with decoders of known quality.
+
+Run: uv run pytest tests/test_sweep.py
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toy_pipeline import MACHINE, NUM_CODES, PatchDecoder, train_judge, write_image_artefact
+
+from stages.core.errors import UserError
+from stages.data.reader import ImageSplit
+from stages.decoder.model import Decoder
+from stages.decoder.noise import normal
+from stages.sweep.measure import Params, check, code_facts, sweep
+
+PARAMS = Params(
+    steps=[1, 4], seeds=[0, 1], max_images=1000, perceptual_blocks=[0, 1], bootstrap_draws=5, images_shown=3, seed=0
+)
+CONFIG = {"name": "fake", "decoder": "fake", "tokenizer": "kmeans", "num_codes": NUM_CODES, "groups": 1, "grid": 4}
+
+
+class Once(Decoder):
+    """The training patch of every code."""
+
+    draws = False
+
+    def __init__(self, patches: np.ndarray):
+        super().__init__(torch.nn.Linear(3, 2), {**CONFIG, "sampling": {"steps": 2}}, "cpu")
+        self.inner = PatchDecoder(patches)
+
+    def paint(self, codes_BN, seeds_B):
+        images = self.inner.decode(codes_BN.numpy(), torch.Generator())
+        return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+class Noisy(Once):
+    """The same under noise that more steps make less; takes steps, as diffusion does."""
+
+    draws = True
+    steps = property(lambda self: self.config["sampling"]["steps"])
+
+    def paint(self, codes_BN, seeds_B):
+        return super().paint(codes_BN, seeds_B) + normal(seeds_B, (3, 16, 16), "cpu") / self.steps
+
+
+class Memory(Decoder):
+    """Gives every image back that the tokenizer was shown."""
+
+    draws = False
+
+    def __init__(self):
+        super().__init__(torch.nn.Identity(), CONFIG, "cpu")
+
+    def decode(self, codes, generator=None, batch_size=256):
+        return self.images
+
+    def paint(self, codes_BN, seeds_B):
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def toy(digits_toy):
+    return digits_toy
+
+
+def run(toy, report: Path, decoder: Decoder, params: Params = PARAMS, machine=MACHINE, **paths: Path) -> dict:
+    """metrics.json of one run with a decoder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.decoder.model.load_decoder", lambda folder, device: decoder)
+        found = {"images": toy.images, "judge": toy.judge, **paths}
+        sweep(found["images"], toy.encoder, found["judge"], toy.codebook, toy.root, report, params, machine)
+    return json.loads((report / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def swept(toy, tmp_path_factory):
+    report = tmp_path_factory.mktemp("sweep")
+    return report, run(toy, report, Noisy(toy.patches))
+
+
+FIGURES = ("rfid[judge]", "rfid[embedded]", "psnr_db", "ssim", "perceptual", "agreement")
+
+
+def test_more_steps_are_seen_in_every_score_each_with_both_spreads(swept):
+    _, metrics = swept
+    assert [name for name in metrics if name.startswith("steps_")] == ["steps_1", "steps_2", "steps_4"], "its own, too"
+    for name in FIGURES:
+        first, last = (metrics[f"steps_{steps}"] for steps in (1, 4))
+        better = last[name] > first[name] if name in ("psnr_db", "ssim", "agreement") else last[name] < first[name]
+        assert better and first[f"{name}_std"] > 0 and first[f"{name}_seed_std"] > 0, name
+    assert metrics["decoder"] == {"name": "fake", "kind": "fake", "tokenizer": "kmeans", "parameters": 8, "steps": 2}
+    assert metrics["codes"] == {"tokens": 16, "num_codes": 64, "bits_an_image": 96.0}
+
+
+def test_the_picture_has_a_column_for_the_original_and_for_each_number_of_steps(swept, toy):
+    report, metrics = swept
+    [_, place] = metrics["protocol"]
+    assert place["columns"] == ["original", "steps_1", "steps_2", "steps_4"]
+    picture = np.asarray(Image.open(report / "steps.png"))
+    assert picture.shape == (3 * 17 * 4 - 4, 4 * place["pitch_px"] - 4, 3)
+    images = ImageSplit(toy.images, "val").read(range(103))
+    firsts = [picture[row * 68 : row * 68 + 64 : 4, :64:4] for row in range(3)]
+    assert all((images == first).all((1, 2, 3)).sum() == 1 for first in firsts), "the original, unchanged"
+
+
+def test_the_protocol_is_that_of_any_other_decoder_of_the_same_images(swept, toy, tmp_path):
+    _, metrics = swept
+    other = run(toy, tmp_path, Once(toy.patches))
+    assert metrics["protocol"][0] == other["protocol"][0]
+    assert metrics["protocol"][0]["count"] == 103 and set(metrics["protocol"][0]["extractors"]) == {"judge", "embedded"}
+
+
+def test_a_decoder_without_steps_or_chance_is_measured_once(toy, tmp_path):
+    metrics = run(toy, tmp_path, Once(toy.patches))
+    assert set(metrics) == {"decoder", "codes", "once", "protocol"} and "steps" not in metrics["decoder"]
+    assert not [name for name in metrics["once"] if name.endswith("_seed_std")]
+
+
+def test_perfect_reconstructions_have_no_distance_and_the_judges_own_accuracy(toy, tmp_path, monkeypatch):
+    from stages.codebook.model import Tokenizer
+
+    perfect, encode = Memory(), Tokenizer.encode
+    monkeypatch.setattr(
+        Tokenizer, "encode", lambda self, images, size: (setattr(perfect, "images", images), encode(self, images))[1]
+    )
+    figures = run(toy, tmp_path, perfect)["once"]
+    assert figures["ssim"] == pytest.approx(1) and figures["psnr_db"] > 58
+    assert abs(figures["perceptual"]) < 1e-5 and abs(figures["rfid[judge]"]) < 1e-3 > abs(figures["rfid[embedded]"])
+
+
+def test_it_does_not_depend_on_batches_and_two_runs_give_the_same_bytes(swept, toy, tmp_path):
+    report, _ = swept
+    run(toy, tmp_path, Noisy(toy.patches), machine=MACHINE.model_copy(update={"infer_batch_size": 33}))
+    for name in ("metrics.json", "steps.png"):
+        assert (report / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_without_classes_there_is_no_judge(toy, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    write_image_artefact(tmp_path / "images", images, np.full(60, -1), [])
+    train_judge(tmp_path / "images", tmp_path / "judge")
+    paths = {"images": tmp_path / "images", "judge": tmp_path / "judge"}
+    params = PARAMS.model_copy(update={"max_images": 10})
+    metrics = run(toy, tmp_path / "report", Once(toy.patches), params, **paths)
+    assert metrics["once"]["agreement_skipped"] == "no classes" and "rfid[judge]" not in metrics["once"]
+    assert metrics["protocol"][0]["count"] == 10 and "rfid[embedded]" in metrics["once"]
+
+
+def test_a_code_of_several_groups_is_one_of_its_groups():
+    from types import SimpleNamespace
+
+    assert code_facts(SimpleNamespace(num_patches=32, grid=4, num_codes=512))["bits_an_image"] == 32 * 8
+
+
+def test_impossible_settings_are_named(toy):
+    with pytest.raises(UserError, match=r"sweep.perceptual_blocks = \[2\]: expected block numbers from 0 to 1"):
+        check(toy.encoder, PARAMS.model_copy(update={"perceptual_blocks": [0, 2]}))
+    with pytest.raises(ValueError, match=r"steps = \[1, 1\]: expected different numbers"):
+        Params(**{**PARAMS.model_dump(), "steps": [1, 1]})
