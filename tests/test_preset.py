@@ -49,3 +49,27 @@ PRESETS = sorted((tiny.ROOT / "presets").glob("*.yaml"))
 def test_every_preset_is_possible_and_changes_something(preset, project):
     printed = tiny.semtok(tiny.with_real_params(project), "set", f"@{preset}")
     assert " -> " in printed and tiny.stages_in(printed) == ["one"]
+
+
+def test_every_rung_of_the_ladder_differs_from_diffusion_in_one_value():
+    from ruamel.yaml import YAML
+
+    from pipeline.edit import leaf_nodes, load
+
+    text = (tiny.ROOT / "params.yaml").read_text()
+    decoders = load(text)["decoder"]
+    ladder = YAML(typ="safe").load(tiny.ROOT / "presets/ladder.yaml")["decoders"]
+    rungs = [name for name in ladder if name.startswith("diffusion_")]
+    assert {*rungs} == {name for name in decoders if name.startswith("diffusion_")}
+    leaves = [key.removeprefix("decoder.diffusion.") for key, _ in leaf_nodes(text) if "decoder.diffusion." in key]
+    assert len(leaves) > 30
+    for name in rungs:
+        differing = [key for key in leaves if value(decoders["diffusion"], key) != value(decoders[name], key)]
+        assert len(differing) == 1, (name, differing)
+
+
+def value(section: dict, key: str):
+    """What stands under a dotted key."""
+    for part in key.split("."):
+        section = section[part]
+    return section
