@@ -9,8 +9,8 @@ import shutil
 import pytest
 import toy as toys
 
-AFTER = ("tokens", "anatomy", "decoder", "ar", "masked", "samples-ar", "samples-masked", "stability", "evaluate",
-         "sweep", "resolution")  # fmt: skip
+AFTER = ("tokens", "anatomy", "judge", "decoder", "ar", "masked", "samples-ar", "samples-masked", "stability",
+         "evaluate", "sweep", "resolution")  # fmt: skip
 
 
 @pytest.mark.slow
@@ -30,17 +30,20 @@ def test_a_tokenizer_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["render_ar", "render_masked"])
+@pytest.mark.parametrize("name", ["render_ar", "render_masked", "diffusion"])
 def test_a_decoder_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
     root = tmp_path / "toy"
     shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
     toys.write_params(root, {"tokenizers": ["kmeans", "vqgan"]})
     toys.run_line(toys.COMMANDS["codebook"].replace("kmeans", "vqgan"), root)
-    for command in ("palette", "decoder", "ar", "masked", "samples-ar", "samples-masked", "evaluate", "sweep"):
+    for command in ("palette", "decoder", "judge", "ar", "masked", "samples-ar", "samples-masked", "evaluate", "sweep"):
         toys.run_line(toys.COMMANDS[command].replace("onestep", name), root)
     scores = json.loads((root / f"reports/evaluate/kmeans-{name}/metrics.json").read_text())
     assert scores["tokenizer"]["name"] == "kmeans" and 3 < scores["reconstruction"]["psnr_db"] < 60
     assert all(0 <= scores[generator]["agreement"] <= 1 for generator in ("ar", "masked"))
+    swept = json.loads((root / f"reports/sweep/kmeans-{name}/metrics.json").read_text())
+    own = {"render_ar": "once", "render_masked": "steps_8", "diffusion": "steps_3"}[name]
+    assert swept[own]["psnr_db"] == pytest.approx(scores["reconstruction"]["psnr_db"], abs=1)
     before = toys.hashes(root / "reports/evaluate")
     toys.write_params(root, {"machine": {"infer_batch_size": 5}})
     toys.run_line(toys.COMMANDS["evaluate"].replace("onestep", name), root)

@@ -71,7 +71,10 @@ def test_scores_are_plotted_by_steps_if_there_are_any_and_by_bits_if_they_differ
     assert any("compression" in one for one in captions())
     metrics = read_named(reports / "sweep")
     curves = decoders.against_bits("psnr_db", metrics)
-    assert curves == {"diffusion": ([256.0, 512.0], [26.0, 26.0], [0.1, 0.1]), "onestep": ([512.0], [25.0], [0.1])}
+    assert curves["onestep of kmeans"] == ([512.0], [25.0], [0.1]) and len(curves) == 3
+    other = {**metrics["kmeans-onestep"], "codes": {"kind": "kmeans", "bits_an_image": 100.0}}
+    both = decoders.against_bits("psnr_db", {**metrics, "small-onestep": other})
+    assert both["onestep of kmeans"] == ([100.0, 512.0], [25.0, 25.0], [0.1, 0.1])
     flat = decoders.against_steps("psnr_db", metrics["kmeans-onestep"], metrics)
     assert flat[:2] == ([1, 10], [25.0, 25.0])
     steep = decoders.against_steps("psnr_db", metrics["kmeans-diffusion"], metrics)

@@ -14,12 +14,15 @@ import toy as toys
 from PIL import Image
 
 from stages.codebook.model import load_tokenizer
+from stages.core.convnet import to_grid
 from stages.core.errors import UserError
 from stages.core.scores import psnr
 from stages.data.enlarged import read_enlarged
 from stages.data.reader import ImageSplit
-from stages.decoder.model import load_decoder
+from stages.decoder.flow import Flow
+from stages.decoder.model import Decoder, load_decoder
 from stages.decoder.painter import OneStep, OneStepDecoder
+from stages.decoder.velocity import DiffusionDecoder, Velocity
 from stages.resolution.measure import Params
 
 SCENES = {"source": "scenes", "folder": "", "scenes": {"count": 100, "max_objects": 2, "nuisance": 0.0}, "img_px": 32}
@@ -48,30 +51,36 @@ def test_other_images_are_enlarged(toy):
     assert (large == found).all() and (read_enlarged(images, val, chosen, 1) == plain).all()
 
 
-@pytest.fixture(scope="module")
-def onestep():
+def convolutional(kind: str) -> Decoder:
+    """An untrained decoder of two groups of 2 x 2 codes for images of 8 px."""
     torch.manual_seed(0)
-    config = {"decoder": "onestep", "num_codes": 8, "groups": 2, "grid": 2, "img_px": 8}
-    return OneStepDecoder(OneStep(torch.randn(8, 4), 2, [8, 8, 8], 1).requires_grad_(False), config, "cpu")
+    config = {"decoder": kind, "num_codes": 8, "groups": 2, "grid": 2, "img_px": 8}
+    if kind == "onestep":
+        return OneStepDecoder(OneStep(torch.randn(8, 4), 2, [8, 8, 8], 1).requires_grad_(False), config, "cpu")
+    flow = Flow(gamma=0.6, variance=0.3, output="residual", residual=0.15)
+    network = Velocity(torch.randn(8, 4), 2, [8, 8], 1, "concat", flow)
+    torch.nn.init.normal_(network.unet.leave[-1].weight)  # starts at zero, where nothing depends on the codes
+    config |= {"sampling": {"steps": 2, "spacing": "log"}}
+    return DiffusionDecoder(network.requires_grad_(False), config, "cpu")
 
 
-def test_a_larger_decoder_paints_larger_images_of_more_codes_with_the_same_weights(onestep):
+@pytest.mark.parametrize("kind", ["onestep", "diffusion"])
+def test_a_larger_decoder_paints_larger_images_of_more_codes_with_the_same_weights(kind):
+    decoder = convolutional(kind)
     codes = torch.randint(8, (3, 8), generator=torch.Generator().manual_seed(0))
-    assert (onestep.enlarged(1).decode(codes) == onestep.decode(codes)).all()
-    uniform = torch.full((1, 8), 5)
-    large = onestep.enlarged(4).decode(uniform.repeat(1, 16))
-    assert large.shape == (1, 32, 32, 3) and onestep.config["grid"] == 2, "the decoder itself stays as it was"
+    assert (decoder.enlarged(1).decode(codes) == decoder.decode(codes)).all()
+    large = decoder.enlarged(4).decode(codes.repeat(1, 16))
+    assert large.shape == (3, 32, 32, 3) and (large[0] != large[1]).any()
+    assert decoder.config["grid"] == 2 and decoder.num_patches == 8, "the decoder itself stays as it was"
     with pytest.raises(UserError, match=r"of shape \[B, 128\]"):
-        onestep.enlarged(4).decode(uniform)
+        decoder.enlarged(4).decode(codes)
 
 
-def test_each_group_of_codes_stays_in_its_place(onestep):
+def test_each_group_of_codes_stays_in_its_place():
     rows = torch.arange(8).view(2, 2, 2)  # group, row, column
     tiled = rows.repeat(1, 2, 2).flatten()[None]
-    vectors = onestep.network.vectors[tiled]
-    from stages.core.convnet import to_grid
-
-    large, small = to_grid(vectors, 4), to_grid(onestep.network.vectors[rows.flatten()[None]], 2)
+    vectors = torch.randn(8, 3)
+    large, small = to_grid(vectors[tiled], 4), to_grid(vectors[rows.flatten()[None]], 2)
     assert torch.equal(large, small.repeat(1, 1, 2, 2))
 
 

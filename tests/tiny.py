@@ -124,7 +124,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def with_real_params(root: Path) -> Path:
-    """The project with the repository's params.yaml and stages, and one stage that reads `codebook` and `decoders`."""
+    """The project with the repository's own params.yaml and stages; its one stage reads `codebook` and `decoders`."""
     shutil.copytree(ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "params.yaml", root / "params.yaml")
     (root / "dvc.yaml").write_text("stages:\n  one: {cmd: touch out, params: [codebook, decoders], outs: [out]}\n")

@@ -148,7 +148,7 @@ def write_sweep(folder: Path, kind: str, psnr_db: dict[str, float], bits: float 
     }
     columns = ["original", *levels]
     place = {"of": "steps.png", "columns": columns, "pitch_px": COLUMN_PX}
-    codes = {"tokens": 64, "num_codes": 256, "bits_an_image": bits}
+    codes = {"kind": tokenizer, "tokens": 64, "num_codes": 256, "bits_an_image": bits}
     entry = {"of": "sweep", "reference_digest": "0123456789ab", "decoding_seeds": [0, 1], **changes}
     picture(folder / "steps.png", (ROWS_PX, len(columns) * COLUMN_PX - 1, 3))
     text = json.dumps({"decoder": decoder, "codes": codes, **levels, "protocol": [entry, place]})

@@ -92,19 +92,23 @@ def both_spreads(figures: Metrics, key: str) -> str:
 def told(metrics: Metrics) -> str:
     """What the columns of a picture are."""
     columns = protocol_of(metrics, "steps.png")["columns"]
-    return ", ".join(column.replace("steps_", "") for column in columns) + (" steps" if len(columns) > 2 else "")
+    if columns[-1] == "once":
+        return "original, reconstruction"
+    return ", ".join(column.replace("steps_", "") for column in columns) + " steps"
 
 
 def plots(group: dict[str, Metrics]) -> list[Picture]:
     """Scores against steps if a decoder takes any, against bits if tokenizers differ in them."""
     figures = [key for key in PLOTTED if all(key in one[own_level(one)] for one in group.values())]
-    lines = {FIGURES[key]: {name: against_steps(key, one, group) for name, one in group.items()} for key in figures}
-    curves = {FIGURES[key]: against_bits(key, group) for key in figures}
     shown = []
     if any(own_level(one) != "once" for one in group.values()):
+        lines = {FIGURES[key]: {name: against_steps(key, one, group) for name, one in group.items()} for key in figures}
         shown.append(Picture(draw.bands(lines, "decoding steps; flat: a decoder without them", by_ratio), "By steps"))
     if len({one["codes"]["bits_an_image"] for one in group.values()}) > 1:
-        shown.append(Picture(draw.bands(curves, "bits an image", by_ratio), "By compression, at each decoder's steps"))
+        curves = {FIGURES[key]: against_bits(key, group) for key in figures}
+        shown.append(
+            Picture(draw.bands(curves, "bits an image", by_ratio), "By compression, at each decoder's own steps")
+        )
     return shown
 
 
@@ -116,26 +120,25 @@ def by_ratio(axis: Axes) -> None:
 
 def against_steps(key: str, metrics: Metrics, group: dict[str, Metrics]) -> draw.Band:
     """A figure by steps; that of a decoder without steps from the fewest to the most of the others."""
-    found = {int(level.removeprefix("steps_")): metrics[level] for level in levels(metrics) if level != "once"}
-    if not found:
-        others = [int(level[6:]) for one in group.values() for level in levels(one) if level != "once"] or [1]
-        found = {steps: metrics["once"] for steps in (min(others), max(others))}
-    return band(key, found)
+    numbers = {int(level.removeprefix("steps_")) for one in group.values() for level in levels(one) if level != "once"}
+    if own_level(metrics) == "once":
+        return band(key, [(steps, metrics["once"]) for steps in (min(numbers), max(numbers))])
+    return band(key, [(int(level.removeprefix("steps_")), metrics[level]) for level in levels(metrics)])
 
 
 def against_bits(key: str, group: dict[str, Metrics]) -> dict[str, draw.Band]:
-    """{decoder: a figure by bits, over the tokenizers}."""
-    found: dict[str, dict[float, Metrics]] = {}
+    """{decoder and kind of tokenizer: a figure by bits, over the tokenizers of that kind}."""
+    found: dict[str, list[tuple[float, Metrics]]] = {}
     for metrics in group.values():
-        own = found.setdefault(metrics["decoder"]["name"], {})
-        own[metrics["codes"]["bits_an_image"]] = metrics[own_level(metrics)]
-    return {name: band(key, one) for name, one in found.items()}
+        line = found.setdefault(f"{metrics['decoder']['name']} of {metrics['codes']['kind']}", [])
+        line.append((metrics["codes"]["bits_an_image"], metrics[own_level(metrics)]))
+    return {name: band(key, line) for name, line in found.items()}
 
 
-def band(key: str, found: dict[Any, Metrics]) -> draw.Band:
+def band(key: str, points: list[tuple[float, Metrics]]) -> draw.Band:
     """x in order, the figure and its deviation."""
-    found = dict(sorted(found.items()))
-    return [*found], [one[key] for one in found.values()], [one[f"{key}_std"] for one in found.values()]
+    points = sorted(points, key=lambda point: point[0])
+    return [x for x, _ in points], [one[key] for _, one in points], [one[f"{key}_std"] for _, one in points]
 
 
 def ladder(found: list[Metrics]) -> list[Section]:

@@ -43,7 +43,7 @@ def bands(found: dict[str, dict[str, Band]], x_title: str, adjust: Callable[[Axe
         adjust(axis)
         axis.set_xlabel(x_title, fontsize=8)
         finish(axis, name)
-        axis.legend(fontsize=8, frameon=False)
+        axis.legend(fontsize=8, framealpha=0.7, edgecolor="none")
     return as_address(figure)
 
 

@@ -1,8 +1,8 @@
 """Do convolutions that learned from images of one size work on larger ones? Tokenizer and decoder at several scales.
 
 Run:    dvc repro resolution      (one of them: dvc repro resolution@vqgan-onestep)
-Expect: seconds. Figures psnr_db and ssim of `decoder` and, for a tokenizer that has one, of its own `joint` decoder,
-        at scale_1 (the size of training), scale_2 …; _std by bootstrap over images. `skipped` says why there are none.
+Expect: digits: half a minute. psnr_db and ssim of `decoder` and of the tokenizer's own `joint` decoder at scale_1 (the
+        size of training), scale_2 …; _std by bootstrap over images. `skipped` says why there are none.
 
 Scenes are rendered again at the larger size, with the detail that belongs there; images of other sources are enlarged
 and have no more detail than before. A transformer has learned places, which a larger grid has not: so it is left out.

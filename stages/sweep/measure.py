@@ -125,7 +125,8 @@ def code_facts(tokenizer: Tokenizer) -> dict[str, Any]:
     """What an image is compressed to: a code of several groups is one of num_codes / groups."""
     groups = tokenizer.num_patches // tokenizer.grid**2
     bits = tokenizer.num_patches * log2(tokenizer.num_codes / groups)
-    return {"tokens": tokenizer.num_patches, "num_codes": tokenizer.num_codes, "bits_an_image": bits}
+    sizes = {"tokens": tokenizer.num_patches, "num_codes": tokenizer.num_codes, "bits_an_image": bits}
+    return {"kind": tokenizer.config["tokenizer"], **sizes}
 
 
 def protocol(images: Path, real: Real, params: Params) -> dict[str, Any]:
