@@ -75,14 +75,41 @@ def test_residual_blocks_add_to_the_stem_alone_and_the_map_stays_8_by_8():
     )
 
 
-def test_classes_count_only_where_they_have_a_weight():
-    batch = ((images(8), images(8).flip(3)), (torch.eye(2, 3).expand(8, 2, 3), torch.eye(2, 3).expand(8, 2, 3)))
+def two_views():
+    """Images and their mirror images, and the maps of views that were not moved."""
+    return (images(8), images(8).flip(3)), (torch.eye(2, 3).expand(8, 2, 3), torch.eye(2, 3).expand(8, 2, 3))
+
+
+def objective(**weights: float) -> Objective:
+    """SimCLR and the terms asked for, on an untrained network."""
     vit = build_vit(img_px=16, patch_px=4, dim=32, depth=1, heads=2, seed=0)
+    torch.manual_seed(0)
+    plain = {"dense_weight": 0.0, "pixel_weight": 0.0, "class_weight": 0.0}
+    return Objective(vit, 32, temperature=0.2, num_classes=4, **{**plain, **weights})
+
+
+def test_the_pixel_term_is_the_error_of_a_linear_map_from_each_patch_to_its_own_pixels():
+    views, maps = two_views()
+    model, labels = objective(pixel_weight=3.0), torch.zeros(8, dtype=torch.long)
+    loss, scalars = model(views, maps, labels)
+    assert loss.item() == pytest.approx(scalars["simclr"].item() + 3 * scalars["pixel"].item(), rel=1e-5)
+    row, column = 2, 1  # one patch by hand, and the mean over all of them
+    both = torch.cat(views)
+    told = model.to_pixels(model.backbone.forward_features(both))
+    patch = both[5, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].flatten()
+    own = (told[5, 4 * row + column] - patch).square().mean()
+    patches = both.unflatten(3, (4, 4)).unflatten(2, (4, 4)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    errors = (told - patches).square()
+    assert errors[5, 4 * row + column].mean().item() == pytest.approx(own.item(), rel=1e-5)
+    assert scalars["pixel"].item() == pytest.approx(errors.mean().item(), rel=1e-5)
+
+
+def test_classes_count_only_where_they_have_a_weight():
+    batch = two_views()
     labels = torch.arange(8) % 4
     losses = {}
     for weight in (0.0, 1.0):
-        torch.manual_seed(0)
-        model = Objective(vit, 32, temperature=0.2, dense_weight=0.0, class_weight=weight, num_classes=4)
+        model = objective(class_weight=weight)
         losses[weight] = [model(*batch, some)[0].item() for some in (labels, labels.roll(1))]
     assert losses[0.0][0] == losses[0.0][1] and losses[1.0][0] != losses[1.0][1]
 

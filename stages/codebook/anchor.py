@@ -41,11 +41,10 @@ def reanchor(vectors_KD: Tensor, share_K: Tensor, rows_MD: Tensor) -> None:
     vectors_KD.lerp_(rows_MD[nearest(vectors_KD, rows_MD)], 1 - decay)
 
 
-def warn_of_collapse(name: str, live: float) -> None:
-    """One line on stderr with the remedy, where fewer than half of the codes are in use."""
+REANCHOR = "set reanchor: true in its section"
+
+
+def warn_of_collapse(name: str, live: float, remedy: str) -> None:
+    """One line on stderr with the kind's remedy, where fewer than half of the codes are in use."""
     if live < WARN_BELOW and math.isfinite(live):
-        print(
-            f"warning: {name}: only {live:.0%} of the codes are in use. Set reanchor: true in its section, "
-            "lower dim or num_codes, or raise commitment.",
-            file=sys.stderr,
-        )
+        print(f"warning: {name}: only {live:.0%} of the codes are in use. To mend it, {remedy}.", file=sys.stderr)

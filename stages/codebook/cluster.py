@@ -112,11 +112,11 @@ def watch(name: str, splits: dict[str, FeatureSplit], machine: Machine, device: 
     """(step, codes) -> mean 1 - cos to the nearest code on evenly spread images of each split; warns of collapse."""
     import torch
 
-    from stages.codebook.anchor import live_fraction, warn_of_collapse
+    from stages.codebook.anchor import REANCHOR, live_fraction, warn_of_collapse
 
     @torch.inference_mode()
     def evaluate(step: int, model: OnlineClusters) -> dict[str, float]:
-        warn_of_collapse(name, float(live_fraction(model.share)))
+        warn_of_collapse(name, float(live_fraction(model.share)), f"{REANCHOR} or lower num_codes")
         losses = {}
         for split, features in splits.items():
             shown, total = evenly(len(features), WATCHED), 0.0

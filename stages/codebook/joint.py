@@ -67,7 +67,7 @@ def fit_autoencoder(
             f"codebook {out.name}", network, lambda model, pixels: Painted(*model(pixels)), opponent,
             encoder, splits, params, machine, work, device,
         )  # fmt: skip
-        game.play(lambda scores: warn_of_collapse(out.name, scores["live_fraction"]))
+        game.play(lambda scores: warn_of_collapse(out.name, scores["live_fraction"], quantiser.remedy))
         usage = {split: count_usage(network, images, machine, device) for split, images in splits.items()}
         game.curves.write(report)
         write_usage(report, usage, joint_psnr_db={split: game.curves.last()[f"{split}/psnr_db"] for split in splits})

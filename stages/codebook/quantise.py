@@ -61,6 +61,7 @@ class Fsq(nn.Module):
     the K = prod(levels) points, channels from -1 to 1.
     """
 
+    remedy = "give it fewer levels"  # for collapse
     vectors: Tensor
     levels: Tensor
     base: Tensor
@@ -103,6 +104,8 @@ class Vq(nn.Module):
 
     Loss = ||sg(z) - c||² (moves the codes) + commitment * ||z - sg(c)||² (holds the encoder).
     """
+
+    remedy = "set reanchor: true in its section, lower dim or num_codes, or raise commitment"  # for collapse
 
     def __init__(self, num_codes: int, dim: int, commitment: float):
         super().__init__()

@@ -186,10 +186,10 @@ def watch(
     name: str, teacher: FrozenRows, splits: dict[str, ImageSplit], machine: Machine, device: torch.device
 ) -> Any:  # fmt: skip
     """(step, averaged model) -> cosine loss on evenly spread plain images of each split; warns of collapse."""
-    from stages.codebook.anchor import warn_of_collapse
+    from stages.codebook.anchor import REANCHOR, warn_of_collapse
 
     def evaluate(step: int, model: Distiller) -> dict[str, float]:
-        warn_of_collapse(name, float(model.quantiser.live_fraction()))
+        warn_of_collapse(name, float(model.quantiser.live_fraction()), f"{REANCHOR}, lower dim or num_codes")
         return {
             f"{split}/cosine_loss": measure(model, teacher, images, machine, device, WATCHED)[1]
             for split, images in splits.items()

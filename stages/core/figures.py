@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from stages.core.artefact import write_atomically
+
 
 def rounded(figures: Any) -> Any:
     """The same tree with every float at six significant digits: more would differ between machines only."""
@@ -21,6 +23,6 @@ def write_figures(folder: Path, figures: dict[str, Any]) -> None:
 
     `dvc metrics show` prints numbers and strings and leaves lists out: protocols are lists for that reason.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(rounded(figures), indent=1, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "metrics.json", (text + "\n").encode())

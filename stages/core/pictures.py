@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core import events
+from stages.core.artefact import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,7 @@ def save_png(path: Path, image: np.ndarray) -> None:
     content = io.BytesIO()
     Image.fromarray(image).save(content, format="PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.getvalue())
+    write_atomically(path, content.getvalue())
     events.picture(path.stem, content.getvalue())
 
 

@@ -130,12 +130,12 @@ def loader_of(kind: str | None) -> Callable[[Path, dict[str, Any], torch.device 
             from stages.decoder.painter import load_onestep
 
             return load_onestep
-        case "render":
-            from stages.decoder.renderer import load_render
-
-            return load_render
         case "diffusion":
             from stages.decoder.velocity import load_diffusion
 
             return load_diffusion
+        case "render":
+            from stages.decoder.renderer import load_render
+
+            return load_render
     raise UserError(f"a decoder of kind {kind!r}, which is not known here. Run `dvc repro`.")

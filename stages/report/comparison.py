@@ -56,7 +56,7 @@ def comparison(reports: Path, evaluations: dict[str, Metrics]) -> Section:
     rows = [row(name, metrics, stability(reports, metrics)) for name, metrics in evaluations.items()]
     text = (
         "Bits: what the autoregressive generator needs for a val image, given its class. ± is the deviation between "
-        "generator seeds, for reconstructions by bootstrap. Changed: share of codes that differ after noise at "
+        "sampling seeds, for reconstructions by bootstrap. Changed: share of codes that differ after noise at "
         f"{STABILITY_DB} dB. Compare generators at equal bits or equal PSNR, not at equal K: fewer bits are easier to "
         "generate. rfid and gfid are distances in the feature space of the judge of agreement, a classifier of real "
         "images that no tokenizer knows; those in the encoder's own space, which favours semantic codes, stand below."
