@@ -11,7 +11,7 @@ from stages.data.prepare import Params, prepare
 from stages.data.scenes import Scenes
 
 PX = 16
-SCENES = Scenes(count=20, max_objects=1, nuisance=0.0)
+SCENES = Scenes(count=20, max_objects=1, patterned=0.8, nuisance=0.0)
 MACHINE = Machine(device="cpu", num_workers=2, infer_batch_size=8, checkpoint_secs=60.0)
 
 

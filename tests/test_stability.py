@@ -165,7 +165,7 @@ def prepare_folder(source, out) -> None:
     from stages.data.scenes import Scenes
 
     facts = {"source": "folder", "folder": str(source), "img_px": 16, "val_fraction": 0.5, "format": "png"}
-    facts |= {"scenes": Scenes(count=20, max_objects=1, nuisance=0.0)}
+    facts |= {"scenes": Scenes(count=20, max_objects=1, patterned=0.8, nuisance=0.0)}
     with contextlib.chdir(out.parent):
         prepare(out, Data(**facts, shard_images=3, seed=0), MACHINE)
 

@@ -55,7 +55,7 @@ def write_image_artefact(out: Path, images: np.ndarray, labels: np.ndarray, clas
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{number:04d}.png")
     facts = {"source": "folder", "folder": str(source), "img_px": images.shape[1], "val_fraction": 0.33}
-    facts |= {"scenes": Scenes(count=20, max_objects=1, nuisance=0.0)}
+    facts |= {"scenes": Scenes(count=20, max_objects=1, patterned=0.8, nuisance=0.0)}
     with contextlib.chdir(out.parent):
         prepare(out, Params(**facts, shard_images=1000, format="png", seed=0), MACHINE)
 

@@ -30,7 +30,7 @@ def rendered(facts: dict[str, Any], numbers: list[int], img_px: int) -> np.ndarr
     """The scenes of these numbers, which are the keys of their images."""
     import numpy as np
 
-    settings = {key: facts["scenes"][key] for key in ("max_objects", "nuisance")}
+    settings = {key: facts["scenes"][key] for key in ("max_objects", "patterned", "nuisance")}
     size = max(1, BATCH_PIXELS // img_px**2)
     parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
     return np.concatenate([render(facts["seed"], part, img_px=img_px, **settings).images for part in parts])

@@ -44,8 +44,11 @@ class Objects(NamedTuple):
     depth: np.ndarray  # float32: larger is nearer
 
 
-def draw_objects(dice: Dice, max_objects: int) -> Objects:
-    """The objects of the dice's images: classes in equal shares, all else independent of them."""
+def draw_objects(dice: Dice, max_objects: int, patterned: float) -> Objects:
+    """The objects of the dice's images: classes in equal shares, all else independent of them.
+
+    `patterned` is the share of them that has a pattern, each pattern as often.
+    """
     import numpy as np
 
     radius = dice.uniform("radius", max_objects, low=SHARES[0], high=SHARES[1])
@@ -53,13 +56,15 @@ def draw_objects(dice: Dice, max_objects: int) -> Objects:
     radius[:, 1:] *= radius[:, :1]
     shape, colour = dice.below("shape", len(CLASSES), max_objects), dice.below("colour", len(COLOURS), max_objects)
     shape[:, 0] = main_shapes(dice)
+    pattern = 1 + dice.below("pattern", len(FILLS) - 1, max_objects)
+    fill = np.where(dice.uniform("patterned", max_objects) < patterned, pattern, FILLS.index("solid"))
     jitter = dice.uniform("jitter", max_objects, 3, low=-JITTER, high=JITTER)
     rgb = np.clip(np.array([*COLOURS.values()], np.float32)[colour] + jitter, 0, 1)
     return Objects(
         there=np.arange(max_objects) <= dice.below("objects", max_objects)[:, None],
         shape=shape,
         colour=colour,
-        fill=dice.below("fill", len(FILLS), max_objects),
+        fill=fill,
         radius=radius,
         angle=dice.uniform("angle", max_objects, high=2 * np.pi),
         centre=draw_places(dice, radius),

@@ -36,6 +36,7 @@ class Scenes(Section):
 
     count: int = Field(ge=20, le=VAL_START)  # images, train and val together
     max_objects: int = Field(ge=1, le=8)
+    patterned: float = Field(ge=0, le=1)  # share of objects filled with a pattern instead of one colour
     nuisance: float = Field(ge=0, le=1)
 
 
@@ -76,7 +77,7 @@ def pictures(asked: Sequence[Candidate], params: Scenes, img_px: int, seed: int)
     from PIL import Image
 
     numbers = [int(candidate.key) for candidate in asked]
-    batch = render(seed, numbers, img_px=img_px, max_objects=params.max_objects, nuisance=params.nuisance)
+    batch = render(seed, numbers, img_px=img_px, **params.model_dump(exclude={"count"}))
     found = zip(batch.images, captions(batch.objects), boxes(batch), batch.owner == 0, strict=True)
     return [
         Picture(
@@ -109,12 +110,14 @@ def boxes(batch: Batch) -> list[list[list[float]]]:
     return [found[there].tolist() for found, there in zip(corners, batch.objects.there, strict=True)]
 
 
-def render(seed: int, numbers: Sequence[int], *, img_px: int, max_objects: int, nuisance: float) -> Batch:
+def render(
+    seed: int, numbers: Sequence[int], *, img_px: int, max_objects: int, patterned: float, nuisance: float
+) -> Batch:
     """The numbered scenes, all at once. A pixel belongs to the nearest object that contains its centre."""
     import numpy as np
 
     dice = Dice(seed, np.asarray(numbers))
-    objects = draw_objects(dice, max_objects)
+    objects = draw_objects(dice, max_objects, patterned)
     x, y, distance = distances(objects, img_px)
     objects = objects._replace(there=worth_seeing(objects, distance <= 0))
     plane = backdrop(dice, objects.rgb[:, 0], img_px, nuisance)
