@@ -15,7 +15,11 @@ from stages.pretrain.losses import Objective
 from stages.pretrain.model import build_vit
 
 HYBRID = {"source": "scenes", "depth": 1, "heads": 2, "dim": 64, "stem_blocks": 1, "store": "fp16", "class_weight": 1.0}
-SCENES = {"source": "scenes", "folder": "", "scenes": {"count": 40, "max_objects": 2, "nuisance": 0.3}}
+SCENES = {
+    "source": "scenes",
+    "folder": "",
+    "scenes": {"count": 40, "max_objects": 2, "patterned": 0.8, "nuisance": 0.3},
+}
 
 
 def images(count: int = 6) -> torch.Tensor:

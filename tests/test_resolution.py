@@ -25,7 +25,12 @@ from stages.decoder.painter import OneStep, OneStepDecoder
 from stages.decoder.velocity import DiffusionDecoder, Velocity
 from stages.resolution.measure import Params
 
-SCENES = {"source": "scenes", "folder": "", "scenes": {"count": 100, "max_objects": 2, "nuisance": 0.0}, "img_px": 32}
+SCENES = {
+    "source": "scenes",
+    "folder": "",
+    "scenes": {"count": 100, "max_objects": 2, "patterned": 0.8, "nuisance": 0.0},
+    "img_px": 32,
+}
 
 
 def test_scenes_are_rendered_again_as_the_same_scenes_with_more_detail(tmp_path):

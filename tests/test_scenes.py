@@ -21,7 +21,7 @@ from stages.data.scenes import VAL_START, boxes, distances, render
 from stages.data.shapes import SHAPES
 
 YAML = """
-data: {source: scenes, folder: "", scenes: {count: 60, max_objects: 3, nuisance: 0.5}, img_px: 16,
+data: {source: scenes, folder: "", scenes: {count: 60, max_objects: 3, patterned: 0.8, nuisance: 0.5}, img_px: 16,
        val_fraction: 0.25, shard_images: 20, format: png, seed: 0}
 machine: {device: cpu, num_workers: 0, infer_batch_size: 8, checkpoint_secs: 60.0}
 """
@@ -35,7 +35,7 @@ AREAS = {
 
 
 def scenes(numbers, **changes):
-    return render(0, numbers, **{"img_px": 32, "max_objects": 3, "nuisance": 0.5, **changes})
+    return render(0, numbers, **{"img_px": 32, "max_objects": 3, "patterned": 0.8, "nuisance": 0.5, **changes})
 
 
 def lens(first: float, second: float, apart: float) -> float:
@@ -68,7 +68,9 @@ def test_an_image_is_the_same_in_any_batch_and_another_for_another_seed():
         assert np.array_equal(part.owner, whole.owner[start:stop]) and boxes(part) == boxes(whole)[start:stop]
         assert captions(part.objects) == captions(whole.objects)[start:stop]
     assert len({image.tobytes() for image in whole.images}) == len(numbers)
-    assert not np.array_equal(render(1, [0], img_px=32, max_objects=3, nuisance=0.5).images, whole.images[:1])
+    assert not np.array_equal(
+        render(1, [0], img_px=32, max_objects=3, patterned=0.8, nuisance=0.5).images, whole.images[:1]
+    )
 
 
 def test_every_run_of_ten_numbers_has_every_class_in_changing_order():
@@ -77,7 +79,7 @@ def test_every_run_of_ten_numbers_has_every_class_in_changing_order():
 
 
 def test_what_else_varies_is_even_and_independent_of_the_class():
-    objects = draw_objects(Dice(0, np.arange(4000)), 3)
+    objects = draw_objects(Dice(0, np.arange(4000)), 3, patterned=0.8)
     assert np.bincount(objects.there.sum(1) - 1) == pytest.approx(4000 / 3, rel=0.1)
     for choice, names in ((objects.colour, COLOURS), (objects.fill, FILLS)):
         assert np.bincount(choice[:, 0]) == pytest.approx(4000 / len(names), rel=0.2)
@@ -162,7 +164,12 @@ def test_the_images_artefact_holds_scenes_with_all_that_is_known_of_them(tmp_pat
     monkeypatch.chdir(tmp_path)
     folder = make("images")
     facts, found, split = image_facts(folder), members(folder), ImageSplit(folder, "val")
-    assert facts["classes"] == CLASSES and facts["scenes"] == {"count": 60, "max_objects": 3, "nuisance": 0.5}
+    assert facts["classes"] == CLASSES and facts["scenes"] == {
+        "count": 60,
+        "max_objects": 3,
+        "patterned": 0.8,
+        "nuisance": 0.5,
+    }
     assert [facts["splits"][name]["images"] for name in ("train", "val")] == [45, 15] and not facts["refused"]
     assert split.keys[0] == f"{VAL_START}" and {*split.keys}.isdisjoint(ImageSplit(folder, "train").keys)
     batch = scenes([VAL_START + i for i in range(15)], img_px=16)
