@@ -105,7 +105,7 @@ def arrow(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     wide, high = 0.85, 0.97
     slope = math.hypot(wide, high)
     head = np.maximum(y, (abs(x) * high - (y + high) * wide) / slope)
-    return np.minimum(head, box(x, y - 0.4, 0.26, 0.5))
+    return np.minimum(head, box(x, y - 0.2, 0.26, 0.7))  # far into the head: where two just touch, a seam shows
 
 
 SHAPES = {
