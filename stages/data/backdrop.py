@@ -1,6 +1,6 @@
 """The nuisance of photographs around and over a scene's objects: background, clutter, light and camera.
 
-Everything scales with `nuisance` from 0 (one flat colour, even light, no noise) to 1. Planes are float32 [B, 3, H, W].
+Everything scales with `nuisance` from 0 (one flat grey, even light, no noise) to 1. Planes are float32 [B, 3, H, W].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GRAIN = 2.0**-12  # textures are rounded to this, so that the transform's last b
 
 def backdrop(dice: Dice, main_rgb: np.ndarray, img_px: int, nuisance: float) -> np.ndarray:
     """The background alone: a colour unlike the main object's [B, 3], blended, textured, littered."""
-    base = far_colour(dice, main_rgb)[:, :, None, None]
+    base = far_colour(dice, main_rgb, nuisance)[:, :, None, None]
     if nuisance == 0:
         return base.repeat(img_px, 2).repeat(img_px, 3)
     second = base + dice.uniform("second", 3, 1, 1, low=-0.4, high=0.4) * nuisance
@@ -30,11 +30,15 @@ def backdrop(dice: Dice, main_rgb: np.ndarray, img_px: int, nuisance: float) -> 
     return scatter(dice, plane, nuisance)
 
 
-def far_colour(dice: Dice, rgb: np.ndarray) -> np.ndarray:
-    """float32 [B, 3]: a random colour at least CONTRAST away from `rgb` [B, 3], or the farthest one tried."""
+def far_colour(dice: Dice, rgb: np.ndarray, chroma: float) -> np.ndarray:
+    """float32 [B, 3]: a random colour at least CONTRAST away from `rgb` [B, 3], or the farthest one tried.
+
+    `chroma` goes from 0, a grey of any lightness, to 1, any colour.
+    """
     import numpy as np
 
-    tried = dice.uniform("background", CANDIDATES, 3, low=0.08, high=0.92)
+    grey = dice.uniform("background lightness", CANDIDATES, 1, low=0.08, high=0.92)
+    tried = grey + chroma * (dice.uniform("background", CANDIDATES, 3, low=0.08, high=0.92) - grey)
     distance = np.sqrt(((tried - rgb[:, None]) ** 2).sum(2))
     return tried[np.arange(len(tried)), np.minimum(distance, CONTRAST).argmax(1)]
 
