@@ -60,12 +60,16 @@ def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect.toml cannot keep Prefect's import from asking for usage data
     try:
         os.chdir(root_above(Path.cwd()))
-        sys.exit(globals()[f"do_{verb}"](**args))
+        status = globals()[f"do_{verb}"](**args)
+        sys.stdout.flush()
+        sys.exit(status)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever reads, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def root_above(folder: Path) -> Path:

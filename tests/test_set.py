@@ -4,7 +4,10 @@ Run: uv run pytest tests/test_set.py
 """
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import tiny
@@ -212,6 +215,15 @@ def test_several_assignments_are_applied_together(checked):
 def test_without_params_there_is_nothing_to_set(project):
     (project / "params.yaml").unlink()
     assert "error: params.yaml: no such file in " in tiny.semtok(project, "set", "a=1", status=2)
+
+
+def test_a_reader_that_stops_reading_gets_no_traceback(project):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; main()", "set", "first.seed=1"]
+    done = subprocess.run(command, cwd=project, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert "first: {seed: 1" in (project / "params.yaml").read_text() and not done.stderr
 
 
 def test_an_unknown_key_is_an_error_of_one_line(checked):
