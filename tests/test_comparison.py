@@ -52,3 +52,16 @@ def test_every_claim_names_two_tokenizers_of_params_yaml():
 
     known = YAML(typ="safe").load(Path(__file__).parents[1] / "params.yaml")["codebook"]
     assert {name for claim in CLAIMS for name in (claim.better, claim.worse)} <= {*known}
+
+
+def test_nothing_is_said_of_generation_before_reconstructions_show_their_classes():
+    def rated(agreement: float) -> dict:
+        return {"reconstruction": {"agreement": agreement, "psnr_db": 20.0}, "ar": {"agreement": agreement}}
+
+    claim = Claim("", "kmeans", "vqgan", "ar.agreement", 1)
+    assert verdict(claim, {"kmeans": rated(0.95), "vqgan": rated(0.9)})[-1] == "appears"
+    blind = {"kmeans": rated(0.95), "vqgan": rated(0.85), "vq_rate": rated(0.85)}
+    assert verdict(claim, blind)[-1] == "no verdict: the judge reads under 0.9 of vqgan reconstructions"
+    assert verdict(PSNR, blind)[-1] == "undecided", "reconstruction itself is not gated"
+    matched = Claim("", "kmeans", "vq_rate", "ar.agreement", 1)
+    assert verdict(matched, blind)[-1] == "appears", "a control may reconstruct badly on purpose"

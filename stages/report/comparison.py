@@ -1,7 +1,8 @@
 """The tokenizers side by side: one table, and which of the papers' orderings it shows.
 
-A difference counts where it exceeds twice the deviation of a difference of the two figures; else it is undecided. All
-rows of a table share one protocol.
+A difference counts where it exceeds twice the deviation of a difference of the two figures; else it is undecided. Of
+generation nothing is said before the judge reads GATE of a tokenizer's reconstructions right; controls, which may
+reconstruct badly on purpose, are exempt. All rows of a table share one protocol.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from stages.report.sections import GROUPS, Section
 from stages.report.tables import Row, Table, comparable, number, protocol_of, spread, tables
 
 SIGMAS = 2.0
+GATE = 0.9
 STABILITY_DB = "20"
 
 Metrics = dict[str, Any]
@@ -34,6 +36,7 @@ class Claim:
 RATED = [("gfid[judge]", -1), ("agreement", 1)]
 GENERATED = [*RATED, ("is[judge]", 1)]
 SEMANTIC, GENERATORS = ("kmeans", "cluster", "vqkd"), ("ar", "masked")
+CONTROLS = ("vq_rate", "vq_psnr", "vq_noise", "kmeans_random")
 CLAIMS = [
     *(Claim(f"{better} codes generate better than vqgan codes", better, "vqgan", f"{kind}.{figure}", sign)
       for better in SEMANTIC for kind in GENERATORS for figure, sign in GENERATED),
@@ -119,7 +122,7 @@ def verdicts(reports: Path, evaluations: dict[str, Metrics]) -> list[Table]:
 
 
 def verdict(claim: Claim, found: dict[str, Metrics]) -> list[str]:
-    """The two figures and whether the ordering appears, is reversed or undecided; empty where one is missing."""
+    """The two figures and whether the ordering appears, is reversed, undecided or not to be said; [] without both."""
     group, _, name = claim.figure.partition(".")
     sides = [found.get(side, {}).get(group, {}) for side in (claim.better, claim.worse)]
     if any(name not in side for side in sides):
@@ -127,4 +130,11 @@ def verdict(claim: Claim, found: dict[str, Metrics]) -> list[str]:
     gain = claim.sign * (sides[0][name] - sides[1][name])
     noise = sum(side.get(f"{name}_std", 0.0) ** 2 for side in sides) ** 0.5
     said = "undecided" if abs(gain) <= SIGMAS * noise else "appears" if gain > 0 else "reversed"
+    unread = [side for side in (claim.better, claim.worse) if group in GENERATORS and misread(side, found[side])]
+    said = f"no verdict: the judge reads under {GATE} of {' and '.join(unread)} reconstructions" if unread else said
     return [f"{claim.better} {spread(sides[0], name)}", f"{claim.worse} {spread(sides[1], name)}", said]
+
+
+def misread(name: str, figures: Metrics) -> bool:
+    """Whether too few of the reconstructions show their class."""
+    return name not in CONTROLS and figures.get("reconstruction", {}).get("agreement", 1.0) < GATE
