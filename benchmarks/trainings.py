@@ -1,0 +1,87 @@
+"""Is a decoder better, or was it lucky? Each is trained from several seeds; the spread is between the trainings.
+
+Run:    OMP_NUM_THREADS=1 uv run python benchmarks/trainings.py --tokenizers kmeans vq_rate --decoders onestep diffusion
+        (after: uv run dvc repro codebook judge, with these tokenizers in params.yaml)
+Expect: a line when a training has ended, about as long as the stage `decoder` takes; last a table, mean ± deviation of
+        each figure of `stages.sweep` over the seeds. What is done is kept in --work: a second call goes on from there.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+from pipeline.edit import assign
+
+DATA = Path("data").absolute()
+FIGURES = ("rfid[judge]", "rfid[embedded]", "psnr_db", "perceptual", "agreement")
+
+Metrics = dict[str, dict[str, float]]
+
+
+def measured(tokenizer: str, decoder: str, seed: int, work: Path) -> Metrics:
+    """{steps: figures} of one training, from `work` where it is done already."""
+    folder = work / f"{tokenizer}-{decoder}-{seed}"
+    metrics = folder / "sweep/metrics.json"
+    if not metrics.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        text = Path("params.yaml").read_text()
+        (folder / "params.yaml").write_text(assign(text, f"decoder.{decoder}.optim.seed={seed}"))
+        common = [
+            "--images",
+            DATA / "images",
+            "--encoder",
+            DATA / "encoder",
+            "--codebook",
+            DATA / "codebook" / tokenizer,
+        ]
+        palette = ["--palette", DATA / "palette" / decoder]
+        stage(folder, "decoder.train", "--name", decoder, *common, *palette, "--out", "decoder", "--report", "curves")
+        stage(folder, "sweep.measure", *common, "--judge", DATA / "judge", "--decoder", "decoder", "--report", "sweep")
+        print(f"{folder.name}: done", flush=True)
+    found = json.loads(metrics.read_text())
+    return {key: figures for key, figures in found.items() if key == "once" or key.startswith("steps_")}
+
+
+def stage(folder: Path, module: str, *arguments: str | Path) -> None:
+    """Run a stage's command in `folder`, its output in a log there; an error shows the log's end."""
+    command = [sys.executable, "-m", f"stages.{module}", *map(str, arguments)]
+    with open(folder / f"{module}.log", "w") as log:
+        done = subprocess.run(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        sys.exit(f"{folder.name}: {module} failed: {(folder / f'{module}.log').read_text()[-800:]}")
+
+
+def row(name: str, trainings: list[Metrics], steps: str) -> str:
+    """Mean ± deviation of each figure."""
+    cells = []
+    for figure in FIGURES:
+        if values := [training[steps][figure] for training in trainings if figure in training[steps]]:
+            deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+            cells.append(f"{figure} {statistics.mean(values):.4g} ± {deviation:.2g}")
+    return f"  {name:32} {', '.join(cells)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizers", nargs="+", required=True)
+    parser.add_argument("--decoders", nargs="+", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
+    parser.add_argument("--work", type=Path, default=Path("scratch/trainings"))
+    args = parser.parse_args()
+    runs = list(product(args.tokenizers, args.decoders, args.seeds))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        results = dict(zip(runs, pool.map(lambda run: measured(*run, args.work), runs), strict=True))
+    for tokenizer, decoder in product(args.tokenizers, args.decoders):
+        trainings = [results[tokenizer, decoder, seed] for seed in args.seeds]
+        for steps in trainings[0]:
+            print(row(f"{tokenizer}-{decoder}, {steps}", trainings, steps))
+
+
+if __name__ == "__main__":
+    main()
