@@ -1,9 +1,10 @@
 """Is a decoder better, or was it lucky? Each is trained from several seeds; the spread is between the trainings.
 
 Run:    OMP_NUM_THREADS=1 uv run python benchmarks/trainings.py --tokenizers kmeans vq_rate --decoders onestep diffusion
-        (after: uv run dvc repro codebook judge, with these tokenizers in params.yaml)
+        (after: uv run dvc repro codebook palette judge, with these tokenizers and decoders in params.yaml)
 Expect: a line when a training has ended, about as long as the stage `decoder` takes; last a table, mean ± deviation of
-        each figure of `stages.sweep` over the seeds. What is done is kept in --work: a second call goes on from there.
+        each figure of `stages.sweep` over the seeds. What is done is kept in --work: a second call goes on from
+        there, unless params.yaml has changed; delete it when an artefact has.
 """
 
 import argparse
@@ -27,18 +28,14 @@ def measured(tokenizer: str, decoder: str, seed: int, work: Path) -> Metrics:
     """{steps: figures} of one training, from `work` where it is done already."""
     folder = work / f"{tokenizer}-{decoder}-{seed}"
     metrics = folder / "sweep/metrics.json"
-    if not metrics.exists():
+    params = folder / "params.yaml"
+    wanted = assign(Path("params.yaml").read_text(), f"decoder.{decoder}.optim.seed={seed}")
+    if not (metrics.exists() and params.read_text() == wanted):
         folder.mkdir(parents=True, exist_ok=True)
-        text = Path("params.yaml").read_text()
-        (folder / "params.yaml").write_text(assign(text, f"decoder.{decoder}.optim.seed={seed}"))
-        common = [
-            "--images",
-            DATA / "images",
-            "--encoder",
-            DATA / "encoder",
-            "--codebook",
-            DATA / "codebook" / tokenizer,
-        ]
+        metrics.unlink(missing_ok=True)
+        params.write_text(wanted)
+        made = {"--images": "images", "--encoder": "encoder", "--codebook": f"codebook/{tokenizer}"}
+        common = [part for option, path in made.items() for part in (option, DATA / path)]
         palette = ["--palette", DATA / "palette" / decoder]
         stage(folder, "decoder.train", "--name", decoder, *common, *palette, "--out", "decoder", "--report", "curves")
         stage(folder, "sweep.measure", *common, "--judge", DATA / "judge", "--decoder", "decoder", "--report", "sweep")

@@ -132,7 +132,14 @@ def test_without_nuisance_the_background_is_one_colour_and_with_it_never():
     away = (distances(flat.objects, 32)[2] > 1 / 32) | ~flat.objects.there[:, :, None, None]
     for image, noisy, background in zip(flat.images, photo.images, away.all(1), strict=True):
         assert len(np.unique(image[background], axis=0)) == 1 < len(np.unique(noisy[background], axis=0)) // 20
+        assert len({*image[background][0]}) == 1, "a grey"
     assert np.array_equal(flat.owner, photo.owner), "the objects are the same"
+
+
+@pytest.mark.parametrize("patterned", [0.0, 0.25, 1.0])
+def test_so_many_objects_have_a_pattern(patterned):
+    fills = draw_objects(Dice(0, np.arange(4000)), 1, patterned).fill
+    assert (fills != FILLS.index("solid")).mean() == pytest.approx(patterned, abs=0.03)
 
 
 def test_captions_name_every_object_with_size_fill_colour_shape_and_place():
