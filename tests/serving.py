@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 import mini
@@ -52,12 +53,21 @@ class Server:
     def pid(self) -> int:
         return int((self.home / "semtok-server.pid").read_text())
 
-    def ask(self, path: str, body: dict | None = None) -> list | dict:
-        """POST to the API, or GET without a body."""
+    def ask(self, path: str, body: dict | None = None, tries: int = 20) -> list | dict:
+        """POST to the API, or GET without a body; asks again where it says 503, as Prefect's own clients do.
+
+        That is its word for a data base that is locked at the moment: nothing was done.
+        """
         data = None if body is None else json.dumps(body).encode()
         request = Request(f"{self.url}/api/{path}", data, {"Content-Type": "application/json"})
-        with build_opener(ProxyHandler({})).open(request, timeout=20) as reply:
-            return json.loads(reply.read() or b"{}")
+        try:
+            with build_opener(ProxyHandler({})).open(request, timeout=20) as reply:
+                return json.loads(reply.read() or b"{}")
+        except HTTPError as error:
+            if error.code != 503 or tries == 1:
+                raise
+        time.sleep(0.5)
+        return self.ask(path, body, tries - 1)
 
     def newest_run(self) -> dict:
         """The newest flow run."""
