@@ -60,8 +60,36 @@ def test_nothing_is_said_of_generation_before_reconstructions_show_their_classes
 
     claim = Claim("", "kmeans", "vqgan", "ar.agreement", 1)
     assert verdict(claim, {"kmeans": rated(0.95), "vqgan": rated(0.9)})[-1] == "appears"
-    blind = {"kmeans": rated(0.95), "vqgan": rated(0.85), "vq_rate": rated(0.85)}
+    blind = {"kmeans": rated(0.95), "vqgan": rated(0.85)}
     assert verdict(claim, blind)[-1] == "no verdict: the judge reads under 0.9 of vqgan reconstructions"
     assert verdict(PSNR, blind)[-1] == "undecided", "reconstruction itself is not gated"
-    matched = Claim("", "kmeans", "vq_rate", "ar.agreement", 1)
-    assert verdict(matched, blind)[-1] == "appears", "a control may reconstruct badly on purpose"
+
+
+def coded(bits: float, psnr_db: float, agreement: float) -> dict:
+    """Figures and protocol of a tokenizer whose ar generator drew 50 samples for each of 10 classes."""
+    ar = {"agreement": agreement, "agreement_std": 0.01, "likelihood": {"val_bits_per_image": bits}}
+    made = {"of": "ar", "count": 500, "per_class": {"min": 50, "max": 50}}
+    return {"reconstruction": {"psnr_db": psnr_db}, "ar": ar, "protocol": [made]}
+
+
+@pytest.mark.parametrize(
+    ("matched", "control", "said"),
+    [
+        ("rate", coded(110, 30.0, 0.3), "appears"),
+        ("rate", coded(90, 30.0, 0.3), "no verdict: 100 and 90 bits an image"),
+        ("rate", coded(112, 30.0, 0.3), "no verdict: 100 and 112 bits an image"),
+        ("rate", coded(100, 30.0, 0.119), "no verdict: samples of vq_rate show their class by chance"),
+        ("psnr", coded(200, 25.9, 0.3), "appears"),
+        ("psnr", coded(100, 26.1, 0.3), "no verdict: 25.0 and 26.1 dB"),
+        ("", coded(200, 30.0, 0.1), "appears"),
+    ],
+)
+def test_what_is_said_at_matched_rate_or_psnr_is_said_of_what_matches(matched, control, said):
+    claim = Claim("", "kmeans", "vq_rate", "ar.agreement", 1, matched)
+    assert verdict(claim, {"kmeans": coded(100, 25.0, 0.6), "vq_rate": control})[-1] == said
+
+
+def test_without_an_autoregressive_generator_no_rates_match():
+    claim = Claim("", "kmeans", "vq_rate", "masked.agreement", 1, "rate")
+    masked = {"kmeans": {"masked": {"agreement": 0.9}}, "vq_rate": {"masked": {"agreement": 0.5}}}
+    assert verdict(claim, masked)[-1] == "no verdict: no ar generator tells the bits"

@@ -9,7 +9,7 @@ import pytest
 from written_reports import LOCK, write_evaluation, write_reports, write_stability
 
 from stages.core.errors import UserError
-from stages.report.build import build, used_params
+from stages.report.build import as_yaml, build, used_params
 from stages.report.gather import split_name
 
 
@@ -86,10 +86,11 @@ def test_other_protocols_get_a_table_of_their_own_with_a_note(reports, changes):
 def test_tokenizers_share_a_table_and_a_plot_of_their_noise_and_are_measured_against_kmeans(reports):
     alone = page(reports)
     assert "0.125 ± 0.01" in alone and "30 dB" in alone and "÷" not in alone
-    write_stability(reports / "stability" / "fsq", 0.25)
+    write_stability(reports / "stability" / "fsq", 0.25, foreground=0.6)
     html = page(reports)
     fsq = "<td>30 dB</td><td>fsq</td><td>256</td><td>0.25 ± 0.01</td>"
-    assert "<th>÷ kmeans</th>" in html and re.search(f"{fsq}.*<td>2</td></tr>\n.*<td>1</td></tr>", html)
+    assert "<th>changed ÷ kmeans</th><th>on foreground ÷ kmeans</th>" in html
+    assert re.search(f"{fsq}.*<td>2</td><td>3</td></tr>\n.*<td>1</td><td>1</td></tr>", html)
     assert "kmeans: falling" in alone and "fsq, kmeans: falling" in html
 
 
@@ -159,4 +160,5 @@ def test_train_and_val_curves_find_each_other(name, expected):
 
 def test_used_params_are_those_of_the_lock(tmp_path):
     (tmp_path / "dvc.lock").write_text(json.dumps(LOCK))
-    assert used_params(tmp_path / "dvc.lock") == "codebook:\n  num_codes: 256\n"
+    params = used_params(tmp_path / "dvc.lock")
+    assert params == {"codebook": {"num_codes": 256}} and as_yaml(params) == "codebook:\n  num_codes: 256\n"

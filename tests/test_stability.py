@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import os
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from toy import write_params
 from toy_pipeline import MACHINE, pixels_of, write_image_artefact
 
 from stages.codebook.model import Codebook, load_tokenizer
+from stages.core import artefact
 from stages.core.errors import UserError
 from stages.core.params import load
 from stages.data.masks import Masks
@@ -186,6 +190,18 @@ def test_flat_images_have_no_signal_and_are_left_out(toy, tmp_path):
 def test_a_foreground_of_nothing_is_no_figure(toy, tmp_path):
     metrics = run(toy, tmp_path, foreground_variance=5.0, snrs_db=[10.0])
     assert metrics["foreground_share"] == 0 and "foreground_change" not in metrics["snr_10_db"]
+
+
+def test_codes_of_two_blocks_share_the_foreground_of_their_positions(toy, tmp_path):
+    config = artefact.read_config(toy.codebook, "codebook")
+    config |= {"blocks": [0, 1], "layers": "separate", "num_patches": 2 * config["num_patches"]}
+    config["encoder"] = os.path.relpath(toy.encoder, tmp_path / "two")
+    with artefact.new_artefact(tmp_path / "two", "codebook", config) as folder:
+        shutil.copy(toy.codebook / "codes.safetensors", folder)
+    two = SimpleNamespace(images=toy.images, codebook=tmp_path / "two")
+    alone, metrics = run(toy, tmp_path / "one"), run(two, tmp_path / "report")
+    assert metrics["protocol"][0]["positions"] == 32 and metrics["foreground_share"] == alone["foreground_share"]
+    assert metrics["snr_0.01_db"]["foreground_change"] > metrics["snr_100_db"]["foreground_change"]
 
 
 def test_rows_are_what_is_quantised(toy):

@@ -57,9 +57,10 @@ def picture(path: Path, shape: tuple[int, int, int] = (8, 8, 3)) -> None:
     save_png(path, np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
-def write_stability(folder: Path, change: float, **changes) -> None:
+def write_stability(folder: Path, change: float, foreground: float = 0.2, **changes) -> None:
     """Two levels of noise; `changes` go into the protocol."""
     figures = {"change": change, "change_std": 0.01, "code_cosine": 0.9, "code_cosine_std": 0.001}
+    figures |= {"foreground_change": foreground, "foreground_change_std": 0.02}
     entry = {"of": "stability", "reference_digest": "0123456789ab", "snrs_db": [30.0, 0.01], "noise_seeds": [0, 1]}
     levels = {"snr_30_db": figures, "snr_0.01_db": {**figures, "change": 0.96}}
     entries = [{**entry, **changes}, {"of": "tokenizer", "num_codes": 256}]

@@ -25,7 +25,7 @@ def build(reports: Path, out: Path, lock: Path) -> None:
     """Write the page `out` from the folder `reports`."""
     from stages.report import codes, comparison, decoders, sections, studies
 
-    evaluations, study = gather.read_evaluations(reports), decoders.study(reports)
+    evaluations, study, params = gather.read_evaluations(reports), decoders.study(reports), used_params(lock)
     optional = {
         "larger images": decoders.resolution(reports),
         "encoder probe": sections.probe(reports),
@@ -37,7 +37,7 @@ def build(reports: Path, out: Path, lock: Path) -> None:
         "training curves": sections.training(reports),
     }
     parts = [
-        comparison.comparison(reports, evaluations),
+        comparison.comparison(reports, evaluations, params.get("data", {})),
         sections.headline(evaluations),
         sections.reconstructions(reports, evaluations),
         *study,
@@ -47,16 +47,15 @@ def build(reports: Path, out: Path, lock: Path) -> None:
         *filter(None, optional.values()),
         sections.everything(evaluations),
     ]
-    params = used_params(lock)
     missing = [
         name for name, part in {"decoders": study, **optional, "params (no dvc.lock)": params}.items() if not part
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, render(parts, missing, params).encode())
+    write_atomically(out, render(parts, missing, as_yaml(params)).encode())
     print(f"report: {out}, {out.stat().st_size / 1e6:.1f} MB" + (f"; missing: {', '.join(missing)}" if missing else ""))
 
 
-def render(parts: list[Any], missing: list[str], params: str | None) -> str:
+def render(parts: list[Any], missing: list[str], params: str) -> str:
     """The page's HTML."""
     from jinja2 import Environment, StrictUndefined
 
@@ -67,20 +66,24 @@ def render(parts: list[Any], missing: list[str], params: str | None) -> str:
     return template.render(sections=parts, missing=missing, params=params, protocol_lines=protocol_lines)
 
 
-def used_params(lock: Path) -> str | None:
-    """The params each stage last ran with, as YAML, from DVC's own record; None without one."""
+def used_params(lock: Path) -> dict[str, Any]:
+    """The params each stage last ran with, from DVC's own record; {} without one."""
+    from ruamel.yaml import YAML
+
+    stages = YAML(typ="safe").load(lock).get("stages", {}).values() if lock.is_file() else ()
+    return {key: value for stage in stages for key, value in stage.get("params", {}).get("params.yaml", {}).items()}
+
+
+def as_yaml(params: dict[str, Any]) -> str:
+    """Sorted, in blocks; empty for {}."""
     import io
 
     from ruamel.yaml import YAML
 
-    if not lock.is_file():
-        return None
-    stages = YAML(typ="safe").load(lock).get("stages", {}).values()
-    used = {key: value for stage in stages for key, value in stage.get("params", {}).get("params.yaml", {}).items()}
     yaml, buffer = YAML(typ="safe", pure=True), io.StringIO()
     yaml.default_flow_style = False
-    yaml.dump(dict(sorted(used.items())), buffer)
-    return buffer.getvalue()
+    yaml.dump(dict(sorted(params.items())), buffer)
+    return buffer.getvalue() if params else ""
 
 
 def main() -> None:

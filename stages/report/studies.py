@@ -16,6 +16,7 @@ STABILITY = {
     "code_cosine": "code cosine",
     "row_cosine": "feature cosine",
 }
+TIMES = {"change": "changed", "foreground_change": "on foreground"}  # told as multiples of the baseline's
 PROJECTIONS = {"pca": "PCA", "lda": "LDA", "bayes": "Bayes limit in the plane"}
 
 
@@ -44,13 +45,17 @@ def levels(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def rows_at(snr: str, group: dict[str, dict[str, Any]]) -> list[Row]:
-    """One row for each tokenizer of one protocol: its figures at a level; its change over the baseline's."""
-    base = levels(group[BASELINE])[snr]["change"] if BASELINE in group and len(group) > 1 else 0
+    """One row for each tokenizer of one protocol: its figures at a level; its changes over the baseline's."""
+    base = levels(group[BASELINE])[snr] if BASELINE in group and len(group) > 1 else {}
     rows = []
     for name, metrics in group.items():
         figures = levels(metrics)[snr]
         cells = {title: spread(figures, key) for key, title in STABILITY.items()}
-        cells |= {f"÷ {BASELINE}": number(figures["change"] / base)} if base else {}
+        cells |= {
+            f"{title} ÷ {BASELINE}": number(figures[key] / base[key])
+            for key, title in TIMES.items()
+            if base.get(key) and key in figures
+        }
         codes = number(protocol_of(metrics, "tokenizer")["num_codes"])
         rows.append(Row([snr, name, codes], cells, protocol_of(metrics, "stability")))
     return rows

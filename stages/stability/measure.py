@@ -124,8 +124,10 @@ def as_batch(
 
     pixels = to_float(images, tokenizer.codebook.vectors.device)
     if covered is None:
-        return Batch(numbers, pixels, by_variance(pixels, tokenizer.grid, params.foreground_variance))
-    return Batch(numbers, pixels, by_mask(torch.from_numpy(covered).to(pixels.device), tokenizer.grid))
+        shown = by_variance(pixels, tokenizer.grid, params.foreground_variance)
+    else:
+        shown = by_mask(torch.from_numpy(covered).to(pixels.device), tokenizer.grid)
+    return Batch(numbers, pixels, shown.repeat(1, tokenizer.num_patches // tokenizer.grid**2))
 
 
 def summary(means: np.ndarray, params: Params) -> dict[str, Any]:
