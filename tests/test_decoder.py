@@ -14,27 +14,22 @@ from PIL import Image
 
 from stages.core.convnet import PatchDiscriminator, hinge_discriminator
 from stages.core.errors import UserError
+from stages.core.game import Game
 from stages.core.losses import CollapseGuard, EncoderPerceptual, LpipsPerceptual, adaptive_weight, finite_nudge
 from stages.decoder.model import load_decoder
 from stages.decoder.painter import OneStep
 from stages.encoder.model import load_encoder
+
+GAME = {"decoder": {"onestep": {
+    "gan": {"weight": 0.02, "start_step": 30, "width": 8}, "optim": {"total_steps": 60, "lr_peak": 0.02}
+}}}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def trained(toy, tmp_path_factory):
     root = tmp_path_factory.mktemp("decoder") / "toy"
     shutil.copytree(toy, root)
-    toys.write_params(
-        root,
-        {
-            "decoder": {
-                "onestep": {
-                    "gan": {"weight": 0.02, "start_step": 30, "width": 8},
-                    "optim": {"total_steps": 60, "lr_peak": 0.02},
-                }
-            }
-        },
-    )
+    toys.write_params(root, GAME)
     toys.run("decoder", root)
     return root
 
@@ -159,6 +154,34 @@ def test_a_non_finite_loss_stops_training_with_step_and_batch(toy, tmp_path):
     with pytest.raises(UserError, match=r"non-finite loss or gradient at step \d+, on the batch \['0"):
         toys.run("decoder", root)
     assert not (root / "data/decoder").exists()
+
+
+def test_a_training_that_a_non_finite_loss_stopped_goes_on_from_before_it(trained, tmp_path, monkeypatch, capsys):
+    root, whole = tmp_path / "toy", Game.step
+    shutil.copytree(trained, root)
+    shutil.rmtree(root / "data/decoder")
+    toys.write_params(root, GAME | {"machine": {"checkpoint_secs": 0.0}})
+    with monkeypatch.context() as patch:
+        patch.setattr(Game, "step", lambda self, now, pixels, watch: whole(self, now, pixels / (now != 40), watch))
+        with pytest.raises(UserError, match="non-finite loss or gradient at step 40, on the batch"):
+            toys.run("decoder", root)
+    toys.run("decoder", root)
+    assert "resuming at step 40" in capsys.readouterr().out
+    assert toys.hashes(root / "data/decoder") == toys.hashes(trained / "data/decoder")
+
+
+def test_a_discriminator_that_says_nonsense_leaves_finite_weights_after_a_whole_training(toy, tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    root = tmp_path / "toy"
+    shutil.copytree(toy, root)
+    gan = {"weight": 0.5, "start_step": 2, "width": 8}
+    toys.write_params(root, {"decoder": {"onestep": {"gan": gan, "optim": {"total_steps": 8, "eval_every": 4}}}})
+    sane = PatchDiscriminator.forward
+    monkeypatch.setattr(PatchDiscriminator, "forward", lambda self, pixels: sane(self, pixels) * float("nan"))
+    toys.run("decoder", root)
+    weights = load_file(root / "data/decoder/kmeans-onestep/model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
 def test_a_fixed_weight_and_a_discriminator_of_features_train_it_too(toy, tmp_path):

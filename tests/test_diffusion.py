@@ -5,6 +5,7 @@ Run: uv run pytest tests/test_diffusion.py
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import toy as toys
 
 from stages.core.errors import UserError
 from stages.data.reader import ImageSplit
+from stages.decoder.diffusion import denoise
 from stages.decoder.flow import Flow, draw_times
 from stages.decoder.model import load_decoder
 from stages.decoder.velocity import Velocity
@@ -142,6 +144,61 @@ def test_what_cannot_be_is_refused(trained, tmp_path, changes, said):
     toys.write_params(tmp_path, {"decoder": {"diffusion": changes}})
     with pytest.raises(UserError, match=said):
         toys.run_line(TRAIN, tmp_path)
+
+
+@pytest.mark.parametrize("pairs", ["trajectory", "plain"])
+def test_the_discriminator_sees_the_noisy_image_and_its_time_or_nothing(pairs):
+    class TrueVelocity:
+        """Knows where a pixel of 0.5 is going."""
+
+        flow = Flow(0.6, 0.25, "velocity", 0.15)
+
+        def __call__(self, x_t, t, codes):
+            self.seen = x_t, t
+            signal = 0.6 * torch.full_like(x_t, 0.5)
+            return (x_t - signal) / t[:, None, None, None]
+
+    params = SimpleNamespace(
+        flow=SimpleNamespace(times="uniform", time_mean=0.0, time_std=1.0), gan=SimpleNamespace(pairs=pairs)
+    )
+    network, pixels = TrueVelocity(), torch.full((64, 3, 4, 4), 0.5)
+    painted = denoise(network, pixels, torch.zeros(64, 1, dtype=torch.long), params)
+    torch.testing.assert_close(painted.made, pixels, atol=1e-4, rtol=0)
+    assert float(painted.loss) < 1e-6, "the velocity that leads there has no loss"
+    x_t, t = network.seen
+    if pairs == "trajectory":
+        assert torch.equal(painted.context[0], network.flow.scaled(x_t, t)) and torch.equal(painted.context[1], t)
+    else:
+        assert painted.context == ()
+
+
+class Still:
+    """Goes nowhere."""
+
+    flow = Flow(0.6, 0.25, "velocity", 0.15)
+
+    def __call__(self, x_t, t, codes):
+        return torch.zeros_like(x_t)
+
+
+def test_two_processes_draw_the_times_and_noise_of_one(monkeypatch):
+    params = SimpleNamespace(
+        flow=SimpleNamespace(times="logit-normal", time_mean=0.8, time_std=1.0),
+        gan=SimpleNamespace(pairs="trajectory"),
+    )
+    network = Still()
+    pixels, seen = torch.randn(6, 3, 4, 4), []
+
+    def contexts(share: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        torch.manual_seed(0)
+        return denoise(network, share, None, params).context
+
+    whole = contexts(pixels)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        seen.append(contexts(pixels[3 * rank : 3 * rank + 3]))
+    assert all(torch.equal(torch.cat(parts), one) for parts, one in zip(zip(*seen, strict=True), whole, strict=True))
 
 
 @pytest.mark.parametrize("conditioning", ["concat", "adagn"])

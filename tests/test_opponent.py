@@ -98,6 +98,27 @@ def test_r1_and_its_own_gradient_are_those_of_finite_differences_and_jacobians()
     assert float(given) == pytest.approx(float((above - found).detach() / 1e-5), rel=1e-3)
 
 
+@pytest.mark.parametrize("make", [trajectory, lambda: trajectory(pairs="plain"), lambda: hinge(torch.ones(1))])
+def test_a_painter_that_follows_the_push_scores_higher(make):
+    opponent, made = make(), torch.randn(4, 3, 8, 8, requires_grad=True)
+    timed = isinstance(opponent.discriminator, TimedDiscriminator)
+    both = painted(made) if timed else Painted(made, made.mean())
+    opponent.push(both, made.mean())[0].backward()
+    moved = made.detach() - made.grad / made.grad.norm()
+    assert opponent.discriminator(moved, *both.context).mean() > opponent.discriminator(made, *both.context).mean()
+
+
+def test_the_penalty_of_the_game_is_half_its_weight_times_r1():
+    real, both = torch.randn(4, 3, 8, 8), painted(torch.randn(4, 3, 8, 8))
+    for weight in (0.5, 2.0):
+        opponent = trajectory(r1_weight=weight)
+        given = real.clone().requires_grad_()
+        penalty = gradient_penalty(opponent.discriminator(given, *both.context), given)
+        assert float(opponent.losses(real, both.made, both.context)["r1"].detach()) == pytest.approx(
+            weight / 2 * float(penalty.detach())
+        )
+
+
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf")])
 @pytest.mark.parametrize("make", [trajectory, lambda: hinge(torch.ones(1))])
 def test_a_broken_discriminator_pushes_nothing_and_counts_as_a_collapse(make, garbage):

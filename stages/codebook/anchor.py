@@ -41,7 +41,7 @@ def reanchor(vectors_KD: Tensor, share_K: Tensor, rows_MD: Tensor) -> None:
     vectors_KD.lerp_(rows_MD[nearest(vectors_KD, rows_MD)], 1 - decay)
 
 
-REANCHOR = "set reanchor: true in its section"
+REANCHOR = "see that its section says reanchor: true"
 
 
 def warn_of_collapse(name: str, live: float, remedy: str) -> None:

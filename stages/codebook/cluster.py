@@ -116,7 +116,7 @@ def watch(name: str, splits: dict[str, FeatureSplit], machine: Machine, device: 
 
     @torch.inference_mode()
     def evaluate(step: int, model: OnlineClusters) -> dict[str, float]:
-        warn_of_collapse(name, float(live_fraction(model.share)), f"{REANCHOR} or lower num_codes")
+        warn_of_collapse(name, float(live_fraction(model.share)), f"{REANCHOR}, lower num_codes, or train longer")
         losses = {}
         for split, features in splits.items():
             shown, total = evenly(len(features), WATCHED), 0.0

@@ -105,7 +105,7 @@ class Vq(nn.Module):
     Loss = ||sg(z) - c||² (moves the codes) + commitment * ||z - sg(c)||² (holds the encoder).
     """
 
-    remedy = "set reanchor: true in its section, lower dim or num_codes, or raise commitment"  # for collapse
+    remedy = "see that its section says reanchor: true, lower dim or num_codes, or raise commitment"  # for collapse
 
     def __init__(self, num_codes: int, dim: int, commitment: float):
         super().__init__()

@@ -189,7 +189,11 @@ def watch(
     from stages.codebook.anchor import REANCHOR, warn_of_collapse
 
     def evaluate(step: int, model: Distiller) -> dict[str, float]:
-        warn_of_collapse(name, float(model.quantiser.live_fraction()), f"{REANCHOR}, lower dim or num_codes")
+        warn_of_collapse(
+            name,
+            float(model.quantiser.live_fraction()),
+            f"{REANCHOR}, lower commitment, dim or num_codes, or train longer",
+        )
         return {
             f"{split}/cosine_loss": measure(model, teacher, images, machine, device, WATCHED)[1]
             for split, images in splits.items()

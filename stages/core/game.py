@@ -97,7 +97,7 @@ class Game:
     def step(self, step: int, pixels: Tensor, watch: Watch) -> Scalars:
         """One update of the painter and, once the game is on, one of the discriminator."""
         optim, playing = self.recipe.optim, self.opponent.playing(step)
-        torch.manual_seed(seed_of(self.name, optim.seed, step) + distributed.rank())
+        torch.manual_seed(seed_of(self.name, optim.seed, step))  # every process draws for all of the batch
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(
                 step, peak=optim.lr_peak, warmup_steps=optim.warmup_steps, total_steps=optim.total_steps

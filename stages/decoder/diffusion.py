@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from stages.core import artefact
+from stages.core.distributed import share_of, world_size
 from stages.core.errors import UserError
 from stages.core.loop import check_shares, evenly
 from stages.core.params import Machine, Section, impossible
@@ -104,15 +105,19 @@ def fit(name: str, sources: Sources, out: Path, report: Path, params: Params, ma
 
 
 def denoise(network: Any, pixels: Tensor, codes: Tensor, params: Params) -> Painted:
-    """x0-hat from one noisy image each, at a time drawn for it, and the loss of its velocity."""
+    """x0-hat from one noisy image each, at a time drawn for it, and the loss of its velocity.
+
+    Times and noise are drawn for all processes' images, so that their number changes neither.
+    """
     import torch
 
     from stages.core.opponent import Painted
     from stages.decoder.flow import draw_times
 
     flow, law = network.flow, params.flow
-    t = draw_times(len(pixels), law.times, law.time_mean, law.time_std, pixels.device)
-    noise = torch.randn_like(pixels)
+    count = len(pixels) * world_size()
+    t = share_of(draw_times(count, law.times, law.time_mean, law.time_std, pixels.device))
+    noise = share_of(torch.randn(count, *pixels.shape[1:], device=pixels.device))
     x_t = flow.mix(pixels, noise, t)
     velocity = network(x_t, t, codes)
     score = (velocity - flow.velocity(pixels, noise)).square().mean()
