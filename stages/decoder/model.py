@@ -91,7 +91,7 @@ class Decoder(ABC):
         """Codes of any integer type [B, N] -> uint8 [B, H, W, 3], in `steps` steps instead of those of the config.
 
         One seed is drawn from `generator` (0 without one). Images depend on that seed and on their codes, not on their
-        batch, but for the rounding of float sums.
+        batch, but for the rounding of float sums: a value is at most one grey level off.
         """
         if steps is not None:
             return self.in_steps(steps).decode(codes, generator, batch_size)

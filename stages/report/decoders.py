@@ -38,8 +38,9 @@ def decoders(reports: Path, found: dict[str, Metrics]) -> Section:
         "Val images through tokenizer and decoder. Steps: Euler steps of diffusion, MaskGIT steps of masked renderers; "
         "* is the decoder's own setting, – a kind without it. ± by bootstrap over images; where the decoder draws at "
         "random, figures are means over decoding seeds, with the deviation between them. rfid is the distance to the "
-        "same images before the tokenizer, perceptual that of the encoder's patch features, which one-step and "
-        "diffusion decoders are trained for. Bits: tokens an image times log2 of the codes that each may be."
+        "same images before the tokenizer, perceptual that of the encoder's patch features, which decoders are "
+        "trained for where perceptual_weight is not 0. Bits: tokens an image times log2 of the codes that each may be. "
+        "How fast they are is not the same twice and stands in LOG.md (benchmarks/decoders.py)."
     )
     rows = [
         Row([*of(metrics), steps_told(metrics, level)], cells(metrics, level), protocol_of(metrics, "sweep"))
