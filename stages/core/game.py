@@ -22,7 +22,7 @@ from stages.core.checkpoint import Checkpoint
 from stages.core.curves import Curves
 from stages.core.device import compute
 from stages.core.loop import Watch, adamw, averaged, backward, epoch_batch, evenly, prefetch
-from stages.core.losses import EncoderPerceptual, LpipsPerceptual, pixel_loss
+from stages.core.losses import EncoderPerceptual, LpipsPerceptual, along, pixel_loss, slope_at
 from stages.core.opponent import Opponent, Painted, Scalars
 from stages.core.pictures import grid, save_png
 from stages.core.pixels import to_float, to_uint8
@@ -118,7 +118,10 @@ class Game:
             painted = self.reconstruct(self.network, pixels)
         painted = replace(painted, made=painted.made.float())
         pixel, perceptual = pixel_loss(recipe.pixel, painted.made, pixels), self.perceptual(painted.made, pixels)
-        loss = recipe.pixel_weight * pixel + recipe.perceptual_weight * perceptual + painted.loss
+        own = recipe.pixel_weight * pixel + recipe.perceptual_weight * perceptual
+        if playing:  # the adaptive factor asks for the gradient, too: the frozen encoder is passed backwards once
+            own = along(painted.made, slope_at(own, painted.made))
+        loss = own + painted.loss
         scalars = {"pixel": pixel.detach(), "perceptual": perceptual.detach(), **painted.scalars}
         if playing:
             term, parts = self.opponent.push(painted, loss)

@@ -78,13 +78,22 @@ def load_vgg16(slices: nn.Module, vgg16_file: str) -> None:
     slices.load_state_dict(renamed)
 
 
+def slope_at(loss: Tensor, made: Tensor) -> Tensor:
+    """d loss / d made; what lies between the two is passed, and freed, once."""
+    return torch.autograd.grad(loss, made)[0]
+
+
+def along(made: Tensor, slope: Tensor) -> Tensor:
+    """A term whose gradient with respect to `made` is `slope`."""
+    return (made * slope.detach()).sum()
+
+
 def finite_nudge(adversarial: Tensor, made: Tensor) -> Tensor:
     """A term with the gradient of `adversarial` with respect to `made`, its non-finite entries zeroed.
 
     A broken discriminator then pushes nothing: 0 * NaN further up the graph cannot occur.
     """
-    push = torch.autograd.grad(adversarial, made, retain_graph=True)[0]
-    return (made * push.nan_to_num(0.0, 0.0, 0.0).detach()).sum()
+    return along(made, slope_at(adversarial, made).nan_to_num(0.0, 0.0, 0.0))
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, limit: float) -> Tensor:
