@@ -123,12 +123,12 @@ def verdicts(reports: Path, evaluations: dict[str, Metrics]) -> list[Table]:
         figures = {**metrics, "stability": stability(reports, metrics)}
         by_decoder.setdefault(name.removeprefix(f"{tokenizer}-"), {})[tokenizer] = figures
     rows = [
-        [claim.text, f"{decoder}: {claim.figure}", *cells]
+        [claim.text, cells[-1], f"{decoder}: {claim.figure}", *cells[:-1]]
         for decoder, found in by_decoder.items()
         for claim in CLAIMS
         if (cells := verdict(claim, found))
     ]
-    heads = ["the papers' ordering", "figure", "first", "second", "here"]
+    heads = ["the papers' ordering", "here", "figure", "first", "second"]
     return [Table(heads, rows)] if rows else []
 
 
