@@ -15,7 +15,7 @@ from stages.core import artefact
 from stages.core.augment import Affine, random_maps, warp
 from stages.core.checkpoint import Checkpoint
 from stages.core.curves import Curves
-from stages.core.device import pick_device
+from stages.core.device import _has_instructions, compute, pick_device
 from stages.core.errors import UserError
 from stages.core.loop import Optim, Watch, adamw, epoch_batch
 from stages.core.rng import seed_of
@@ -145,3 +145,19 @@ def test_an_absent_gpu_is_an_error_that_says_so():
         with pytest.raises(UserError, match="0 usable GPUs"):
             pick_device("cuda")
     assert pick_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("instructions", "dtype"), [(["avx2"], torch.float32), (["avx2", "avx512_bf16"], torch.bfloat16)]
+)
+def test_a_cpu_that_would_emulate_bf16_computes_in_fp32_and_says_so_once(instructions, dtype, monkeypatch, capsys):
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"} | dict.fromkeys(instructions, True)
+    )
+    _has_instructions.cache_clear()
+    for _ in range(2):
+        with compute(torch.device("cpu"), "bf16"):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    _has_instructions.cache_clear()
+    said = capsys.readouterr().out
+    assert said.count("no instructions for bf16: fp32 instead") == (dtype == torch.float32)

@@ -95,9 +95,24 @@ def test_a_tight_cluster_has_high_precision_and_low_recall():
     rng = np.random.default_rng(0)
     real = torch.from_numpy(rng.normal(size=(300, 4)).astype(np.float32))
     tight = torch.from_numpy((0.05 * rng.normal(size=(300, 4))).astype(np.float32))
-    precision, recall = metrics.precision_recall(tight, real, neighbours=3)
+    radii = {id(points): metrics.ball_radii(points, 3) for points in (real, tight)}
+    precision, recall = metrics.precision_recall(tight, real, radii[id(real)], neighbours=3)
     assert precision > 0.95 and recall < 0.1
-    assert metrics.precision_recall(real, tight, neighbours=3) == (recall, precision)
+    assert metrics.precision_recall(real, tight, radii[id(tight)], neighbours=3) == (recall, precision)
+
+
+@pytest.mark.parametrize(("samples", "references"), [(300, 2500), (1100, 999)])  # batches of 1,000 and a rest
+def test_precision_and_recall_are_torch_fidelitys(samples, references):
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    rng = np.random.default_rng(0)
+    real = torch.from_numpy(rng.normal(size=(references, 6)).astype(np.float32))
+    drawn = torch.from_numpy(rng.normal(loc=0.7, size=(samples, 6)).astype(np.float32))
+    theirs = prc_features_to_metric(
+        drawn, real, prc_neighborhood=3, prc_batch_size=500, save_cpu_ram=True, verbose=False
+    )
+    ours = metrics.precision_recall(drawn, real, metrics.ball_radii(real, 3), neighbours=3)
+    assert ours == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-3) and 0.1 < min(ours)
 
 
 def test_inception_score_runs_from_one_to_the_number_of_classes():

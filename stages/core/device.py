@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING
 
 from stages.core.errors import UserError
@@ -32,17 +33,34 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
+@cache
+def _has_instructions(precision: Precision) -> bool:
+    """Whether the CPU multiplies in `precision`; emulated, a step of a decoder takes ten times that of fp32."""
+    import torch
+
+    names = {
+        "fp32": ["architecture"],
+        "bf16": ["avx512_bf16", "amx_bf16", "bf16"],
+        "fp16": ["avx512_fp16", "amx_fp16", "fp16_arith"],
+    }
+    has = any(torch.cpu.get_capabilities().get(name, False) for name in names[precision])
+    if not has:
+        print(f"precision: this CPU has no instructions for {precision}: fp32 instead", flush=True)
+    return has
+
+
 @contextmanager
 def compute(device: torch.device, precision: Precision) -> Generator[None]:
-    """Matrix products in `precision` inside the block; losses belong outside it or in `.float()`.
+    """Matrix products in `precision` inside the block, in fp32 on a CPU without instructions for it.
 
-    Where a CPU trains, attention is computed step by step: for the few tokens of an image the backward pass of torch's
-    fused kernel takes twice as long.
+    Losses belong outside the block or in `.float()`. Where a CPU trains, attention is computed step by step: for the
+    few tokens of an image the backward pass of torch's fused kernel takes twice as long.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    native = device.type != "cpu" or _has_instructions(precision)
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision] if native else None
     plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and torch.is_grad_enabled() else nullcontext()
     with plain, torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         yield

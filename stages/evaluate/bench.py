@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stages.core import artefact
 from stages.core.choice import choose
 from stages.data.reader import ImageSplit, image_facts
+from stages.evaluate.metrics import ball_radii
 from stages.evaluate.sight import Look, Sight, batches, join, looker
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bench:
-    """`reference` are real training images, `reference_index` int64 [R] their numbers in the train split."""
+    """`reference` are real training images, `reference_index` int64 [R] their numbers in the train split.
+
+    `reference_radii` {space: [R]} are those of the balls of precision.
+    """
 
     facts: dict[str, Any]
     images_digest: str
@@ -32,6 +36,7 @@ class Bench:
     train: ImageSplit
     reference: Sight
     reference_index: np.ndarray
+    reference_radii: dict[str, Tensor]
     params: Params
     batch_size: int
 
@@ -63,7 +68,8 @@ def set_up(images: Path, spaces: dict[str, Space], params: Params, machine: Mach
     runs = batches(len(index), machine.infer_batch_size)
     reference = join(look(train.read(index[run.start : run.stop])) for run in runs)
     facts, digest = image_facts(images), artefact.digest(images)
-    return Bench(facts, digest, spaces, look, train, reference, index, params, machine.infer_batch_size)
+    radii = {space: ball_radii(feats, params.prc_neighbours) for space, feats in reference.features.items()}
+    return Bench(facts, digest, spaces, look, train, reference, index, radii, params, machine.infer_batch_size)
 
 
 def reference_index(count: int, params: Params) -> np.ndarray:

@@ -77,7 +77,8 @@ def seed_figures(sight: Sight, labels: np.ndarray, bench: Bench) -> dict[str, fl
         figures["agreement"] = float(sight.hits(labels).mean())
     for space, feats in sight.features.items():
         reference = bench.reference.features[space]
-        precision, recall = metrics.precision_recall(feats, reference, params.prc_neighbours)
+        radii = bench.reference_radii[space]
+        precision, recall = metrics.precision_recall(feats, reference, radii, params.prc_neighbours)
         figures |= {f"gfid[{space}]": likeness.fid(feats, reference)}
         figures |= {f"gkid[{space}]": metrics.kid(feats, reference, params.kid_subset_size, params.seed)[0]}
         if space in sight.logits:

@@ -1,4 +1,4 @@
-"""Figures of sets of images beside the Fréchet distance of stages/core/likeness.py; torch-fidelity's own code."""
+"""Figures of sets of images beside the Fréchet distance of stages/core/likeness.py: torch-fidelity's, or equal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 KID_SUBSETS = 100
 IS_SPLITS = 10
-PRC_BATCH = 10_000  # images at once in precision and recall
+PRC_BATCH = 1_000  # images at once in precision and recall
 
 
 def kid(features: Tensor, reference: Tensor, subset_size: int, seed: int) -> tuple[float, float]:
@@ -21,13 +21,31 @@ def kid(features: Tensor, reference: Tensor, subset_size: int, seed: int) -> tup
     return scores[KEY_METRIC_KID_MEAN], scores[KEY_METRIC_KID_STD]
 
 
-def precision_recall(features: Tensor, reference: Tensor, neighbours: int) -> tuple[float, float]:
-    """Share of samples inside the reference's k-nearest-neighbour balls, and the reverse (Kynkäänniemi et al. 2019)."""
-    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+def ball_radii(points: Tensor, neighbours: int) -> Tensor:
+    """[M, D] -> [M], the distance to the k-th nearest other point."""
+    import torch
 
-    settings = {"prc_neighborhood": neighbours, "prc_batch_size": PRC_BATCH, "save_cpu_ram": True, "verbose": False}
-    scores = prc_features_to_metric(features, reference, **settings)
-    return scores[KEY_METRIC_PRECISION], scores[KEY_METRIC_RECALL]
+    nearest = (torch.cdist(part, points).topk(neighbours + 1, largest=False).values for part in points.split(PRC_BATCH))
+    return torch.cat([found[:, -1] for found in nearest])
+
+
+def precision_recall(
+    features: Tensor, reference: Tensor, reference_radii: Tensor, neighbours: int
+) -> tuple[float, float]:
+    """Share of samples inside the reference's k-nearest-neighbour balls, and the reverse (Kynkäänniemi et al. 2019).
+
+    The same as torch-fidelity's, which measures the reference's balls again for every set of samples.
+    """
+    import torch
+
+    radii = ball_radii(features, neighbours)
+    real, covered = torch.zeros(len(features), dtype=torch.bool), torch.zeros(len(reference), dtype=torch.bool)
+    for start in range(0, len(reference), PRC_BATCH):
+        rows = slice(start, start + PRC_BATCH)
+        distances = torch.cdist(reference[rows], features)
+        real |= (distances <= reference_radii[rows, None]).any(0)
+        covered[rows] = (distances <= radii).any(1)
+    return real.float().mean().item(), covered.float().mean().item()
 
 
 def inception_score(logits: Tensor, seed: int) -> float:

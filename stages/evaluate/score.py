@@ -145,12 +145,8 @@ def announce(
 
 
 def peak_bytes(count: int, dim: int, pixel_px: int) -> int:
-    """Memory for `count` images: float32 features and thumbnails, and what precision/recall builds.
-
-    torch-fidelity takes distances [at most 10,000, count] in float32; finding the k-th nearest copies them and adds an
-    int64 index of that shape: 16 bytes a pair, measured, which is 160 kB an image from 10,000 images on.
-    """
-    return BASE_BYTES + count * 4 * (dim + 3 * pixel_px**2) + 16 * min(count, PRC_BATCH) * count
+    """Memory for `count` images: float32 features and thumbnails, distances of 1,000 images to all, and a copy."""
+    return BASE_BYTES + count * (4 * (dim + 3 * pixel_px**2) + 8 * PRC_BATCH)
 
 
 def print_summary(figures: dict[str, Any]) -> None:
