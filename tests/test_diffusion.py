@@ -27,7 +27,7 @@ CHANGES = {"gan": {"start_step": 10, "width": 8}, "optim": {"total_steps": 40, "
 # Every rung of the paper's ladder that is not the default, at once.
 LADDER = {
     "conditioning": "adagn",
-    "flow": {"gamma": 1.0, "output": "velocity", "times": "uniform"},
+    "flow": {"gamma": 1.0, "output": "velocity", "path": "cosine", "times": "uniform"},
     "sampling": {"steps": 2, "spacing": "linear"},
     "perceptual_weight": 0.0,
     "gan": {"start_step": 0, "pairs": "plain"},
@@ -151,7 +151,7 @@ def test_the_discriminator_sees_the_noisy_image_and_its_time_or_nothing(pairs):
     class TrueVelocity:
         """Knows where a pixel of 0.5 is going."""
 
-        flow = Flow(0.6, 0.25, "velocity", 0.15)
+        flow = Flow(0.6, 0.25, "velocity", 0.15, "rectified")
 
         def __call__(self, x_t, t, codes):
             self.seen = x_t, t
@@ -175,7 +175,7 @@ def test_the_discriminator_sees_the_noisy_image_and_its_time_or_nothing(pairs):
 class Still:
     """Goes nowhere."""
 
-    flow = Flow(0.6, 0.25, "velocity", 0.15)
+    flow = Flow(0.6, 0.25, "velocity", 0.15, "rectified")
 
     def __call__(self, x_t, t, codes):
         return torch.zeros_like(x_t)
@@ -201,10 +201,12 @@ def test_two_processes_draw_the_times_and_noise_of_one(monkeypatch):
     assert all(torch.equal(torch.cat(parts), one) for parts, one in zip(zip(*seen, strict=True), whole, strict=True))
 
 
-@pytest.mark.parametrize("conditioning", ["concat", "adagn"])
-def test_it_overfits_a_batch(conditioning):
+@pytest.mark.parametrize(
+    ("conditioning", "path"), [("concat", "rectified"), ("adagn", "rectified"), ("concat", "cosine")]
+)
+def test_it_overfits_a_batch(conditioning, path):
     torch.manual_seed(0)
-    flow = Flow(0.6, 0.33, "residual", 0.15)
+    flow = Flow(0.6, 0.33, "residual", 0.15, path)
     network = Velocity(torch.randn(6, 4), 1, [32, 32], 1, conditioning, flow)
     codes, noise, colours = torch.randint(6, (6, 4)), torch.randn(6, 3, 8, 8), torch.rand(6, 3) * 2 - 1
     squares = colours[codes].transpose(1, 2).unflatten(2, (2, 2))  # a colour a code
@@ -214,7 +216,7 @@ def test_it_overfits_a_batch(conditioning):
     for step in range(100):
         optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / 100)
         t, eps = draw_times(6, "logit-normal", 0.8, 1.0, torch.device("cpu")), torch.randn_like(pixels)
-        error = network(flow.mix(pixels, eps, t), t, codes) - flow.velocity(pixels, eps)
+        error = network(flow.mix(pixels, eps, t), t, codes) - flow.velocity(pixels, eps, t)
         optimizer.zero_grad()
         error.square().mean().backward()
         optimizer.step()

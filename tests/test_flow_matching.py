@@ -1,7 +1,10 @@
-"""Rectified flow by hand: the process, the network's input and output, the times; and the U-Net's shapes.
+"""Both paths between image and noise by hand, what the network sees and says, the times; and the U-Net's shapes.
 
 Run: uv run pytest tests/test_flow_matching.py
 """
+
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +13,9 @@ from torch.nn import functional as F
 from stages.decoder.flow import Flow, draw_times, time_grid
 from stages.decoder.unet import UNet, resized
 
-PLAIN = Flow(gamma=0.6, variance=0.5, output="velocity", residual=0.2)
+PLAIN = Flow(gamma=0.6, variance=0.5, output="velocity", residual=0.2, path="rectified")
 TIMES = torch.linspace(0.001, 0.999, 9)
+BOTH = pytest.mark.parametrize("path", ["rectified", "cosine"])
 
 
 def pair(count: int, variance: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,27 +25,54 @@ def pair(count: int, variance: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]
     return variance**0.5 * torch.randn(shape, generator=rng), torch.randn(shape, generator=rng)
 
 
+@BOTH
 @pytest.mark.parametrize("gamma", [1.0, 0.6])
-def test_the_true_velocity_leads_to_the_image_from_every_time(gamma):
-    flow, (x0, noise) = Flow(gamma, 1.0, "velocity", 1.0), pair(len(TIMES))
-    x_t, velocity = flow.mix(x0, noise, TIMES), flow.velocity(x0, noise)
+def test_the_true_velocity_leads_to_the_image_and_to_the_noise_from_every_time(gamma, path):
+    flow, (x0, noise) = Flow(gamma, 1.0, "velocity", 1.0, path), pair(len(TIMES))
+    x_t, velocity = flow.mix(x0, noise, TIMES), flow.velocity(x0, noise, TIMES)
     torch.testing.assert_close(flow.clean(x_t, velocity, TIMES), x0, atol=1e-5, rtol=0)
-    later = flow.mix(x0, noise, TIMES + 1e-3)
-    torch.testing.assert_close((later - x_t) / 1e-3, velocity, atol=1e-2, rtol=0, msg="it is d x_t / d t")
+    torch.testing.assert_close(flow.ends(x_t, velocity, TIMES)[1], noise, atol=1e-5, rtol=0)
+    later, speed = flow.mix(x0, noise, TIMES + 1e-3), 1 if path == "rectified" else math.pi / 2
+    torch.testing.assert_close((later - x_t) / 1e-3, speed * velocity, atol=1e-2, rtol=0, msg="it is d x_t / d t")
 
 
+def test_on_the_rectified_path_image_and_velocity_are_those_of_the_paper_and_a_step_is_eulers():
+    (x0, noise), t = pair(4), torch.full((4,), 0.7)
+    x_t, v = PLAIN.mix(x0, noise, t), PLAIN.velocity(x0, noise, t)
+    torch.testing.assert_close(x_t, 0.3 * 0.6 * x0 + 0.7 * noise)
+    assert torch.equal(v, noise - 0.6 * x0)
+    torch.testing.assert_close(0.6 * PLAIN.clean(x_t, v, t), x_t - 0.7 * v)
+    wrong = PLAIN.sample(lambda x, t: x.square(), noise, [1.0, 0.7, 0.0])
+    x_t = noise + (0.7 - 1.0) * noise.square()
+    torch.testing.assert_close(wrong, (x_t - 0.7 * x_t.square()) / 0.6)
+
+
+def test_on_the_cosine_path_a_step_is_ddims():
+    flow, (x0, noise) = Flow(1.0, 1.0, "velocity", 1.0, "cosine"), pair(4)
+    kept = [math.cos(math.pi / 2 * t) ** 2 for t in (0.7, 0.4)]  # DDPM's share of the signal's power, alpha-bar
+    x_t = flow.mix(x0, noise, torch.full((4,), 0.7))
+    torch.testing.assert_close(x_t, kept[0] ** 0.5 * x0 + (1 - kept[0]) ** 0.5 * noise)
+    guess = torch.tanh(x_t)  # of the noise; DDIM, equation 12 without new noise
+    image = (x_t - (1 - kept[0]) ** 0.5 * guess) / kept[0] ** 0.5
+    wanted = kept[1] ** 0.5 * image + (1 - kept[1]) ** 0.5 * guess
+    given = (guess - (1 - kept[0]) ** 0.5 * x_t) / kept[0] ** 0.5  # v that says so
+    signal, rest = flow.ends(x_t, given, torch.full((4,), 0.7))
+    torch.testing.assert_close(flow.mix(signal, rest, torch.full((4,), 0.4)), wanted, atol=1e-5, rtol=1e-5)
+
+
+@BOTH
 @pytest.mark.parametrize(("steps", "spacing"), [(1, "log"), (3, "log"), (7, "linear")])
-def test_euler_steps_along_the_true_velocity_end_at_the_image(steps, spacing):
-    x0, noise = pair(4)
-    velocity = PLAIN.velocity(x0, noise)
-    made = PLAIN.sample(lambda x, t: velocity, noise, time_grid(steps, spacing))
+def test_steps_along_the_true_velocity_end_at_the_image(steps, spacing, path):
+    flow, (x0, noise) = replace(PLAIN, path=path), pair(4)
+    made = flow.sample(lambda x, t: flow.velocity(x0, noise, t), noise, time_grid(steps, spacing))
     torch.testing.assert_close(made, x0, atol=1e-5, rtol=0)
 
 
+@BOTH
 @pytest.mark.parametrize("variance", [1.0, 0.3])
 @pytest.mark.parametrize("gamma", [1.0, 0.6])
-def test_what_the_network_sees_has_unit_variance_at_every_time(gamma, variance):
-    flow, (x0, noise) = Flow(gamma, variance, "velocity", 1.0), pair(400, variance)
+def test_what_the_network_sees_has_unit_variance_at_every_time(gamma, variance, path):
+    flow, (x0, noise) = Flow(gamma, variance, "velocity", 1.0, path), pair(400, variance)
     for t in [0.0, *TIMES.tolist(), 1.0]:
         times = torch.full((400,), t)
         assert float(flow.scaled(flow.mix(x0, noise, times), times).var()) == pytest.approx(1, abs=0.02)
@@ -55,24 +86,34 @@ def test_gamma_lowers_the_signal_to_noise_ratio_and_not_the_whole():
     torch.testing.assert_close(rest, times[:, None, None, None] * noise)
 
 
-def test_the_residual_output_is_what_the_best_linear_guess_leaves_at_unit_variance():
+@BOTH
+def test_the_residual_output_is_what_the_best_linear_guess_leaves_at_unit_variance(path):
     share, signal = 0.2, 0.6 * 0.5**0.5
-    flow, r = Flow(0.6, 0.5, "residual", share), share * signal
+    flow, r = Flow(0.6, 0.5, "residual", share, path), share * signal
     s, eps = torch.tensor([[1.0, -1, 1, -1], [1, 1, -1, -1]])  # unit variances, no covariance
     for t in (0.01, r, 0.5, 0.99):
-        x_t, v = (1 - t) * r * s + t * eps, eps - r * s  # the mean is known: what is left deviates by r
+        time, one = torch.tensor([t]), torch.ones(1, 3, 2, 2)
+        # The mean is known: what is left deviates by r.
+        x_t, v = mixed(flow, r * s, eps, time), moved(flow, r * s, eps, time)
         slope = float((x_t * v).mean() / x_t.square().mean())
-        one, time = torch.ones(1, 3, 2, 2), torch.tensor([t])
-        skip = flow.velocity_of(0 * one, one, time).mean()
-        assert float(skip) == pytest.approx(slope, rel=1e-4, abs=1e-6)
+        skip = float(flow.velocity_of(0 * one, one, time).mean())
+        assert skip == pytest.approx(slope, rel=1e-4, abs=1e-6)
         s0 = signal * s  # unknown to x_t alone: the network must supply it
-        left = eps - s0 - float(skip) * ((1 - t) * s0 + t * eps)
+        left = moved(flow, s0, eps, time) - skip * mixed(flow, s0, eps, time)
         scale = float((flow.velocity_of(one, 0 * one, time)).mean())
         assert float((left / scale).square().mean()) == pytest.approx(1, rel=1e-3)
 
 
+def mixed(flow: Flow, s0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return flow.mix(s0 / flow.gamma, eps, t)
+
+
+def moved(flow: Flow, s0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return flow.velocity(s0 / flow.gamma, eps, t)
+
+
 def test_edm_skips_are_the_case_of_nothing_known():
-    flow, times = Flow(1.0, 1.0, "residual", 1.0), TIMES[:, None, None, None]
+    flow, times = Flow(1.0, 1.0, "residual", 1.0, "rectified"), TIMES[:, None, None, None]
     x_t, out = pair(len(TIMES))
     total = (1 - times) ** 2 + times**2
     wanted = (2 * times - 1) / total * x_t + out / total.sqrt()

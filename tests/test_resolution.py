@@ -62,7 +62,7 @@ def convolutional(kind: str) -> Decoder:
     config = {"decoder": kind, "num_codes": 8, "groups": 2, "grid": 2, "img_px": 8}
     if kind == "onestep":
         return OneStepDecoder(OneStep(torch.randn(8, 4), 2, [8, 8, 8], 1).requires_grad_(False), config, "cpu")
-    flow = Flow(gamma=0.6, variance=0.3, output="residual", residual=0.15)
+    flow = Flow(gamma=0.6, variance=0.3, output="residual", residual=0.15, path="rectified")
     network = Velocity(torch.randn(8, 4), 2, [8, 8], 1, "concat", flow)
     torch.nn.init.normal_(network.unet.leave[-1].weight)  # starts at zero, where nothing depends on the codes
     config |= {"sampling": {"steps": 2, "spacing": "log"}}

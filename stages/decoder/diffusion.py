@@ -1,11 +1,12 @@
-"""diffusion: rectified flow from noise to pixels, given the codes, in one to three steps (epsilon-VAE, ICML 2025).
+"""diffusion: a flow from noise to pixels, given the codes, in one to three steps (epsilon-VAE, ICML 2025).
 
 Loss = |v - v-hat|² + perceptual_weight * distance of features of x0-hat + gan.weight * adversarial term of x0-hat
 (stages/decoder/trajectory.py) + pixel_weight * L1|L2 of x0-hat, of which the paper has none.
 The curves' PSNR is that of sampled reconstructions. Digits: 1 to 3 minutes on two cores.
 
-Every rung of the paper's ladder is a matter of params (times, conditioning, weights, gamma, spacing), but for its DDPM
-baseline and prediction of the noise, which are not here: at t = 1, where few steps start, noise tells no image.
+Every rung of the paper's ladder is a matter of params (path, times, conditioning, weights, gamma, spacing). Its DDPM
+baseline predicts the noise, which at t = 1, where few steps start, tells no image: `path: cosine` is DDPM's process
+with v as the target.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class FlowParams(Section):
     gamma: float = Field(gt=0)
     output: Literal["velocity", "residual"]
     residual: float = Field(gt=0, le=1)
+    path: Literal["rectified", "cosine"]
     times: Literal["logit-normal", "uniform"]
     time_mean: float
     time_std: float = Field(gt=0)
@@ -92,7 +94,7 @@ def fit(name: str, sources: Sources, out: Path, report: Path, params: Params, ma
         variance = pixel_variance(ImageSplit(sources.images, "train", machine.num_workers), machine.infer_batch_size)
         own = {
             "conditioning": params.conditioning,
-            "flow": {**params.flow.model_dump(include={"gamma", "output", "residual"}), "variance": variance},
+            "flow": {**params.flow.model_dump(include={"gamma", "output", "residual", "path"}), "variance": variance},
             "sampling": params.sampling.model_dump(),
         }
         network = build(vectors_KD, {**facts, **own}).to(device)
@@ -120,7 +122,7 @@ def denoise(network: Any, pixels: Tensor, codes: Tensor, params: Params) -> Pain
     noise = share_of(torch.randn(count, *pixels.shape[1:], device=pixels.device))
     x_t = flow.mix(pixels, noise, t)
     velocity = network(x_t, t, codes)
-    score = (velocity - flow.velocity(pixels, noise)).square().mean()
+    score = (velocity - flow.velocity(pixels, noise, t)).square().mean()
     seen = (flow.scaled(x_t, t), t) if params.gan.pairs == "trajectory" else ()
     return Painted(flow.clean(x_t, velocity, t), score, {"score": score.detach()}, seen)
 

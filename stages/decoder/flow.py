@@ -1,9 +1,13 @@
-"""Rectified flow between an image's signal and Gaussian noise (Liu et al. 2023), as epsilon-VAE decodes with it (2025).
+"""From an image's signal to Gaussian noise and back, as epsilon-VAE decodes (2025); B images at a time.
 
-    s0 = gamma x0      x_t = (1 - t) s0 + t eps      v = eps - s0      s0-hat = x_t - t v      x0-hat = s0-hat / gamma
+    s0 = gamma x0     x_t = a s0 + b eps     v = p eps - q s0     s0-hat = p x_t - b v     eps-hat = q x_t + a v
+
+    path       a            b            p  q   a step keeps s0-hat and eps-hat: x_t' = a' s0-hat + b' eps-hat
+    rectified  1 - t        t            1  1   Euler's along v = dx_t/dt (rectified flow, Liu et al. 2023)
+    cosine     cos(pi t/2)  sin(pi t/2)  a  b   DDIM's (Song et al. 2021), DDPM's process; v of Salimans and Ho (2022)
 
 gamma < 1 lowers the signal-to-noise ratio at every t (Chen 2023). Scaling x_t as a whole would not: so the signal is
-scaled, and the network sees x_t / sqrt(gamma² (1 - t)² var(x0) + t²), whose variance is 1 at every t.
+scaled, and the network sees x_t / sqrt(gamma² a² var(x0) + b²), whose variance is 1 at every t.
 Pixels x0 run from -1 to 1; images are float [B, 3, H, W], times float [B] from 0 (image) to 1 (noise).
 """
 
@@ -12,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from math import log
+from math import log, pi
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+Path = Literal["rectified", "cosine"]
 Spacing = Literal["log", "linear"]
 Output = Literal["velocity", "residual"]
 
@@ -28,52 +33,67 @@ class Flow:
 
     `output` says what a network gives. velocity: v itself. residual: what the best linear guess from x_t leaves of v,
     at unit variance, if s0 deviates by r = residual * gamma * sqrt(var(x0)) from a mean that the codes tell. So the
-    network gives the image where t > r, the noise where t < r, and never has to copy x_t: the preconditioning of EDM
-    (Karras et al. 2022; residual = 1), for images that are nearly known.
+    network gives the image where b > r a, the noise where b < r a, and never has to copy x_t: the preconditioning of
+    EDM (Karras et al. 2022; residual = 1), for images that are nearly known.
     """
 
     gamma: float
     variance: float
     output: Output
     residual: float
+    path: Path
+
+    def shares(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """a and b, [B, 1, 1, 1]."""
+        t = t[:, None, None, None]
+        return (1 - t, t) if self.path == "rectified" else ((t * pi / 2).cos(), (t * pi / 2).sin())
+
+    def turn(self, t: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """p and q; a p + b q = 1 on either path."""
+        return (1.0, 1.0) if self.path == "rectified" else self.shares(t)
 
     def mix(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t."""
-        return (1 - wide(t)) * self.gamma * x0 + wide(t) * noise
+        a, b = self.shares(t)
+        return a * self.gamma * x0 + b * noise
 
-    def velocity(self, x0: Tensor, noise: Tensor) -> Tensor:
-        """v = d x_t / d t, the same at every t."""
-        return noise - self.gamma * x0
+    def velocity(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """v."""
+        p, q = self.turn(t)
+        return p * noise - q * self.gamma * x0
 
     def scaled(self, x_t: Tensor, t: Tensor) -> Tensor:
         """x_t at unit variance, as networks see it."""
-        return x_t / (self.gamma**2 * (1 - wide(t)) ** 2 * self.variance + wide(t) ** 2).sqrt()
+        a, b = self.shares(t)
+        return x_t / (self.gamma**2 * a**2 * self.variance + b**2).sqrt()
 
     def velocity_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """v of what a network gave for x_t; output = -(t s0 - (1 - t) r² eps) / its deviation for `residual`."""
+        """v of what a network gave for x_t; output = -(b s0 - a r² eps) / its deviation for `residual`."""
         if self.output == "velocity":
             return output
-        t, signal = wide(t), self.gamma**2 * self.variance
+        (a, b), (p, q), signal = self.shares(t), self.turn(t), self.gamma**2 * self.variance
         r2 = signal * self.residual**2
-        total = (1 - t) ** 2 * r2 + t**2
-        skip = (t - (1 - t) * r2) / total
-        return skip * x_t + (t**2 * signal + (1 - t) ** 2 * r2**2).sqrt() / total * output
+        total = a**2 * r2 + b**2
+        skip = (p * b - q * a * r2) / total
+        return skip * x_t + (b**2 * signal + a**2 * r2**2).sqrt() / total * output
+
+    def ends(self, x_t: Tensor, velocity: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """s0-hat and eps-hat: where the trajectory through x_t begins and ends."""
+        (a, b), (p, q) = self.shares(t), self.turn(t)
+        return p * x_t - b * velocity, q * x_t + a * velocity
 
     def clean(self, x_t: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
         """x0-hat."""
-        return (x_t - wide(t) * velocity) / self.gamma
+        return self.ends(x_t, velocity, t)[0] / self.gamma
 
     def sample(self, velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, times: list[float]) -> Tensor:
-        """Euler steps from pure noise, x_1, along `velocity(x_t, t)` -> x0-hat."""
+        """Steps from pure noise, x_1, with `velocity(x_t, t)` -> x0-hat."""
         x = noise
-        for now, then in pairwise(times):
-            x = x + (then - now) * velocity(x, x.new_full((len(x),), now))
+        for now, then in pairwise(noise.new_full((len(noise),), time) for time in times):
+            signal, rest = self.ends(x, velocity(x, now), now)
+            a, b = self.shares(then)
+            x = a * signal + b * rest
         return x / self.gamma
-
-
-def wide(t: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, 1]."""
-    return t[:, None, None, None]
 
 
 def time_grid(steps: int, spacing: Spacing) -> list[float]:

@@ -44,7 +44,7 @@ class Velocity(nn.Module):
         return self.flow.velocity_of(self.unet(self.flow.scaled(x_t, t), t, self.latents(codes_BN)), x_t, t)
 
     def sample(self, codes_BN: Tensor, noise: Tensor, steps: int, spacing: Spacing) -> Tensor:
-        """int64 [B, N], standard normal [B, 3, H, W] -> x0-hat, float [B, 3, H, W], after `steps` Euler steps."""
+        """int64 [B, N], standard normal [B, 3, H, W] -> x0-hat, float [B, 3, H, W], after `steps` steps."""
         return self.flow.sample(lambda x, t: self(x, t, codes_BN), noise, time_grid(steps, spacing))
 
 
@@ -56,7 +56,7 @@ class DiffusionDecoder(Decoder):
 
     @property
     def steps(self) -> int:
-        """Euler steps."""
+        """Of the flow."""
         return self.config["sampling"]["steps"]
 
     def paint(self, codes_BN: Tensor, seeds_B: np.ndarray) -> Tensor:

@@ -35,7 +35,7 @@ def study(reports: Path) -> list[Section]:
 def decoders(reports: Path, found: dict[str, Metrics]) -> Section:
     """Every decoder at every number of steps: table, plots, the same images through all."""
     text = (
-        "Val images through tokenizer and decoder. Steps: Euler steps of diffusion, MaskGIT steps of masked renderers; "
+        "Val images through tokenizer and decoder. Steps: those of diffusion, MaskGIT steps of masked renderers; "
         "* is the decoder's own setting, – a kind without it. ± by bootstrap over images; where the decoder draws at "
         "random, figures are means over decoding seeds, with the deviation between them. rfid is the distance to the "
         "same images before the tokenizer, perceptual that of the encoder's patch features, which decoders are "
