@@ -137,6 +137,12 @@ def test_training_masks_hide_one_to_all_positions_and_two_over_pi_on_average():
     assert torch.equal(mask.sum(1), counts[::1000])
 
 
+def test_logits_of_some_positions_are_those_of_all_there():
+    model, codes, labels = network(False), torch.randint(6, (3, 9)), torch.arange(3) % 3
+    mask = masking.random_mask(torch.tensor([1, 4, 9]), 9, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(labels, codes, mask), model(labels, codes)[mask])
+
+
 def test_a_code_once_kept_is_never_masked_again(monkeypatch):
     model, seen = network(False), []
     original = masked.guided_logits

@@ -75,6 +75,12 @@ def test_ar_logits_do_not_depend_on_their_own_or_later_pixel_codes_but_on_all_ea
         assert ((after - before).abs().amax(-1)[:, place + 1 :] > 1e-6).all()
 
 
+def test_logits_of_some_pixel_codes_are_those_of_all_there():
+    model, (given, pixel) = network("masked"), pair(3)
+    mask = torch.rand(pixel.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    torch.testing.assert_close(model(given, pixel, mask), model(given, pixel)[mask])
+
+
 def test_masked_logits_depend_on_every_pixel_code():
     model, (given, pixel) = network("masked"), pair(3)
     before = model(given, pixel)

@@ -34,6 +34,5 @@ def draw(share: Tensor, uniform: Tensor) -> Tensor:
     cumulative = share.cumsum(-1)
     threshold = uniform[..., None] * cumulative[..., -1:]
     codes = torch.searchsorted(cumulative, threshold, right=True)[..., 0]
-    # Rounding may place the threshold on the very end: step back to the last code that has any probability.
-    last = share.shape[-1] - 1 - share.flip(-1).ne(0).int().argmax(-1)
-    return torch.minimum(codes, last)
+    # Rounding may place the threshold on the very end: step back to the code with which the end is reached.
+    return torch.minimum(codes, torch.searchsorted(cumulative, cumulative[..., -1:].contiguous())[..., 0])

@@ -1,7 +1,8 @@
 """Codes all at once, in a few steps (MaskGIT, Chang et al. 2022; DiGIT's stage 2): masks, loss, bound and sampling.
 
-A model here is called model(given [B, ...], codes [B, N]) -> logits float32 [B, N, K], has `num_codes` (K, the code
-that means "masked") and `num_patches` (N); every position sees every other.
+A model here is called model(given [B, ...], codes [B, N], at bool [B, N]) -> logits float32 [M, K] of the M positions
+where `at` is true, row-major; it has `num_codes` (K, the code that means "masked") and `num_patches` (N); every
+position sees every other.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def loss(model: Any, given: Tensor, codes_BN: Tensor, rng: torch.Generator, labe
     whole = random_mask(counts, model.num_patches, rng)
     weight = int(share_of(whole).sum()) * world_size() / int(whole.sum())
     mask_BN = share_of(whole).to(codes_BN.device)
-    logits = model(given, codes_BN.masked_fill(mask_BN, model.num_codes))
-    return weight * F.cross_entropy(logits[mask_BN], codes_BN[mask_BN], label_smoothing=label_smoothing)
+    logits_MK = model(given, codes_BN.masked_fill(mask_BN, model.num_codes), mask_BN)
+    return weight * F.cross_entropy(logits_MK, codes_BN[mask_BN], label_smoothing=label_smoothing)
 
 
 def nats(model: Any, given: Tensor, codes_BN: Tensor, rng: torch.Generator) -> Tensor:
@@ -59,13 +60,14 @@ def nats(model: Any, given: Tensor, codes_BN: Tensor, rng: torch.Generator) -> T
     """
     counts = torch.randint(1, model.num_patches + 1, (len(codes_BN),), generator=rng)
     mask_BN = random_mask(counts, model.num_patches, rng).to(codes_BN.device)
-    logits = model(given, codes_BN.masked_fill(mask_BN, model.num_codes))
-    each = F.cross_entropy(logits.transpose(1, 2), codes_BN, reduction="none") * mask_BN
+    logits_MK = model(given, codes_BN.masked_fill(mask_BN, model.num_codes), mask_BN)
+    each = logits_MK.new_zeros(codes_BN.shape)
+    each[mask_BN] = F.cross_entropy(logits_MK, codes_BN[mask_BN], reduction="none")
     return each.sum(1) * model.num_patches / counts.to(each.device)
 
 
 def draw_by_steps(
-    logits_of: Callable[[Tensor], Tensor],
+    logits_of: Callable[[Tensor, Tensor], Tensor],
     uniform: Tensor,
     *,
     num_codes: int,
@@ -74,7 +76,9 @@ def draw_by_steps(
     top_p: float,
     choice_temperature: float,
 ) -> Tensor:
-    """int64 [B, N] from uniforms [B, T, 2, N]; logits_of(codes [B, N], num_codes where masked) -> [B, N, K].
+    """int64 [B, N] from uniforms [B, T, 2, N].
+
+    logits_of(codes [B, N], `num_codes` where masked; bool [B, N], where that is) -> [M, K] of the M masked positions.
 
     Each of the T steps fills all masked positions and keeps those of highest confidence,
     log p + choice_temperature * (1 - (t+1)/T) * Gumbel; a code once kept is never masked again.
@@ -84,14 +88,15 @@ def draw_by_steps(
     for step in range(steps):
         if not masked:
             break
-        share = probabilities(logits_of(codes), temperature=temperature, top_k=top_k, top_p=top_p)
-        filled = draw(share, uniform[:, step, 0])
         unknown = codes == num_codes
-        gumbel = -(-uniform[:, step, 1].clamp(1e-9, 1 - 1e-7).log()).log()
-        sureness = share.gather(2, filled[..., None])[..., 0].log()
-        sureness = sureness + choice_temperature * (1 - (step + 1) / steps) * gumbel
-        codes = torch.where(unknown, filled, codes)
+        share = probabilities(logits_of(codes, unknown), temperature=temperature, top_k=top_k, top_p=top_p)
+        filled = draw(share, uniform[:, step, 0][unknown])
+        gumbel = -(-uniform[:, step, 1][unknown].clamp(1e-9, 1 - 1e-7).log()).log()
+        sureness = torch.full(codes.shape, torch.inf, device=codes.device)
+        sureness[unknown] = share.gather(1, filled[:, None])[:, 0].log()
+        sureness[unknown] += choice_temperature * (1 - (step + 1) / steps) * gumbel
+        codes[unknown] = filled
         masked = still_masked(step, steps, masked, num_patches)
-        again = sureness.masked_fill(~unknown, torch.inf).argsort(stable=True, dim=1)[:, :masked]
-        codes = codes.scatter(1, again, num_codes)
+        again = sureness.argsort(stable=True, dim=1)[:, :masked]
+        codes.scatter_(1, again, num_codes)
     return codes

@@ -55,13 +55,16 @@ class Renderer(nn.Module):
             nn.init.normal_(table, std=0.02)
         shrink_branches(self.blocks)
 
-    def forward(self, given_BM: Tensor, codes_BN: Tensor) -> Tensor:
-        """int64 [B, M] given codes, int64 [B, N] pixel codes -> logits float32 [B, N, K] for the pixel codes."""
+    def forward(self, given_BM: Tensor, codes_BN: Tensor, at_BN: Tensor | None = None) -> Tensor:
+        """int64 [B, M] given codes, int64 [B, N] pixel codes -> logits float32 [B, N, K] for the pixel codes.
+
+        With a bool `at_BN` only the logits of its true positions, [true ones, K], row-major.
+        """
         seen = codes_BN[:, : self.num_patches - 1] if self.causal else codes_BN
         x = torch.cat([self._prefix(given_BM), self._pixels(seen, 0)], 1)
-        hidden = self._run(x, None, 0)
         # Causal: the separator predicts the first pixel code, each pixel code the next one.
-        return self.head(hidden[:, self.given_patches + (not self.causal) :]).float()
+        hidden = self._run(x, None, 0)[:, self.given_patches + (not self.causal) :]
+        return self.head(hidden if at_BN is None else hidden[at_BN]).float()
 
     def next_logits(self, given_BM: Tensor, newest_B: Tensor | None, position: int, cache: Cache) -> Tensor:
         """Logits [B, K] of pixel code `position`, given the one before it; at position 0 the cache takes the prefix."""
@@ -122,7 +125,7 @@ class RenderDecoder(Decoder):
                 uniform(seeds_B, (count,), self.device), **filters,
             )  # fmt: skip
         return masking.draw_by_steps(
-            lambda pixel_codes: self.renderer(codes_BM, pixel_codes),
+            lambda pixel_codes, at: self.renderer(codes_BM, pixel_codes, at),
             uniform(seeds_B, (settings["steps"], 2, count), self.device),
             num_codes=self.renderer.num_codes, choice_temperature=settings["choice_temperature"], **filters,
         )  # fmt: skip

@@ -22,14 +22,16 @@ def sample(model: TokenTransformer, labels_B: Tensor, settings: MaskedSampling, 
     uniform = noise(seed, first, len(labels_B), shape, labels_B.device)
     filters = settings.model_dump(exclude={"guidance", "steps"})
     return masking.draw_by_steps(
-        lambda codes: guided_logits(model, labels_B, codes, settings.guidance),
+        lambda codes, at: guided_logits(model, labels_B, codes, at, settings.guidance),
         uniform, num_codes=model.num_codes, **filters,
     )  # fmt: skip
 
 
-def guided_logits(model: TokenTransformer, labels_B: Tensor, codes_BN: Tensor, guidance: float) -> Tensor:
-    """Logits [B, N, K], with classifier-free guidance unless it is 1."""
+def guided_logits(
+    model: TokenTransformer, labels_B: Tensor, codes_BN: Tensor, at_BN: Tensor, guidance: float
+) -> Tensor:
+    """Logits of the M true positions of `at`, [M, K], with classifier-free guidance unless it is 1."""
     if guidance == 1:
-        return model(labels_B, codes_BN)
+        return model(labels_B, codes_BN, at_BN)
     none = torch.full_like(labels_B, model.num_classes)
-    return guide(*model(torch.cat([labels_B, none]), codes_BN.repeat(2, 1)).chunk(2), guidance)
+    return guide(*model(torch.cat([labels_B, none]), codes_BN.repeat(2, 1), at_BN.repeat(2, 1)).chunk(2), guidance)

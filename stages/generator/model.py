@@ -50,16 +50,17 @@ class TokenTransformer(nn.Module):
         nn.init.normal_(self.embed_position, std=0.02)
         shrink_branches(self.blocks)
 
-    def forward(self, labels_B: Tensor, codes_BT: Tensor) -> Tensor:
+    def forward(self, labels_B: Tensor, codes_BT: Tensor, at_BN: Tensor | None = None) -> Tensor:
         """labels int64 [B] (num_classes: none), codes int64 [B, T] -> logits float32 [B, N, K].
 
-        causal: T = N - 1 or N (a last code is not looked at). Bidirectional: T = N.
+        causal: T = N - 1 or N (a last code is not looked at). Bidirectional: T = N. With a bool `at_BN` only the
+        logits of its M true positions, [M, K], row-major.
         """
         if self.causal:
             codes_BT = codes_BT[:, : self.num_patches - 1]
         x = torch.cat([self.embed_class(labels_B)[:, None], self.embed_code(codes_BT)], 1)
-        hidden = self._run(x, None, 0)
-        return self.head(hidden if self.causal else hidden[:, 1:]).float()
+        hidden = self._run(x, None, 0)[:, not self.causal :]
+        return self.head(hidden if at_BN is None else hidden[at_BN]).float()
 
     def next_logits(self, newest_B: Tensor, position: int, cache: Cache) -> Tensor:
         """Logits [B, K] of code `position`, given the newest input: the class at position 0, else code position - 1."""
