@@ -58,6 +58,7 @@ def main() -> None:
     args = vars(parser().parse_args())
     verb = args.pop("verb")
     os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect.toml cannot keep Prefect's import from asking for usage data
+    keep_bytecode()
     try:
         os.chdir(root_above(Path.cwd()))
         status = globals()[f"do_{verb}"](**args)
@@ -70,6 +71,14 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:  # whoever reads, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def keep_bytecode() -> None:
+    """As stages do (stages/core/runtime.py), for this process and all that it starts: Prefect, DVC."""
+    if sys.dont_write_bytecode and sys.prefix != sys.base_prefix:
+        sys.pycache_prefix, sys.dont_write_bytecode = f"{sys.prefix}/bytecode", False
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def root_above(folder: Path) -> Path:

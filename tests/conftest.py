@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,18 @@ import pytest
 import serving
 import toy as toys
 import toy_pipeline
+
+from pipeline.cli import keep_bytecode
+
+keep_bytecode()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_bytecode_of_folders_that_go(tmp_path_factory):
+    """What keep_bytecode keeps of modules in temporary folders goes with them."""
+    yield
+    if sys.pycache_prefix:
+        shutil.rmtree(f"{sys.pycache_prefix}{tmp_path_factory.getbasetemp()}", ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -5,13 +5,10 @@ Run: uv run pytest tests/test_flow.py
 
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import mini
 import pytest
@@ -201,26 +198,6 @@ def test_a_second_run_refuses_with_the_reason_and_disturbs_nothing(project, serv
     assert second.returncode == 2 and f"at work here already (process {first.pid})" in second.stderr
     mini.write_params(project)
     run(project, server)
-
-
-def test_without_a_server_it_says_at_once_how_to_start_one(project, server):
-    with processor_secs() as importing:
-        subprocess.run([sys.executable, "-c", "import prefect"], check=True)
-    with processor_secs() as took:
-        done = semtok(project, server, "run", PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert done.returncode == 2 and "semtok ui" in done.stderr and "dvc repro" in done.stderr
-    # Prefect knows the address, and its import is nearly all of the time: 1 s, or 4 s without bytecode on slow cores.
-    assert took[0] < 1.5 * importing[0] + 0.5, "and it waits for ANSWER_SECS where nobody refuses: see test_server.py"
-
-
-@contextmanager
-def processor_secs() -> Iterator[list[float]]:
-    """Seconds of CPU that the child processes took inside the block."""
-    found: list[float] = []
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    yield found
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def test_bad_targets_and_jobs_are_refused(project, server):

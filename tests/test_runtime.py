@@ -8,10 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import mini
 import pytest
 import serving
+import tiny
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +75,16 @@ def test_an_impossible_number_of_processes_is_refused(project):
         env = {**os.environ, "NPROC": count}
         done = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True)
         assert said in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("keeper", ["stages.core.runtime", "pipeline.cli"])
+def test_bytecode_that_may_not_lie_beside_sources_is_kept_in_the_environment(keeper, tmp_path):
+    (tmp_path / "heavy.py").write_text("")
+    script = f"import sys; from {keeper} import keep_bytecode; keep_bytecode(); import heavy; print(heavy.__cached__)"
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPYCACHEPREFIX"}
+    env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(tiny.ROOT)])
+    kept = subprocess.run([sys.executable, "-B", "-c", script], env=env, capture_output=True, text=True, check=True)
+    path = Path(kept.stdout.strip())
+    assert path.is_relative_to(f"{sys.prefix}/bytecode{tmp_path}") and path.exists()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["heavy.py"]
+    path.unlink()

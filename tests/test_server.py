@@ -5,8 +5,12 @@ Run: uv run pytest tests/test_server.py
 
 import os
 import pty
+import resource
 import socket
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import serving
@@ -58,3 +62,22 @@ def test_a_server_that_takes_calls_and_never_answers_is_no_server(server):
         deaf.listen()
         done = server.semtok("run", status=2, PREFECT_API_URL=f"http://127.0.0.1:{deaf.getsockname()[1]}/api")
     assert "Start one with `semtok ui`" in done.stderr
+
+
+def test_without_a_server_it_says_at_once_how_to_start_one(server):
+    with processor_secs() as importing:
+        subprocess.run([sys.executable, "-c", "import prefect"], env={**os.environ, **server.env}, check=True)
+    with processor_secs() as took:
+        done = server.semtok("run", status=2, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert "semtok ui" in done.stderr and "dvc repro" in done.stderr
+    assert took[0] < 1.5 * importing[0] + 0.5, "nearly all is the import of Prefect, which knows the address"
+
+
+@contextmanager
+def processor_secs() -> Iterator[list[float]]:
+    """Seconds of CPU that the child processes took inside the block."""
+    found: list[float] = []
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    yield found
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)

@@ -29,6 +29,7 @@ LOCKS, DURATIONS = Path("scratch/locks"), Path("scratch/durations")
 def run(main: Callable[[], None], parallel: bool = False) -> None:
     """Call a stage's `main`; a `UserError` ends the process with its message and status 2."""
     try:
+        keep_bytecode()
         die_with_parent()
         if parallel and (launcher := launcher_of(os.environ)):
             launch(launcher)
@@ -42,6 +43,15 @@ def run(main: Callable[[], None], parallel: bool = False) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def keep_bytecode() -> None:
+    """Where Python may not write bytecode beside sources, usual in containers, keep it in the virtual environment.
+
+    torch, timm and torch-fidelity take 21 s of CPU to import when they are compiled anew, 8 s when not.
+    """
+    if sys.dont_write_bytecode and sys.prefix != sys.base_prefix:
+        sys.pycache_prefix, sys.dont_write_bytecode = f"{sys.prefix}/bytecode", False
 
 
 def alone(main: Callable[[], None]) -> None:

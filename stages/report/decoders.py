@@ -152,8 +152,8 @@ def ladder(found: list[Metrics]) -> list[Section]:
         f"Each variant differs from `{BASE}` in what its name says (its section in params.yaml). Figures at its own "
         f"steps. rfid: worse or better than {BASE}'s by more than {SIGMAS:g} deviations of the difference, else "
         "undecided. Each was trained once: what another training seed would change is not in the spread. In "
-        "epsilon-VAE's own ladder (ImageNet, 128 px) logit-normal times, the perceptual and the adversarial term, the "
-        "scale .6 and log spacing each lowered rFID; AdaGN did as well as concatenation."
+        "epsilon-VAE's own ladder (ImageNet, 128 px) rectified flow after DDPM, logit-normal times, the perceptual"
+        " and the adversarial term, the scale .6 and log spacing each lowered rFID; AdaGN did as well as concatenation."
     )
     rows = [
         Row(of(one), rung(one, bases[one["decoder"]["tokenizer"]]), protocol_of(one, "sweep"))
