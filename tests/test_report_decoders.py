@@ -88,8 +88,8 @@ def test_variants_of_diffusion_make_a_ladder_in_which_differences_count_beyond_t
     [table] = ladder.tables
     assert [row[1] for row in table.rows][0] == "diffusion"
     for row in table.rows[1:]:
-        assert row[1] == f"diffusion_{row[-1]}" and row[2] == "3"
-    assert table.columns[-1] == "rfid[embedded]: against diffusion" and table.rows[0][-1] == "–"
+        assert row[1] == f"diffusion_{row[2]}" and row[3] == "3"
+    assert table.columns[2] == "rfid[embedded]: against diffusion" and table.rows[0][2] == "–"
 
 
 def test_larger_images_have_a_row_for_each_decoder_and_one_for_the_joint_one(tmp_path):

@@ -163,12 +163,14 @@ def ladder(found: list[Metrics]) -> list[Section]:
 
 
 def rung(metrics: Metrics, base: Metrics) -> dict[str, str]:
-    """A variant's figures and how its rfid compares."""
+    """How a variant's rfid compares, and its figures."""
     own, other = metrics[own_level(metrics)], base[own_level(base)]
-    found = {"steps": number(metrics["decoder"]["steps"])}
+    found: dict[str, str] = {}
+    if protocol_of(metrics, "sweep") == protocol_of(base, "sweep"):
+        for key in (key for key in PLOTTED[:2] if key in own):
+            found[f"{key}: against {BASE}"] = "–" if metrics is base else verdict(own, other, key)
+    found["steps"] = number(metrics["decoder"]["steps"])
     found |= {title: both_spreads(own, key) for key, title in FIGURES.items() if key in own}
-    if metrics is not base and protocol_of(metrics, "sweep") == protocol_of(base, "sweep"):
-        found |= {f"{key}: against {BASE}": verdict(own, other, key) for key in PLOTTED[:2] if key in own}
     return found
 
 
