@@ -65,7 +65,8 @@ def test_figures_are_there_and_within_their_bounds(scored):
         and metrics["ar"]["gfid[judge]"] > 0
     )
     assert metrics["ar"]["likelihood"]["val_perplexity"] == 7.4
-    assert 0 < metrics["reconstruction"]["code_usage"]["live_fraction"] <= 1
+    usage = metrics["reconstruction"]["code_usage"]
+    assert 0 < usage["live_fraction"] <= 1 and 0 < usage["entropy_nats_std"] < 0.2 * usage["entropy_nats"]
     assert metrics["val"]["neighbours"]["pixel"]["near_copies"] <= 0.03
 
 

@@ -22,15 +22,12 @@ def score_reconstruction(
     """Figures of the groups `val` and `reconstruction`, and val's distances to train (float64 [M] by name)."""
     import numpy as np
 
-    from stages.codebook.usage import usage
-
-    counts = np.zeros(tokenizer.num_codes, np.int64)
-    originals, copies, signal = [], [], []
+    originals, copies, signal, all_codes = [], [], [], []
     for batch in batches(len(val), bench.batch_size):
         images = val.read(batch)
         codes = tokenizer.encode(images)
         decoded = paint(decoder, codes, bench.params.seed)
-        counts += np.bincount(codes.ravel(), minlength=len(counts))
+        all_codes.append(codes)
         signal.append(np.stack([scores.psnr(images, decoded), likeness.ssim(images, decoded)]))
         originals.append(bench.look(images))
         copies.append(bench.look(decoded))
@@ -43,7 +40,7 @@ def score_reconstruction(
             **agreement(made, val.labels, bench),
             **{key: value for name, values in own.items() for key, value in mean_and_std(name, values, bench).items()},
             **distances_to_originals(made, real, bench),
-            "code_usage": usage(counts),
+            "code_usage": code_usage(np.concatenate(all_codes), tokenizer.num_codes, bench),
             "neighbours": neighbour_figures(made, distances, bench),
         },
     }
@@ -53,6 +50,20 @@ def score_reconstruction(
 def mean_and_std(name: str, values: np.ndarray, bench: Bench) -> dict[str, float]:
     """Mean of one value an image, and the bootstrap standard deviation of that mean."""
     return scores.mean_and_std(name, values, bench.params.bootstrap_draws, bench.params.seed)
+
+
+def code_usage(codes: np.ndarray, num_codes: int, bench: Bench) -> dict[str, float]:
+    """Usage by codes [M, N] of M images, and the entropy's bootstrap standard deviation over images."""
+    import numpy as np
+
+    from stages.codebook.usage import usage
+
+    def used(index: np.ndarray) -> dict[str, float]:
+        return usage(np.bincount(codes[index].ravel(), minlength=num_codes))
+
+    draws, seed = bench.params.bootstrap_draws, bench.params.seed
+    std = scores.bootstrap_std(lambda index: used(index)["entropy_nats"], len(codes), draws, seed)
+    return {**used(np.arange(len(codes))), "entropy_nats_std": std}
 
 
 def agreement(sight: Sight, labels: np.ndarray, bench: Bench) -> dict[str, Any]:

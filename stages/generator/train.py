@@ -148,43 +148,50 @@ def watcher(data: dict[str, Tokens], params: Params, device: torch.device) -> An
 
     def evaluate(step: int, model: Any) -> dict[str, float]:
         return {
-            f"{split}/nats_per_code": nats_per_code(model, data[split], params.name, device, EVAL_IMAGES, 1)
+            f"{split}/nats_per_code": nats_an_image(model, data[split], params.name, device, EVAL_IMAGES, 1).mean()
+            / model.num_patches
             for split in ("train", "val")
         }
 
     return evaluate
 
 
-def nats_per_code(model: Any, data: Tokens, name: str, device: torch.device, limit: int, draws: int) -> float:
-    """Mean -ln p a code of at most `limit` plain images given their class; masks are seeded, `draws` of them."""
+def nats_an_image(model: Any, data: Tokens, name: str, device: torch.device, limit: int, draws: int) -> np.ndarray:
+    """float64 [M]: -ln p of at most `limit` plain images given their class; masks are seeded, means over `draws`."""
     import numpy as np
     import torch
 
     from stages.generator import kinds
 
-    kind, rng, total = kinds.KINDS[name], torch.Generator().manual_seed(0), 0.0
+    kind, rng = kinds.KINDS[name], torch.Generator().manual_seed(0)
     chosen = evenly(len(data.labels), limit)
+    parts = np.array_split(chosen, math.ceil(len(chosen) / 256))
+    found: list[Tensor] = []
     with torch.inference_mode():
-        for part in [*np.array_split(chosen, math.ceil(len(chosen) / 256))] * draws:
+        for part in parts * draws:
             labels = np.where(data.labels[part] < 0, data.num_classes, data.labels[part])
             given = torch.from_numpy(labels), torch.from_numpy(data.codes[0][part].astype(np.int64))
-            total += float(kind.nats(model, *(tensor.to(device) for tensor in given), rng).double().sum())
-    return total / (draws * len(chosen) * model.num_patches)
+            found.append(kind.nats(model, *(tensor.to(device) for tensor in given), rng).double().cpu())
+    return torch.cat(found).view(draws, -1).mean(0).numpy()
 
 
 def likelihood_facts(model: Any, data: dict[str, Tokens], name: str, device: torch.device) -> dict[str, Any]:
-    """Likelihood of all val images under the final weights: exact for ar, for masked a bound."""
+    """Likelihood of all val images under the final weights: exact for ar, for masked a bound; _std is of the mean."""
     from stages.generator import kinds
 
-    kind, val = kinds.KINDS[name], data["val"]
+    kind, val, codes = kinds.KINDS[name], data["val"], model.num_patches
     draws = 1 if kind.BOUND == "exact" else max(1, BOUND_MASKS // len(val.labels))
-    nats = nats_per_code(model, val, name, device, len(val.labels), draws)
+    nats = nats_an_image(model, val, name, device, len(val.labels), draws)
+    mean, std = float(nats.mean()), float(nats.std() / len(nats) ** 0.5)
+    perplexity = math.exp(mean / codes)
     return {
         "bound": kind.BOUND,
-        "val_images": len(val.labels),
-        "val_nats_per_code": round(nats, 6),
-        "val_perplexity": round(math.exp(nats), 4),
-        "val_bits_per_image": round(nats * model.num_patches / math.log(2), 3),
+        "val_images": len(nats),
+        "val_nats_per_code": round(mean / codes, 6),
+        "val_perplexity": round(perplexity, 4),
+        "val_perplexity_std": round(perplexity * std / codes, 4),
+        "val_bits_per_image": round(mean / math.log(2), 3),
+        "val_bits_per_image_std": round(std / math.log(2), 3),
         "unigram_perplexity": round(unigram_perplexity(data["train"], val), 4),
     }
 

@@ -66,10 +66,11 @@ def comparison(reports: Path, evaluations: dict[str, Metrics], data: Metrics) ->
     rows = [row(name, metrics, stability(reports, metrics)) for name, metrics in evaluations.items()]
     text = (
         "Bits: what the autoregressive generator needs for a val image, given its class. ± is the deviation between "
-        "sampling seeds, for reconstructions by bootstrap. Changed: share of codes that differ after noise at "
-        f"{STABILITY_DB} dB. Compare generators at equal bits or equal PSNR, not at equal K: fewer bits are easier to "
-        "generate. rfid and gfid are distances in the feature space of the judge of agreement, a classifier of real "
-        "images that no tokenizer knows; those in the encoder's own space, which favours semantic codes, stand below."
+        "sampling seeds; for reconstructions, entropy, perplexity and bits that over val images. Changed: share of "
+        f"codes that differ after noise at {STABILITY_DB} dB. Compare generators at equal bits or equal PSNR, not at "
+        "equal K: fewer bits are easier to generate. rfid and gfid are distances in the feature space of the judge of "
+        "agreement, a classifier of real images that no tokenizer knows; those in the encoder's own space, which "
+        "favours semantic codes, stand below."
     )
     if data.get("source") == "scenes":
         scenes = data["scenes"]
@@ -100,7 +101,7 @@ def generator_cells(generator: str, figures: Metrics, space: str) -> dict[str, s
     likelihood = figures.get("likelihood", {})
     mark = "≤ " if likelihood.get("bound") == "upper" else ""
     cells = {
-        f"{generator} {title}": mark + number(likelihood[key])
+        f"{generator} {title}": mark + spread(likelihood, key)
         for key, title in (("val_perplexity", "ppl"), ("val_bits_per_image", "bits"))
         if key in likelihood
     }

@@ -46,10 +46,10 @@ def headline(evaluations: dict[str, dict[str, Any]]) -> Section:
         for generator in generators(metrics)
     ]
     text = (
-        "Mean ± standard deviation between seeds. Agreement: an independent classifier sees the class that was asked "
-        "for. gfid, gkid: distance to real training images. Perplexity and bits compare generators of one tokenizer; "
-        "≤ marks an upper bound. Near copies: share of samples nearer to a training image than 99 % of real val images "
-        "are; 0.01 is what fresh real images have."
+        "Mean ± standard deviation between seeds; of perplexity and bits, over val images. Agreement: an independent "
+        "classifier sees the class that was asked for. gfid, gkid: distance to real training images. Perplexity and "
+        "bits compare generators of one tokenizer; ≤ marks an upper bound. Near copies: share of samples nearer to a "
+        "training image than 99 % of real val images are; 0.01 is what fresh real images have."
     )
     return Section("Generated images", text, tables(["tokenizer-decoder", "generator"], rows))
 
@@ -67,7 +67,7 @@ def generator_cells(figures: dict[str, Any]) -> dict[str, str]:
     }
     for key, title in titles.items():
         if key in likelihood:
-            cells[title] = ("" if key == "unigram_perplexity" else mark) + number(likelihood[key])
+            cells[title] = ("" if key == "unigram_perplexity" else mark) + spread(likelihood, key)
     return cells | {"near copies": spread(figures.get("neighbours", {}).get("pixel", {}), "near_copies")}
 
 
