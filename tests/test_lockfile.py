@@ -5,6 +5,7 @@ Run: uv run pytest tests/test_lockfile.py
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 import tiny
@@ -150,9 +151,23 @@ def test_several_threads_may_write_the_same_file(project):
     assert not failures
 
 
-def test_keep_is_cheap(project):
+def test_keep_costs_no_more_than_reading_the_file_a_few_times(project):
     (project / "dvc.lock").write_text(REAL)
-    begun = time.process_time()
-    repair.keep()
-    assert time.process_time() - begun < 0.5  # 0.03 s
+
+    def keep() -> None:
+        repair.KEPT.unlink(missing_ok=True)
+        repair.keep()
+
+    keeping, reading = cpu_secs(keep), cpu_secs(lambda: entries(REAL))
+    assert keeping < 3 * reading, (keeping, reading)  # it reads it once
     assert repair.KEPT.read_text() == REAL
+
+
+def cpu_secs(call: Callable[[], object]) -> float:
+    """The least of three calls; what else the machine does counts little."""
+    spent = []
+    for _ in range(3):
+        begun = time.process_time()
+        call()
+        spent.append(time.process_time() - begun)
+    return min(spent)
