@@ -151,7 +151,7 @@ def test_several_threads_may_write_the_same_file(project):
     assert not failures
 
 
-def test_keep_costs_no_more_than_reading_the_file_a_few_times(project):
+def test_keep_costs_less_than_reading_the_file_twice(project):
     (project / "dvc.lock").write_text(REAL)
 
     def keep() -> None:
@@ -159,7 +159,7 @@ def test_keep_costs_no_more_than_reading_the_file_a_few_times(project):
         repair.keep()
 
     keeping, reading = cpu_secs(keep), cpu_secs(lambda: entries(REAL))
-    assert keeping < 3 * reading, (keeping, reading)  # it reads it once
+    assert keeping < 2 * reading, (keeping, reading)  # it reads it once
     assert repair.KEPT.read_text() == REAL
 
 
