@@ -78,18 +78,33 @@ def assign(text: str, assignment: str) -> str:
     key, equals, written = assignment.partition("=")
     if not key or not equals:
         raise PipelineError(f"{assignment}: expected KEY=VALUE, such as codebook.kmeans.num_codes=512")
-    node, value = find(text, key), parse(key, written)
-    expected = load(text)
-    *above, last = key.split(".")
-    owner = reduce(dict.__getitem__, above, expected)
+    nodes = dict(leaf_nodes(text))
+    node, value, expected = find(nodes, key), parse(key, written), load(text)
+    owner, last = holder(expected, key)
     if repr(owner[last]) == repr(value):
         return text
-    owner[last] = value
+    for owner, last in (holder(expected, reader) for reader in readers(nodes, key)):
+        owner[last] = value
     for spelling in spellings(written, value):
         edited = splice(text, node.start_mark.index, node.end_mark.index, spelling)
         if reads_as(edited, expected):
             return edited
     raise PipelineError(f"{key} = {written}: this cannot be written in one line; edit {PARAMS} by hand")
+
+
+def holder(values: dict, key: str) -> tuple[dict, str]:
+    """The section that holds a dotted key, and the key's name in it."""
+    *above, last = key.split(".")
+    return reduce(dict.__getitem__, above, values), last
+
+
+def readers(nodes: dict[str, Any], key: str) -> list[str]:
+    """The keys that an edit of `key` changes: itself, and those of sections that take it over by `<<`."""
+    first, *others = [name for name, node in nodes.items() if node is nodes[key]]
+    if first != key:
+        section, _, last = key.rpartition(".")
+        raise PipelineError(f"{key} is that of {first}: set it there, or write {last} into {section} in {PARAMS}")
+    return [first, *others]
 
 
 def parse(key: str, written: str) -> Any:
@@ -119,9 +134,8 @@ def reads_as(text: str, expected: Any) -> bool:
         return False
 
 
-def find(text: str, key: str) -> Any:
+def find(leaves: dict[str, Any], key: str) -> Any:
     """The YAML node of a key's value, which knows its place in the text."""
-    leaves = dict(leaf_nodes(text))
     if key in leaves:
         return leaves[key]
     below = [name for name in leaves if name.startswith(f"{key}.")]
@@ -133,7 +147,7 @@ def find(text: str, key: str) -> Any:
 
 
 def leaf_nodes(text: str, path: Path = PARAMS) -> Iterator[tuple[str, Any]]:
-    """Every dotted key that holds a value, with the value's node."""
+    """Every dotted key that holds a value, with the value's node, which sections that take it over by `<<` share."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
     from ruamel.yaml.nodes import MappingNode
@@ -142,13 +156,19 @@ def leaf_nodes(text: str, path: Path = PARAMS) -> Iterator[tuple[str, Any]]:
         if not isinstance(node, MappingNode):
             yield ".".join(above), node
             return
-        for name, value in node.value:
-            yield from walk(value, (*above, name.value))
+        for name, value in members(node).items():
+            yield from walk(value, (*above, name))
 
     try:
         yield from walk(YAML().compose(text), ())
     except YAMLError as error:
         raise PipelineError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def members(mapping: Any) -> dict[str, Any]:
+    """The nodes of a mapping by name, with those that it takes over by `<<` where it has none of its own."""
+    own = {name.value: value for name, value in mapping.value}
+    return {**members(own.pop("<<")), **own} if "<<" in own else own
 
 
 def spellings(written: str, value: Any) -> list[str]:

@@ -77,9 +77,9 @@ def test_all_errors_come_at_once_each_on_its_line_and_nothing_else(tmp_path):
     status, out, err = check(tmp_path / "params.yaml")
     assert (status, out) == (2, "")
     assert [line.split(": ")[2].split(" ")[0] for line in err.splitlines()] == [
-        "tokenizers", "codebook.kmeans.num_codes", "tokens.views",
+        "tokenizers", "codebook.kmeans.num_codes", "codebook.kmeans_random.num_codes", "tokens.views",
     ]  # fmt: skip
-    assert err.count("error: ") == 3
+    assert err.count("error: ") == 4
 
 
 def test_a_renderer_in_use_needs_a_palette(tmp_path):

@@ -19,6 +19,7 @@ from pipeline.errors import PipelineError
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 PARAMS = (tiny.ROOT / "params.yaml").read_text()
 LEAVES = dict(edit.leaf_nodes(PARAMS))
+OWN = [*{id(node): key for key, node in reversed(LEAVES.items())}.values()]  # not taken over from another section
 
 
 def value_of(text: str, key: str):
@@ -46,7 +47,7 @@ VALUES = ["12345678", "[1, 2]", "2.5e-3", "yes", "a longer text than before", "n
 @pytest.mark.parametrize("number", range(len(VALUES)))
 def test_values_of_the_real_file_can_be_set_and_their_lines_alone_change(number):
     value = VALUES[number]
-    for key in [*LEAVES][number :: 8 * len(VALUES)]:
+    for key in OWN[number :: 8 * len(VALUES)]:
         edited = edit.assign(PARAMS, f"{key}={value}")
         pairs = zip(PARAMS.splitlines(), edited.splitlines(), strict=True)
         [(before, after)] = [(old, new) for old, new in pairs if old != new]
@@ -86,6 +87,15 @@ def test_a_text_that_ends_a_flow_mapping_is_quoted():
     assert edit.assign(text, "a.b='}'") == "a: {b: '}', c: 1}  # d\n"
 
 
+def test_a_section_that_takes_a_value_over_changes_with_it_but_keeps_its_own():
+    text = "a: &a {n: &n {x: 1, y: 2}, z: 3}\nb: {<<: *a, z: 4, n: {<<: *n, y: 5}}\nc:\n  <<: *a\n  n: {x: 1, y: 2}\n"
+    changed = edit.assign(edit.assign(text, "a.n.x=10"), "a.z=30")
+    assert edit.differing(text, changed) == {"a.n.x": ("1", "10"), "a.z": ("3", "30"), "b.n.x": ("1", "10"),
+                                             "c.z": ("3", "30")}  # fmt: skip
+    assert edit.load(changed)["b"] == {"z": 4, "n": {"x": 10, "y": 5}}
+    assert edit.assign(text, "b.n.x=1") == text
+
+
 def test_one_and_true_and_one_point_zero_differ():
     for value in ("1", "1.0", "true", '"1"'):
         assert edit.assign("a: 2\n", f"a={value}") == f"a: {value}\n"
@@ -110,6 +120,11 @@ def test_one_and_true_and_one_point_zero_differ():
         ("codebook.kmeans.num_codes=[1", "codebook.kmeans.num_codes = [1: not a YAML value"),
         ("codebook.kmeans.num_codes=*a", "not a YAML value"),
         ("codebook.kmeans.num_codes.more=1", "no such key"),
+        (
+            "decoder.diffusion_uniform.flow.gamma=1.0",
+            "decoder.diffusion_uniform.flow.gamma is that of decoder.diffusion.flow.gamma: set it there, or write "
+            "gamma into decoder.diffusion_uniform.flow in params.yaml",
+        ),
     ],
 )
 def test_a_key_or_value_that_cannot_be_is_named(assignment, said):
