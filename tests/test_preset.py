@@ -68,6 +68,15 @@ def test_every_rung_of_the_ladder_differs_from_diffusion_in_one_value():
         assert len(differing) == 1, (name, differing)
 
 
+def test_no_two_sections_are_one_object_for_a_change_of_one_by_dvc_exp_run_would_be_lost():
+    from pipeline.edit import load
+
+    sections = [load((tiny.ROOT / "params.yaml").read_text())]
+    for section in sections:
+        sections += [value for value in section.values() if isinstance(value, dict)]
+    assert len({*map(id, sections)}) == len(sections) > 100
+
+
 def value(section: dict, key: str):
     """What stands under a dotted key."""
     for part in key.split("."):
