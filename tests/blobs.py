@@ -26,13 +26,11 @@ def blobs(count: int, seed: int = 0) -> np.ndarray:
     return (rng.normal(size=(5, 8))[rng.integers(5, size=count)] * 3 + rng.normal(size=(count, 8))).astype(np.float32)
 
 
-def rows_of(points: np.ndarray, normalise: bool = False, layers: int = 1, groups: int = 1, files: int = 7) -> Rows:
-    """Rows as if images of ten patches each had given them, in several files; points [M, layers * D]."""
-    images = points.reshape(-1, 10, layers, points.shape[1] // layers).swapaxes(1, 2)  # [images, layers, patches, D]
-    if groups == 1:
-        images = points.reshape(-1, 1, 10, points.shape[1])
+def rows_of(points: np.ndarray, normalise: bool = False, layers: int = 1, files: int = 7) -> Rows:
+    """Rows as if images of ten patches each had given them, in several files; points [M, layers side by side * D]."""
+    images = points.reshape(-1, 1, 10, points.shape[1])  # [images, groups, patches, D]
     parts = [part[:, None] for part in np.array_split(images, files)]
-    shape = Layout(list(range(layers)), groups, 10, images.shape[-1], False, False, {"train": len(images), "val": 0})
+    shape = Layout(list(range(layers)), 1, 10, images.shape[-1], False, False, {"train": len(images), "val": 0})
     return Rows(shape, {"train": [lambda part=part: iter(part) for part in parts], "val": []}, normalise)
 
 

@@ -168,7 +168,7 @@ def test_classes_that_have_codes_of_their_own_are_read_from_them():
     codes = labels[:, None] * 2 + rng.integers(0, 2, (40, 9))
     known = Survey(np.arange(40), codes, rng.normal(size=(40, 3)).astype(np.float32), labels)
     found = class_figures(known, known, rng.normal(size=(8, 8)).astype(np.float32), 10.0, draws=3, seed=0)
-    assert found["one_hot"] == found["vectors"] == 1 > found["rows"]
+    assert found["bag"] == found["vectors"] == 1 > found["rows"]
     nobody = Survey(known.index, codes, known.mean_rows, np.full(40, -1))
     assert class_figures(nobody, nobody, np.ones((8, 2)), 1.0, 3, 0) == {"skipped": "no classes"}
 
@@ -222,6 +222,7 @@ def test_codes_and_look_up_are_those_of_the_tokenizer_itself(toy):
     from stages.data.reader import ImageSplit
 
     tokenizer, val = load_tokenizer(toy / "data/codebook/kmeans"), ImageSplit(toy / "data/images", "val")
+    tokenizer.codebook.normalise = True
     index, shown = np.arange(3, 13), []
     seen = survey(val, index, tokenizer, 4, [shown.append])
     codes = tokenizer.encode(val.read(index)).astype(np.int64)
@@ -233,6 +234,7 @@ def test_codes_and_look_up_are_those_of_the_tokenizer_itself(toy):
     expected = look_up_psnr(table, codes, patches(val.read(index), tokenizer.grid, tokenizer.num_patches))
     assert look_up.figures(3, 0)["psnr_db"] == pytest.approx(expected.mean())
     assert [batch.start for batch in shown] == [0, 4, 8]
+    assert np.linalg.norm(shown[0].rows, axis=-1) == pytest.approx(np.ones((4, 16)), abs=1e-5), "placed"
 
 
 def test_too_great_a_perplexity_is_refused_before_any_image_is_read(toy, tmp_path, settings, monkeypatch):

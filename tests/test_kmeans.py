@@ -13,7 +13,7 @@ from blobs import CPU, blobs, error, kmeans_params, rows_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.codebook import kmeans
+from stages.codebook import kmeans, lloyd
 from stages.codebook.engines import ENGINES, check_flash, faiss_kmeans, initial
 from stages.codebook.project import fit_affine
 from stages.codebook.quantise import Codebook, nearest
@@ -60,6 +60,16 @@ def test_each_group_of_positions_chooses_among_its_own_vectors():
         assert np.array_equal(found[:, 6 * group : 6 * group + 6], wanted)
 
 
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_placed_row_is_what_the_nearest_vector_is_near_to(normalise):
+    rng = np.random.default_rng(0)
+    vectors, rows = (torch.from_numpy(rng.normal(size=(count, 4)) * 3).float() for count in (6, 50))
+    book = Codebook(torch.nn.functional.normalize(vectors, dim=-1) if normalise else vectors, normalise)
+    placed = book.placed(rows)
+    assert torch.equal(torch.cdist(placed, book.vectors).argmin(1), book.assign(rows))
+    torch.testing.assert_close(placed, rows / rows.norm(dim=-1, keepdim=True) if normalise else rows)
+
+
 def test_lookup_is_in_full_precision_inside_autocast_too():
     torch.manual_seed(0)
     rows, vectors = torch.randn(600, 16), torch.randn(256, 16)
@@ -93,6 +103,27 @@ def test_kmeans_reaches_scikit_learns_objective_on_all_points(init):
     )
 
 
+def test_the_curve_is_that_of_the_best_redo_alone():
+    for seed in range(4):
+        points, params = blobs(400), kmeans_params(num_codes=12, iterations=6, redo=8, seed=seed)
+        centroids, progress = faiss_kmeans(points, params, CPU)
+        objective = [scalars["objective"] for _, scalars in progress.rows]
+        assert [step for step, _ in progress.rows] == list(range(6)), "faiss itself keeps those of earlier redos"
+        assert objective == sorted(objective, reverse=True) and error(points, centroids) <= objective[-1]
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_the_objective_is_the_sum_of_squared_distances_in_memory_as_streamed(normalise, tmp_path):
+    rows, facts = rows_of(blobs(400), normalise), {"normalise": normalise, "num_codes": 12, "iterations": 6}
+    sample, params = rows.sample(0, 400, 0), kmeans_params(**facts)
+    _, curves = faiss_kmeans(sample, params, CPU)
+    _, streamed = lloyd.stream(rows, 0, kmeans_params(**facts, method="lloyd"), tmp_path, CPU)
+    wanted = [error(sample, initial(sample, params, CPU, done)) for done in range(6)]
+    assert wanted == sorted(wanted, reverse=True)
+    for found in (curves, streamed):
+        np.testing.assert_allclose([scalars["objective"] for _, scalars in found.rows], wanted, rtol=1e-4)
+
+
 def test_normalised_input_gives_centroids_of_unit_length_and_the_codes_of_cosine_similarity():
     rows = rows_of(blobs(400), normalise=True)
     sample = rows.sample(0, 400, 0)
@@ -105,7 +136,7 @@ def test_normalised_input_gives_centroids_of_unit_length_and_the_codes_of_cosine
 
 def test_the_sample_of_vectors_is_seeded_of_the_stated_size_and_without_repetition(toy):
     rows = toy_rows(toy)
-    whole = rows.sample(0, rows.total(), 0)
+    whole = rows.sample(0, rows.layout.train_rows, 0)
     some, again, other = (rows.sample(0, 100, seed) for seed in (0, 0, 1))
     assert some.shape == (100, 32) and np.array_equal(some, again) and not np.array_equal(some, other)
     places = [{row.tobytes(): i for i, row in enumerate(whole)}[row.tobytes()] for row in some]

@@ -13,13 +13,14 @@ from PIL import Image
 from toy import write_params
 from toy_pipeline import MACHINE, pixels_of, write_image_artefact
 
-from stages.codebook.model import Codebook, load_tokenizer
+from stages.codebook.model import load_tokenizer
+from stages.codebook.quantise import Codebook, Fsq
 from stages.core import artefact
 from stages.core.errors import UserError
 from stages.core.params import load
 from stages.data.masks import Masks
 from stages.data.reader import ImageSplit
-from stages.stability.change import Batch, cosine, disturb, how_many
+from stages.stability.change import Batch, compare, cosine, disturb, how_many
 from stages.stability.foreground import by_mask, by_variance
 from stages.stability.measure import Params, measure
 from stages.stability.noise import unit_noise
@@ -72,8 +73,7 @@ def test_figures_equal_a_count_image_by_image(toy):
             for place in range(16):
                 changed.append(int(before[place] != after[place]))
                 shown_changed += [changed[-1]] if shown[number, place] else []
-                pair = [tokenizer.codebook.vectors[code[place]].numpy() for code in (before, after)]
-                codes.append(angle(*pair))
+                codes.append(angle(*(tokenizer.codebook.vectors[code[place]].numpy() for code in (before, after))))
                 rows.append(angle(*(tokenizer.rows(one[None])[0, place].numpy() for one in (image, noisy))))
     expected = [np.mean(values) for values in (changed, shown_changed, codes, rows)]
     assert 0 < expected[0] < 1 and expected[0] != expected[1]
@@ -147,14 +147,7 @@ def test_foreground_by_mask_is_every_patch_that_it_touches():
 
 
 def test_images_with_masks_are_measured_on_their_masks(toy, tmp_path):
-    rng, source = np.random.default_rng(0), tmp_path / "source"
-    source.mkdir()
-    for number in range(12):
-        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(source / f"{number}.png")
-        mask = np.zeros((16, 16), np.uint8)
-        mask[:4, : 4 * (1 + number % 2)] = number + 1
-        Image.fromarray(mask).convert("RGBA" if number == 5 else "L").save(source / f"{number}.mask.png")
-    prepare_folder(source, tmp_path / "images")
+    prepare_masked(tmp_path / "images")
     val, masks = ImageSplit(tmp_path / "images", "val"), Masks(tmp_path / "images", "val")
     covered = masks.read(val.keys)
     assert covered.dtype == bool and covered.shape == (len(val), 16, 16) and not covered[:, 4:].any()
@@ -163,11 +156,29 @@ def test_images_with_masks_are_measured_on_their_masks(toy, tmp_path):
     assert metrics["foreground_share"] == pytest.approx(covered[:, 0].sum(1).mean() / 4 / 16, rel=1e-5)
 
 
-def prepare_folder(source, out) -> None:
+def test_where_one_image_used_has_no_mask_variance_decides_for_all(toy, tmp_path):
+    prepare_masked(tmp_path / "all")
+    keys = ImageSplit(tmp_path / "all", "val").keys
+    prepare_masked(tmp_path / "images", without=int(keys[0]))
+    assert [key for key in keys if key not in Masks(tmp_path / "images", "val")] == keys[:1]
+    metrics = run(toy, tmp_path / "report", tmp_path / "images", snrs_db=[10.0])
+    assert "variance" in metrics["protocol"][0]["foreground"] and metrics["foreground_share"] == 1, "all of it is noise"
+
+
+def prepare_masked(out, without: int = -1) -> None:
+    """Twelve images of noise, each with a mask of one or two patches, but for the one of that number."""
     from stages.data.prepare import Params as Data
     from stages.data.prepare import prepare
     from stages.data.scenes import Scenes
 
+    rng, source = np.random.default_rng(0), out.with_name(f"{out.name}-source")
+    source.mkdir()
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(source / f"{number:02d}.png")
+        mask = np.zeros((16, 16), np.uint8)
+        mask[:4, : 4 * (1 + number % 2)] = number + 1
+        if number != without:
+            Image.fromarray(mask).convert("RGBA" if number == 5 else "L").save(source / f"{number:02d}.mask.png")
     facts = {"source": "folder", "folder": str(source), "img_px": 16, "val_fraction": 0.5, "format": "png"}
     facts |= {"scenes": Scenes(count=20, max_objects=1, patterned=0.8, nuisance=0.0)}
     with contextlib.chdir(out.parent):
@@ -210,6 +221,12 @@ def test_rows_are_what_is_quantised(toy):
         rows = tokenizer.rows(pixels)
         assert rows.dtype == torch.float32 and rows.shape == (5, 16, tokenizer.dim)
         assert torch.equal(tokenizer.codebook.assign(rows), tokenizer.encode_pixels(pixels))
+
+
+def test_unbounded_rows_are_compared_as_they_are_placed():
+    tokenizer = SimpleNamespace(codebook=Fsq([8, 8]), vectors=lambda codes: Fsq([8, 8]).vectors[codes])
+    one, other = torch.tensor([[[5.0, 5.0]]]), torch.tensor([[[50.0, 5.0]]])
+    assert compare(tokenizer, one, other, torch.ones(1, 1, dtype=torch.bool))[3] > 0.9999 > cosine(one, other)
 
 
 def test_equal_vectors_have_similarity_one_even_without_length():

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.codebook.model import load_tokenizer
-from stages.codebook.usage import usage
 from stages.core import shards
 from stages.core.codes import code_dtype
 from stages.core.errors import UserError
 from stages.core.pixels import to_float, to_uint8
+from stages.core.usage import usage
 from stages.data.reader import ImageSplit
 from stages.encoder.fetch import Params as EncoderParams
 from stages.encoder.fetch import check, fetch

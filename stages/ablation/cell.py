@@ -111,7 +111,7 @@ def read_out(
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Groups `class` and `look_up`: what codes [M, N] tell of the images with these keys."""
     from stages.core.patches import PatchTable, look_up_psnr, patches
-    from stages.core.readout import class_hits
+    from stages.core.readout import class_hits, told_apart
     from stages.core.scores import mean_and_std
     from stages.core.usage import bags
 
@@ -127,7 +127,7 @@ def read_out(
     table = PatchTable(num_codes, train.shape[2])
     table.add(codes["train"], train)
     found = mean_and_std("psnr_db", look_up_psnr(table.pictures(), codes["val"], val), draws, seed)
-    if min(train_labels.min(), val_labels.min()) < 0 or len(set(train_labels.tolist())) < 2:
+    if not told_apart(train_labels, val_labels):
         return {"class": {"skipped": "no classes"}, "look_up": found}
     counted = {split: bags(own, num_codes) for split, own in codes.items()}
     hits = class_hits(counted["train"], train_labels, counted["val"], val_labels, params.inverse_regularisation)
@@ -164,7 +164,6 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     params, machine = load("ablation.cell", Cell, args.params), load("machine", Machine, args.params)
-    check(args.images, args.features, args.num_codes, args.dim, params)
     study(args.images, args.features, args.report, args.num_codes, args.dim, params, machine)
 
 

@@ -1,7 +1,8 @@
 """What can be read linearly from codes: an image's class, a patch's colour.
 
-Each is asked of three descriptions: `one_hot` (which code it is), `vectors` (the code's vector) and `rows` (the
-continuous row before quantisation, the most that the vectors could have kept).
+Each is asked of three descriptions: which codes there are (`bag`, how often each occurs in an image; `one_hot`, which
+one a patch has), `vectors` (the codes' vectors) and `rows` (the continuous rows before quantisation, placed among the
+vectors: the most that these could have kept).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stages.core.patches import PatchTable
-from stages.core.readout import LinearMap, class_hits
+from stages.core.readout import LinearMap, class_hits, told_apart
 from stages.core.scores import bootstrap_std, mean_and_std
 
 if TYPE_CHECKING:
@@ -81,11 +82,11 @@ def class_figures(
     """Accuracy on val of logistic regressions on an image's bag of codes, mean code vector and mean row."""
     from stages.core.usage import bags
 
-    if min(train.labels.min(), val.labels.min()) < 0 or len(set(train.labels.tolist())) < 2:
+    if not told_apart(train.labels, val.labels):
         return {"skipped": "no classes"}
     counted = [bags(one.codes, len(vectors_KD)) for one in (train, val)]
     described = {
-        "one_hot": counted,
+        "bag": counted,
         "vectors": [bag @ vectors_KD for bag in counted],
         "rows": [train.mean_rows, val.mean_rows],
     }

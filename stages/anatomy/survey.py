@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Batch:
     """B images: where they stand among the chosen ones, patches uint8 [B, N, p, p, 3], codes int64 [B, N], rows
-    float32 [B, N, D]."""
+    float32 [B, N, D], placed among the code vectors."""
 
     start: int
     patches: np.ndarray
@@ -60,9 +60,8 @@ def survey(
 
 
 def tokenise(split: ImageSplit, index: np.ndarray, tokenizer: Tokenizer, start: int) -> Batch:
-    """The numbered images as one batch; rows of a codebook of unit vectors are unit vectors."""
+    """The numbered images as one batch."""
     import torch
-    from torch.nn import functional as F
 
     from stages.core.patches import patches
     from stages.core.pixels import to_float
@@ -70,8 +69,6 @@ def tokenise(split: ImageSplit, index: np.ndarray, tokenizer: Tokenizer, start: 
     images = split.read(index)
     with torch.inference_mode():
         rows = tokenizer.rows(to_float(images, tokenizer.codebook.vectors.device))
-        codes = tokenizer.codebook.assign(rows)
-    if tokenizer.config.get("normalise"):
-        rows = F.normalize(rows, dim=-1)
+        codes, placed = tokenizer.codebook.assign(rows), tokenizer.codebook.placed(rows)
     cut = patches(images, tokenizer.grid, tokenizer.num_patches)
-    return Batch(start, cut, codes.cpu().numpy(), rows.cpu().numpy())
+    return Batch(start, cut, codes.cpu().numpy(), placed.cpu().numpy())

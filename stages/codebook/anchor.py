@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 
 import torch
@@ -46,5 +45,5 @@ REANCHOR = "see that its section says reanchor: true"
 
 def warn_of_collapse(name: str, live: float, remedy: str) -> None:
     """One line on stderr with the kind's remedy, where fewer than half of the codes are in use."""
-    if live < WARN_BELOW and math.isfinite(live):
+    if live < WARN_BELOW:
         print(f"warning: {name}: only {live:.0%} of the codes are in use. To mend it, {remedy}.", file=sys.stderr)

@@ -7,16 +7,18 @@ that of one batch, whatever the number of images. Digits: 256 codes, half a minu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from stages.codebook.fitted import count_usage, publish
+from stages.codebook.fitted import publish
 from stages.codebook.sources import Sources
-from stages.codebook.usage import write_usage
+from stages.codebook.usage import count_usage, write_usage
 from stages.core import artefact
-from stages.core.loop import Optim, epoch_batch, evenly
+from stages.core.choice import evenly
+from stages.core.loop import Optim, epoch_batch
 from stages.core.loop import fit as train
 from stages.core.params import Machine, Section, impossible
 from stages.core.plan import print_plan
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stages.codebook.online import OnlineClusters
+    from stages.codebook.quantise import Codebook
 
 WATCHED = 256  # images of each split behind the curves
 
@@ -59,7 +62,6 @@ def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Mach
     import torch
 
     from stages.codebook.online import OnlineClusters
-    from stages.codebook.quantise import Codebook
     from stages.core.curves import Curves
     from stages.core.device import pick_device
     from stages.core.scratch import scratch
@@ -77,11 +79,12 @@ def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Mach
             curves, work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name=f"codebook {out.name}",
             batch_keys=batch_images,
         )  # fmt: skip
-        codebook = Codebook(model.unit_vectors().cpu(), normalise=True)
-        usage = {split: count_usage(sources.features, split, codebook) for split in splits}
+        codebook, usage, losses = codebook_of(model), {}, {}
+        for split, features in splits.items():
+            usage[split], losses[split] = measure(codebook, features, machine, device)
         curves.write(report)
-        write_usage(report, usage, cosine_loss={split: curves.last()[f"{split}/cosine_loss"] for split in splits})
-        publish(out, sources, codebook, params.kind)
+        write_usage(report, usage, cosine_loss=losses)
+        publish(out, sources, params.kind, codebook)
 
 
 def announce(sources: Sources, out: Path, params: Params) -> None:
@@ -109,21 +112,42 @@ def batches(split: FeatureSplit, optim: Optim, device: torch.device) -> tuple[An
 
 
 def watch(name: str, splits: dict[str, FeatureSplit], machine: Machine, device: torch.device) -> Any:
-    """(step, codes) -> mean 1 - cos to the nearest code on evenly spread images of each split; warns of collapse."""
-    import torch
-
+    """(step, codes) -> cosine loss on evenly spread images of each split; warns of collapse."""
     from stages.codebook.anchor import REANCHOR, live_fraction, warn_of_collapse
 
-    @torch.inference_mode()
     def evaluate(step: int, model: OnlineClusters) -> dict[str, float]:
         warn_of_collapse(name, float(live_fraction(model.share)), f"{REANCHOR}, lower num_codes, or train longer")
-        losses = {}
-        for split, features in splits.items():
-            shown, total = evenly(len(features), WATCHED), 0.0
-            for start in range(0, len(shown), machine.infer_batch_size):
-                part = features.read(shown[start : start + machine.infer_batch_size])
-                total += float(model(torch.from_numpy(part).to(device))[1]["cosine_loss"]) * len(part)
-            losses[f"{split}/cosine_loss"] = total / len(shown)
-        return losses
+        codebook = codebook_of(model)
+        return {
+            f"{split}/cosine_loss": measure(codebook, features, machine, device, WATCHED)[1]
+            for split, features in splits.items()
+        }
 
     return evaluate
+
+
+def codebook_of(model: OnlineClusters) -> Codebook:
+    """The codes as they are stored, on their device."""
+    from stages.codebook.quantise import Codebook
+
+    return Codebook(model.unit_vectors(), normalise=True)
+
+
+def measure(
+    codebook: Codebook, features: FeatureSplit, machine: Machine, device: torch.device, limit: int = 0
+) -> tuple[dict[str, float], float]:
+    """Usage figures and mean 1 - cos to the nearest code, of at most `limit` images, evenly spread (0: all)."""
+    import torch
+
+    shown, losses = evenly(len(features), limit or len(features)), []
+
+    def codes_of() -> Iterator[Tensor]:
+        for start in range(0, len(shown), machine.infer_batch_size):
+            part = features.read(shown[start : start + machine.infer_batch_size])
+            rows = torch.from_numpy(part).to(device)
+            codes = codebook.assign(rows)
+            cosines = (codebook.placed(rows) * codebook.vectors[codes]).sum(-1)
+            losses.append(float((1 - cosines).mean()) * len(part))
+            yield codes
+
+    return count_usage(codes_of(), len(codebook.vectors)), sum(losses) / len(shown)

@@ -23,15 +23,17 @@ INIT = {"random": "RANDOM", "kmeans++": "KMEANS_PLUS_PLUS", "afk-mc2": "AFK_MC2"
 def faiss_kmeans(sample: np.ndarray, params: Params, device: torch.device) -> tuple[Tensor, Curves]:
     """float32 [K, D] centroids and, for each iteration of the best redo, the objective and the number of splits.
 
-    The objective is the sum of squared distances, or with `normalise` the sum of cosines. All of the sample is used.
+    The objective is the sum of squared distances, as in lloyd.py. All of the sample is used.
     """
     import torch
 
     kmeans = build(sample, params, device, params.iterations)
     kmeans.train(sample)
     progress = Curves()
-    for iteration, it in enumerate(kmeans.iteration_stats):
-        progress.log(iteration, objective=float(it["obj"]), splits=float(it["nsplit"]))
+    best = kmeans.iteration_stats[-params.iterations :]  # faiss keeps those of earlier redos before them
+    for iteration, it in enumerate(best):
+        objective = 2 * (len(sample) - it["obj"]) if params.normalise else it["obj"]  # ||f - c||² = 2 - 2 cos
+        progress.log(iteration, objective=float(objective), splits=float(it["nsplit"]))
     return torch.from_numpy(kmeans.centroids.copy()), progress
 
 

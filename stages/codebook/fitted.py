@@ -1,58 +1,57 @@
-"""A codebook fitted on the stored features of one block, as cluster makes it: its usage and its artefact."""
+"""The artefact of a codebook fitted on rows of a frozen encoder, as kmeans and cluster make it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.codebook.sources import Sources
-from stages.core import artefact, shards
+from stages.core import artefact
 from stages.core.codes import code_dtype
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from stages.codebook.frozen import Affine
     from stages.codebook.quantise import Codebook
+    from stages.encoder.model import Encoder
 
 
-def count_usage(features: Path, split: str, codebook: Codebook) -> dict[str, float]:
-    """Usage figures of a split's stored features."""
-    import numpy as np
-    import torch
+def publish(
+    out: Path, sources: Sources, kind: str, codebook: Codebook, affine: Affine | None = None,
+    twin: tuple[Encoder, int] | None = None, **facts: Any,
+) -> None:  # fmt: skip
+    """Write the codebook artefact `out`, with the map of rows and the random twin (and its seed) inside if there are.
 
-    from stages.codebook.usage import usage
-
-    counts = np.zeros(len(codebook.vectors), np.int64)
-    for batch in stacked(shards.read_arrays(features, "features", split), 64):
-        counts += np.bincount(codebook.assign(torch.from_numpy(batch)).flatten().numpy(), minlength=len(counts))
-    return usage(counts)
-
-
-def stacked(arrays: Iterator[tuple[str, np.ndarray]], count: int) -> Iterator[np.ndarray]:
-    """[up to `count`, N, D] batches of consecutive arrays."""
-    import itertools
-
-    import numpy as np
-
-    while batch := [array for _, array in itertools.islice(arrays, count)]:
-        yield np.stack(batch)
-
-
-def publish(out: Path, sources: Sources, codebook: Codebook, kind: str, **more: Any) -> None:
-    """Write the codebook artefact `out`; `more` enters its config."""
+    Rows are those of the features artefact, but for what `facts`, which enter the config, say otherwise.
+    """
     from safetensors.torch import save_file
 
-    features, num_codes = artefact.read_config(sources.features, "features"), len(codebook.vectors)
+    from stages.codebook.frozen import PROJECTION
+
+    features, (num_codes, dim) = artefact.read_config(sources.features, "features"), codebook.vectors.shape
     inputs = {"features": artefact.digest(sources.features), "encoder": artefact.digest(sources.encoder)}
-    facts = {
+    config = {
         "tokenizer": kind, "rows": "frozen",
-        "num_codes": num_codes, "dim": features["dim"], "dtype": code_dtype(num_codes),
-        "normalise": codebook.normalise,
+        "num_codes": num_codes, "dim": dim, "dtype": code_dtype(num_codes), "normalise": codebook.normalise,
         "blocks": [features["block"]], "layers": "concat", "final_norm": features["final_norm"],
         "grid": round(features["num_patches"] ** 0.5), "num_patches": features["num_patches"],
-        "encoder": os.path.relpath(sources.encoder, out), "inputs": inputs,
+        "encoder": "encoder" if twin else os.path.relpath(sources.encoder, out), "inputs": inputs, **facts,
     }  # fmt: skip
-    with artefact.new_artefact(out, "codebook", {**facts, **more}) as folder:
+    with artefact.new_artefact(out, "codebook", config) as folder:
         save_file({"vectors": codebook.vectors.cpu().contiguous()}, folder / "codes.safetensors")
+        if affine:
+            save_file(affine.state_dict(), folder / PROJECTION)
+        if twin:
+            save_twin(folder / "encoder", *twin, inputs["encoder"])
+            inputs["images"], inputs["twin_of"] = artefact.digest(sources.images), inputs["encoder"]
+            inputs["encoder"] = artefact.sha256(folder / "encoder" / artefact.CONFIG)
+
+
+def save_twin(folder: Path, twin: Encoder, seed: int, origin: str) -> None:
+    """An encoder artefact with the twin's weights; `origin` is the digest of the encoder it is the twin of."""
+    from safetensors.torch import save_file
+
+    config = {key: value for key, value in twin.config.items() if key not in ("kind", "files")}
+    with artefact.new_artefact(folder, "encoder", {**config, "random_twin": {"of": origin, "seed": seed}}) as inner:
+        state = {key: tensor.cpu().contiguous() for key, tensor in twin.vit.state_dict().items()}
+        save_file(state, inner / "model.safetensors")

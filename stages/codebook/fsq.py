@@ -11,7 +11,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from stages.codebook.joint import JointRecipe, check_sizes, fit_autoencoder
+from stages.codebook import joint
+from stages.codebook.joint import JointRecipe, fit_autoencoder
 from stages.codebook.sources import Sources
 from stages.core.params import Machine
 
@@ -28,9 +29,7 @@ class Params(JointRecipe):
         return levels
 
 
-def check(section: str, sources: Sources, params: Params) -> None:
-    """Sizes must fit."""
-    check_sizes(section, sources, params)
+check = joint.check
 
 
 def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Machine) -> None:

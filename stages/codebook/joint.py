@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from stages.core.recipe import Recipe, check_perceptual
 from stages.data.reader import ImageSplit, image_facts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stages.codebook.autoencoder import Autoencoder
     from stages.codebook.quantise import Fsq, Vq
 
@@ -25,7 +28,7 @@ class JointRecipe(Recipe):
     input_noise: float = Field(ge=0)  # sigma of noise on the encoder's input while training; pixels from -1 to 1
 
 
-def check_sizes(section: str, sources: Sources, params: JointRecipe) -> None:
+def check(section: str, sources: Sources, params: JointRecipe) -> None:
     """Levels that do not divide the image, and blocks that the encoder has not, are errors."""
     img_px, halvings = image_facts(sources.images)["img_px"], len(params.widths) - 1
     if img_px % 2**halvings:
@@ -38,12 +41,15 @@ def fit_autoencoder(
     sources: Sources, out: Path, report: Path, params: JointRecipe, machine: Machine,
     quantiser: Vq | Fsq, facts: dict[str, Any], anchored: bool,
 ) -> None:  # fmt: skip
-    """Write the codebook artefact `out`, curves to the folder `report`; `facts` enter its config."""
+    """Write the codebook artefact `out`, curves to the folder `report`; `facts` enter its config.
+
+    Usage is that of all images of a split, `watched_psnr_db` that of the images behind the curves (Game).
+    """
     import torch
 
     from stages.codebook.anchor import warn_of_collapse
     from stages.codebook.autoencoder import Autoencoder
-    from stages.codebook.usage import write_usage
+    from stages.codebook.usage import count_usage, write_usage
     from stages.core.device import pick_device
     from stages.core.game import Game
     from stages.core.opponent import HingeOpponent, Painted
@@ -68,29 +74,25 @@ def fit_autoencoder(
             encoder, splits, params, machine, work, device,
         )  # fmt: skip
         game.play(lambda scores: warn_of_collapse(out.name, scores["live_fraction"], quantiser.remedy))
-        usage = {split: count_usage(network, images, machine, device) for split, images in splits.items()}
+        network.eval()
+        usage = {
+            split: count_usage(codes_of(network, images, machine, device), len(quantiser.vectors))
+            for split, images in splits.items()
+        }
         game.curves.write(report)
-        write_usage(report, usage, joint_psnr_db={split: game.curves.last()[f"{split}/psnr_db"] for split in splits})
+        last = game.curves.last()
+        write_usage(report, usage, watched_psnr_db={split: last[f"{split}/psnr_db"] for split in splits})
         inputs = {"images": artefact.digest(sources.images), "encoder": artefact.digest(sources.encoder)}
-        publish(out, network.eval(), {**facts, **shape, "inputs": inputs}, img_px)
+        publish(out, network, {**facts, **shape, "inputs": inputs}, img_px)
 
 
-def count_usage(network: Autoencoder, split: ImageSplit, machine: Machine, device: Any) -> dict[str, float]:
-    """Usage figures of all plain images of a split."""
-    import numpy as np
-    import torch
-
-    from stages.codebook.usage import usage
+def codes_of(network: Autoencoder, split: ImageSplit, machine: Machine, device: Any) -> Iterator[Tensor]:
+    """int64 [B, N], batch by batch: the codes of all plain images of a split."""
     from stages.core.pixels import to_float
 
-    counts, size = np.zeros(len(network.quantiser.vectors), np.int64), machine.infer_batch_size
-    network.eval()
-    with torch.inference_mode():
-        for start in range(0, len(split), size):
-            pixels = to_float(split.read(range(start, min(start + size, len(split)))), device)
-            codes = network.quantiser.assign(network.encoder(pixels))
-            counts += np.bincount(codes.flatten().cpu().numpy(), minlength=len(counts))
-    return usage(counts)
+    for start in range(0, len(split), machine.infer_batch_size):
+        numbers = range(start, min(start + machine.infer_batch_size, len(split)))
+        yield network.quantiser.assign(network.encoder(to_float(split.read(numbers), device)))
 
 
 def publish(out: Path, network: Autoencoder, facts: dict[str, Any], img_px: int) -> None:

@@ -10,17 +10,17 @@ that shows what training the encoder is worth. They may be projected (project.py
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from stages.codebook import rows as sources_of_rows
+from stages.codebook.fitted import publish
 from stages.codebook.rows import SPLITS, Layout, Rows
 from stages.codebook.sources import Sources
-from stages.codebook.usage import write_usage
-from stages.core import artefact
+from stages.codebook.usage import count_usage, write_usage
 from stages.core.curves import Curves
 from stages.core.params import Machine, Section, impossible
 from stages.core.plan import print_plan
@@ -67,7 +67,7 @@ class Params(Section):
 def check(section: str, sources: Sources, params: Params) -> None:
     """Too few vectors to cluster, and blocks and components that are not there, are errors."""
     shape = sources_of_rows.layout(section, sources, params)
-    total, used = count_vectors(shape, params)
+    used = vectors_used(shape, params)
     at_once = min(used, params.chunk_vectors) if params.method != "sample" else used
     if params.num_codes > at_once:
         what = "vectors to cluster" if at_once == used else f"vectors of {section}.chunk_vectors, to start from"
@@ -76,10 +76,9 @@ def check(section: str, sources: Sources, params: Params) -> None:
         raise impossible(f"{section}.pca_dim", params.pca_dim, f"expected at most the {shape.dim} values of a vector")
 
 
-def count_vectors(shape: Layout, params: Params) -> tuple[int, int]:
-    """How many train vectors a codebook has and how many will be used."""
-    total = shape.images["train"] * shape.patches
-    return total, min(total, params.max_vectors or total)
+def vectors_used(shape: Layout, params: Params) -> int:
+    """How many of a group's train rows a codebook is fitted on."""
+    return min(shape.train_rows, params.max_vectors or shape.train_rows)
 
 
 def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Machine) -> None:
@@ -95,29 +94,36 @@ def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Mach
     shape = sources_of_rows.layout(f"codebook.{out.name}", sources, params)
     if params.engine == "flash":
         check_flash(f"codebook.{out.name}", machine)
-    total, used = count_vectors(shape, params)
-    announce(out, shape, total, used, params)
+    total, used = shape.train_rows, vectors_used(shape, params)
+    announce(out, shape, used, params)
     with scratch(f"codebook-{out.name}", params, [sources.images, sources.encoder, sources.features]) as work:
         device = pick_device(machine.device)
         twin = make_twin(sources, params.seed, device) if params.encoder == "random" else None
         rows = open_rows(sources, shape, twin, params, machine, work, device)
         rows.affine = fit_affine(rows, params)
         fitted = [cluster(rows, group, used, params, work, device) for group in range(shape.groups)]
-        vectors, curves = torch.cat([vectors for vectors, _ in fitted]), join([curves for _, curves in fitted])
+        codebook = Codebook(torch.cat([vectors for vectors, _ in fitted]), params.normalise).to(device)
+        curves = join([curves for _, curves in fitted])
         objective = sum(value for name, value in curves.last().items() if name.endswith("objective"))
         print(f"codebook: fitted on {used:,} of {total:,} train vectors, objective {objective:.6g}")
-        codebooks = [Codebook(vectors, params.normalise) for vectors, _ in fitted]
-        usage_by_split = {split: count_usage(rows, split, codebooks, params.chunk_vectors) for split in SPLITS}
-        publish(out, sources, params, rows, twin, vectors, {"vectors_used": used, "vectors_total": total})
+        usage = {
+            split: count_usage(codes_of(rows, split, codebook, params.chunk_vectors), len(codebook.vectors))
+            for split in SPLITS
+        }
+        counts = {"vectors_used": used, "vectors_total": total}
+        publish(
+            out, sources, params.kind, codebook, rows.affine, (twin, params.seed) if twin else None,
+            blocks=shape.blocks, layers=params.layers, num_patches=shape.patches * shape.groups, **counts,
+        )  # fmt: skip
     curves.write(report)
-    write_usage(report, usage_by_split, vectors_used=used, vectors_total=total)
+    write_usage(report, usage, **counts)
 
 
-def announce(out: Path, shape: Layout, total: int, used: int, params: Params) -> None:
+def announce(out: Path, shape: Layout, used: int, params: Params) -> None:
     """Print the plan: what is in memory at once, and computed rows on disk."""
     held = used * 2 if params.method == "sample" else params.chunk_vectors * 4
     print_plan(
-        "codebook", out, {"vectors used": used * shape.groups, "vectors in all": total * shape.groups},
+        "codebook", out, {"vectors used": used * shape.groups, "vectors in all": shape.train_rows * shape.groups},
         disk_bytes=params.num_codes * shape.groups * shape.dim * 4 + shape.disk_bytes,
         memory_bytes=800 * 2**20 + (held + params.num_codes * 4) * shape.dim * 4,
     )  # fmt: skip
@@ -170,56 +176,13 @@ def join(curves: list[Curves]) -> Curves:
     return joined
 
 
-def count_usage(rows: Rows, split: str, codebooks: list[Codebook], chunk_vectors: int) -> dict[str, float]:
-    """Usage figures of a split's rows, over the joint vocabulary of all groups."""
-    import numpy as np
+def codes_of(rows: Rows, split: str, codebook: Codebook, chunk_vectors: int) -> Iterator[Tensor]:
+    """int64 [up to chunk_vectors], chunk by chunk: a split's codes, those of one group after those of the other."""
     import torch
 
-    from stages.codebook.usage import usage
+    from stages.codebook.quantise import Codebook
 
-    counts = [np.zeros(len(codebook.vectors), np.int64) for codebook in codebooks]
-    for group, codebook in enumerate(codebooks):
+    for group, vectors in enumerate(codebook.vectors.chunk(rows.layout.groups)):
+        own = Codebook(vectors, codebook.normalise)
         for chunk in rows.chunks(split, group, chunk_vectors):
-            codes = codebook.assign(torch.from_numpy(chunk)).numpy()
-            counts[group] += np.bincount(codes, minlength=len(counts[group]))
-    return usage(np.concatenate(counts))
-
-
-def publish(
-    out: Path, sources: Sources, params: Params, rows: Rows, twin: Encoder | None, vectors: Tensor,
-    counts: dict[str, int],
-) -> None:  # fmt: skip
-    """The codebook artefact, with the map of rows and the random twin inside where there are any."""
-    from safetensors.torch import save_file
-
-    from stages.codebook.frozen import PROJECTION
-    from stages.core.codes import code_dtype
-
-    shape = rows.layout
-    inputs = {"features": artefact.digest(sources.features), "encoder": artefact.digest(sources.encoder)}
-    facts: dict[str, Any] = {
-        "tokenizer": params.kind, "rows": "frozen",
-        "num_codes": len(vectors), "dim": vectors.shape[1], "dtype": code_dtype(len(vectors)),
-        "normalise": params.normalise,
-        "blocks": shape.blocks, "layers": params.layers, "final_norm": shape.final_norm,
-        "grid": round(shape.patches**0.5), "num_patches": shape.patches * shape.groups,
-        "encoder": "encoder" if twin else os.path.relpath(sources.encoder, out), "inputs": inputs, **counts,
-    }  # fmt: skip
-    with artefact.new_artefact(out, "codebook", facts) as folder:
-        save_file({"vectors": vectors}, folder / "codes.safetensors")
-        if rows.affine:
-            save_file(rows.affine.state_dict(), folder / PROJECTION)
-        if twin:
-            save_twin(folder / "encoder", twin, params.seed, inputs["encoder"])
-            inputs["images"], inputs["twin_of"] = artefact.digest(sources.images), inputs["encoder"]
-            inputs["encoder"] = artefact.sha256(folder / "encoder" / artefact.CONFIG)
-
-
-def save_twin(folder: Path, twin: Encoder, seed: int, origin: str) -> None:
-    """An encoder artefact with the twin's weights; `origin` is the digest of the encoder it is the twin of."""
-    from safetensors.torch import save_file
-
-    config = {key: value for key, value in twin.config.items() if key not in ("kind", "files")}
-    with artefact.new_artefact(folder, "encoder", {**config, "random_twin": {"of": origin, "seed": seed}}) as inner:
-        state = {key: tensor.cpu().contiguous() for key, tensor in twin.vit.state_dict().items()}
-        save_file(state, inner / "model.safetensors")
+            yield own.assign(torch.from_numpy(chunk).to(vectors.device)) + group * len(vectors)

@@ -64,7 +64,7 @@ def stream(rows: Rows, group: int, params: Params, work: Path, device: torch.dev
 
 def start(rows: Rows, group: int, params: Params, device: torch.device) -> State:
     """Vectors clustered in memory on a seeded sample of one chunk: cheaper than as many passes over everything."""
-    sample = rows.sample(group, min(rows.total(), params.chunk_vectors), params.seed)
+    sample = rows.sample(group, min(rows.layout.train_rows, params.chunk_vectors), params.seed)
     vectors = initial(sample, params, device, params.start_iterations).astype(np.float64)
     return State(vectors, np.zeros(len(vectors)))
 
@@ -78,13 +78,14 @@ def lloyd_pass(state: State, rows: Rows, group: int, params: Params, device: tor
         add(chunk, vectors, counts, sums)
     error = state.squares + beyond_squares(state.vectors, counts, sums)
     moved = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], state.vectors)
-    finish(state, moved, counts.copy(), error, params.normalise)
+    finish(state, moved, counts, error, params.normalise)
 
 
 def minibatch_pass(state: State, rows: Rows, group: int, params: Params, device: torch.device) -> None:
     """One look at every train row, in an order drawn for the pass: files, then rows within a chunk.
 
-    After each batch a vector moves to the mean of all rows that ever chose it (Sculley 2010, algorithm 1).
+    After each batch a vector moves to the mean of all rows that ever chose it (Sculley 2010, algorithm 1). With
+    `normalise` it gets unit length after the pass alone: within it, rows choose among such means, shorter than 1.
     """
     rng = np.random.default_rng(seed_of("kmeans", params.seed, group, state.passes))
     vectors, total, error = state.vectors.copy(), np.zeros(len(state.vectors)), 0.0

@@ -26,7 +26,8 @@ KIND = "codebook"
 class Tokenizer:
     """Images to codes and codes to vectors. All numbers come from the artefact, none from params.yaml.
 
-    `rows_of` turns float [B, 3, H, W] in [-1, 1] into what is quantised, `codebook` assigns codes to it.
+    `rows_of` turns float [B, 3, H, W] in [-1, 1] into rows, `codebook` assigns codes to them and places them among
+    its vectors.
     """
 
     def __init__(self, rows_of: nn.Module, codebook: Codebook | Fsq, config: dict[str, Any]):
@@ -51,7 +52,7 @@ class Tokenizer:
         return self.codebook.assign(self.rows(pixels))
 
     def rows(self, pixels: Tensor) -> Tensor:
-        """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D]: what is quantised, in the space of the code vectors."""
+        """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D]: what is quantised, not yet `codebook.placed`."""
         return self.rows_of(pixels).float()
 
     def vectors(self, codes: np.ndarray | Tensor) -> Tensor:

@@ -25,9 +25,13 @@ class Codebook(nn.Module):
         self.register_buffer("vectors", vectors_KD.float())
         self.normalise, self.groups = normalise, groups
 
+    def placed(self, rows: Tensor) -> Tensor:
+        """float [..., D] -> float32 [..., D] among the vectors: of unit length if `normalise`, else as they are."""
+        return F.normalize(rows.float(), dim=-1) if self.normalise else rows.float()
+
     def assign(self, rows: Tensor) -> Tensor:
-        """float [..., N, D] -> int64 [..., N]: argmin over k of ||f - c_k||²; on unit vectors if `normalise`."""
-        rows = F.normalize(rows.float(), dim=-1) if self.normalise else rows.float()
+        """float [..., N, D] -> int64 [..., N]: argmin over k of ||f - c_k||², f being the row as it is placed."""
+        rows = self.placed(rows)
         grouped, own = rows.unflatten(-2, (self.groups, -1)), self.vectors.unflatten(0, (self.groups, -1))
         codes = [
             nearest(grouped.select(-3, group).flatten(0, -2), vectors) + group * len(vectors)
@@ -87,6 +91,10 @@ class Fsq(nn.Module):
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         bounded = torch.tanh(rows + torch.atanh(offset / reach)) * reach - offset
         return bounded + self.levels // 2
+
+    def placed(self, rows: Tensor) -> Tensor:
+        """float [..., D] -> float32 [..., D] among the points: bounded and scaled, not yet rounded."""
+        return self.scaled(self.digits(rows.float()))
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """float [..., D] -> the points they are rounded to, codes [...], no loss; the gradient passes the rounding."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from stages.core import artefact, shards
 from stages.core.artefact import read_config
+from stages.core.choice import choose
 from stages.core.errors import UserError
 from stages.core.params import Machine, impossible
 from stages.data.reader import ImageSplit
@@ -42,6 +43,11 @@ class Layout:
     final_norm: bool
     computed: bool
     images: dict[str, int]  # by split
+
+    @property
+    def train_rows(self) -> int:
+        """Train rows of a group."""
+        return self.images["train"] * self.patches
 
     @property
     def disk_bytes(self) -> int:
@@ -74,10 +80,6 @@ class Rows:
         self.layout, self.pieces, self.normalise = shape, pieces, normalise
         self.affine: Affine | None = None
 
-    def total(self) -> int:
-        """Train rows of a group."""
-        return self.layout.images["train"] * self.layout.patches
-
     def arrays(self, split: str, group: int, order: Iterable[int] | None = None) -> Iterator[np.ndarray]:
         """float16 [M, D] rows of a group as they were made, in the order of the numbered files."""
         for number in range(len(self.pieces[split])) if order is None else order:
@@ -93,10 +95,7 @@ class Rows:
         """float32 [used, d]: a seeded choice without repetition of a group's train rows, in order."""
         import numpy as np
 
-        total, sample = self.total(), np.empty((used, self.layout.dim), np.float32)
-        everything = used == total
-        chosen = np.arange(total) if everything else np.random.default_rng(seed).choice(total, used, replace=False)
-        chosen.sort()
+        chosen, sample = choose(self.layout.train_rows, used, seed), np.empty((used, self.layout.dim), np.float32)
         filled = seen = 0
         for array in self.arrays("train", group):
             rows = chosen[filled : np.searchsorted(chosen, seen + len(array))] - seen

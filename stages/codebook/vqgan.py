@@ -1,6 +1,8 @@
 """vqgan: a convolutional autoencoder with a vector-quantised bottleneck (Esser et al. 2021; papers' baseline, 2.4).
 
-Loss = that of stages/core/recipe.py + ||sg(z) - c||² + commitment ||z - sg(c)||². Codes start uniform in ±1/K.
+Loss = that of stages/core/recipe.py + ||sg(z) - c||² + commitment ||z - sg(c)||². Codes start uniform in ±1/K, and with
+reanchor: true (CVQ-VAE, another baseline of papers' table 2.4) at once jump to rows of the first batch, as dead codes
+do later.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.codebook.joint import JointRecipe, check_sizes, fit_autoencoder
+from stages.codebook import joint
+from stages.codebook.joint import JointRecipe, fit_autoencoder
 from stages.codebook.sources import Sources
 from stages.core.params import Machine
 
@@ -23,9 +26,7 @@ class Params(JointRecipe):
     reanchor: bool
 
 
-def check(section: str, sources: Sources, params: Params) -> None:
-    """Sizes must fit."""
-    check_sizes(section, sources, params)
+check = joint.check
 
 
 def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Machine) -> None:

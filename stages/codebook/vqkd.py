@@ -3,20 +3,23 @@
 Loss = mean (1 - cos(D(z_q), teacher)) + commitment * mean (z - sg(z_q))², unit vectors; D decodes features, no pixels.
 The teacher is the pipeline's encoder, at the block and norm of the features artefact, on the same augmented images.
 The codes are unit vectors that follow the mean of their rows (code_decay), started by k-means on the first batch.
+Putting dead ones back among the rows (reanchor) is ours: VQ-KD does not; false is as published.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from stages.codebook.sources import Sources
-from stages.codebook.usage import write_usage
+from stages.codebook.usage import count_usage, write_usage
 from stages.core import artefact
 from stages.core.augment import Affine, random_maps, warp
-from stages.core.loop import Optim, epoch_batch, evenly
+from stages.core.choice import evenly
+from stages.core.loop import Optim, epoch_batch
 from stages.core.loop import fit as train
 from stages.core.params import Machine, Section, impossible
 from stages.core.plan import print_plan
@@ -206,22 +209,19 @@ def measure(
     model: Distiller, teacher: FrozenRows, images: ImageSplit, machine: Machine, device: torch.device, limit: int = 0
 ) -> tuple[dict[str, float], float]:
     """Usage figures and cosine loss on plain images, at most `limit` of them, evenly spread (0: all)."""
-    import numpy as np
-    import torch
-
     from stages.codebook.student import cosine_loss
-    from stages.codebook.usage import usage
     from stages.core.pixels import to_float
 
-    shown, total = evenly(len(images), limit or len(images)), 0.0
-    counts = np.zeros(len(model.quantiser.vectors), np.int64)
-    with torch.inference_mode():
+    shown, losses = evenly(len(images), limit or len(images)), []
+
+    def codes_of() -> Iterator[Tensor]:
         for start in range(0, len(shown), machine.infer_batch_size):
             pixels = to_float(images.read(shown[start : start + machine.infer_batch_size]), device)
             quantised, codes, _ = model.quantiser(model.student(pixels))
-            total += float(cosine_loss(model.decoder(quantised), teacher(pixels))) * len(pixels)
-            counts += np.bincount(codes.flatten().cpu().numpy(), minlength=len(counts))
-    return usage(counts), total / len(shown)
+            losses.append(float(cosine_loss(model.decoder(quantised), teacher(pixels))) * len(pixels))
+            yield codes
+
+    return count_usage(codes_of(), len(model.quantiser.vectors)), sum(losses) / len(shown)
 
 
 def publish(out: Path, sources: Sources, model: Distiller, facts: dict[str, Any]) -> None:

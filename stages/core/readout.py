@@ -20,6 +20,11 @@ def fit_classifier(rows: np.ndarray, labels: np.ndarray, inverse_regularisation:
     return LogisticRegression(C=strength, max_iter=5000).fit(rows, labels)
 
 
+def told_apart(train_labels: np.ndarray, val_labels: np.ndarray) -> bool:
+    """Whether there is a class to read: every image has one (not -1), and train has two or more."""
+    return bool(min(train_labels.min(), val_labels.min()) >= 0) and len(set(train_labels.tolist())) > 1
+
+
 def class_hits(
     train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray, inverse_regularisation: float
 ) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from stages.core import artefact, distributed, runtime, shards
+from stages.core.choice import choose
 from stages.core.params import Machine, Section, impossible, load
 from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, num_images
@@ -74,13 +75,8 @@ def block_number(block: int, depth: int) -> int:
 
 def choose_images(images: Path, split: str, params: Params) -> np.ndarray:
     """int64 [M], sorted: all val images; a seeded choice of at most max_train_images train images (0: all)."""
-    import numpy as np
-
     count = num_images(images, split)
-    limit = params.max_train_images
-    if split == "val" or not 0 < limit < count:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(params.seed).choice(count, limit, replace=False))
+    return choose(count, params.max_train_images or count if split == "train" else count, params.seed)
 
 
 def build_shard(

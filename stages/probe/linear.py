@@ -47,6 +47,7 @@ def probe(images: Path, encoder: Path, report: Path, params: Params, machine: Ma
     """Write metrics.json and moved.png to the folder `report`."""
     from stages.core.device import pick_device
     from stages.core.figures import write_figures
+    from stages.core.readout import told_apart
     from stages.encoder.model import load_encoder, random_twin
 
     check(encoder, params)
@@ -55,7 +56,7 @@ def probe(images: Path, encoder: Path, report: Path, params: Params, machine: Ma
         name: choose(len(split), params.max_images, params.seed) for name, split in (("train", train), ("val", val))
     }
     labels = train.labels[chosen["train"]], val.labels[chosen["val"]]
-    with_classes = len(set(labels[0].tolist())) > 1 and min(map(min, labels)) >= 0
+    with_classes = told_apart(*labels)
     few = few_label_draws(labels[0], params) if with_classes else []
     show_moved(report / "moved.png", val, params)
     if not with_classes:

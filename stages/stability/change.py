@@ -47,10 +47,12 @@ def disturb(tokenizer: Tokenizer, batch: Batch, snrs_db: list[float], seeds: lis
 
 def compare(tokenizer: Tokenizer, before: Tensor, after: Tensor, foreground: Tensor) -> list[Tensor]:
     """The figures of positions, each summed; before, after: rows float [B, N, D]; foreground bool [B, N]."""
-    old, new = tokenizer.codebook.assign(before), tokenizer.codebook.assign(after)
+    book = tokenizer.codebook
+    old, new = book.assign(before), book.assign(after)
     changed = old != new
     codes = cosine(tokenizer.vectors(old), tokenizer.vectors(new))
-    return [values.float().sum() for values in (changed, changed & foreground, codes, cosine(before, after))]
+    rows = cosine(book.placed(before), book.placed(after))
+    return [values.float().sum() for values in (changed, changed & foreground, codes, rows)]
 
 
 def cosine(before: Tensor, after: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Which positions of the code grid show something: by the image's mask where it has one, else by local variance."""
+"""Which positions of the code grid show something: by masks where every image used has one, else by local variance.
+
+One rule for all images, because figures of the two are of different positions.
+"""
 
 from __future__ import annotations
 

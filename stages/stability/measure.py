@@ -11,7 +11,7 @@ over seeds, with _std between them:
     change             share of positions whose code differs
     foreground_change  the same among positions that show something (stages/stability/foreground.py)
     code_cosine        cosine similarity of the code vectors before and after, mean over positions
-    row_cosine         the same of the features before they are quantised
+    row_cosine         the same of the rows before they are quantised, placed among the code vectors
     measured_snr_db    of the noise that was really added, mean over images
 
 A tokenizer of few codes is stable because it is coarse: compare at equal codes or equal error of reconstruction.
