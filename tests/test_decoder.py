@@ -12,11 +12,12 @@ import torch
 import toy as toys
 from PIL import Image
 
+from stages.codebook.model import load_tokenizer
 from stages.core.convnet import PatchDiscriminator, hinge_discriminator
 from stages.core.errors import UserError
 from stages.core.game import Game
 from stages.core.losses import CollapseGuard, EncoderPerceptual, LpipsPerceptual, adaptive_weight, finite_nudge
-from stages.decoder.model import load_decoder
+from stages.decoder.model import load_decoder, standardised
 from stages.decoder.painter import OneStep
 from stages.encoder.model import load_encoder
 
@@ -72,8 +73,9 @@ def test_a_decoder_of_an_unknown_kind_is_refused(trained, tmp_path):
 
 
 def test_the_code_vectors_do_not_learn(trained):
-    decoder = load_decoder(trained / "data/decoder/kmeans-onestep")
-    assert "vectors" not in dict(decoder.network.named_parameters())
+    network = load_decoder(trained / "data/decoder/kmeans-onestep").network
+    given = load_tokenizer(trained / "data/codebook/kmeans").codebook.vectors
+    assert torch.equal(network.vectors, standardised(given))
 
 
 def test_identical_images_have_no_perceptual_distance_and_others_do(toy):

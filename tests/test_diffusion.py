@@ -69,12 +69,12 @@ def test_it_learns_to_draw_what_the_codes_say(trained, decoder, codes):
 
 
 def test_decoding_gives_uint8_images_in_any_number_of_steps(decoder, codes):
-    for steps in (None, 1, 5):
-        images = decoder.decode(codes[:3], steps=steps)
+    for one in (decoder, decoder.in_steps(1), decoder.in_steps(5)):
+        images = one.decode(codes[:3])
         assert images.shape == (3, 16, 16, 3) and images.dtype == np.uint8
-    assert np.array_equal(decoder.decode(codes[:3]), decoder.decode(codes[:3], steps=3)), "the config's three"
+    assert np.array_equal(decoder.decode(codes[:3]), decoder.in_steps(3).decode(codes[:3])), "the config's three"
     with pytest.raises(UserError, match="at least 1"):
-        decoder.decode(codes[:3], steps=0)
+        decoder.in_steps(0)
 
 
 def test_a_seed_and_codes_make_the_same_image_and_another_seed_another(decoder, codes):
@@ -103,6 +103,19 @@ def test_every_rung_of_the_ladder_is_a_matter_of_params(trained, tmp_path):
     assert config["conditioning"] == "adagn" and config["flow"]["output"] == "velocity"
     train(root, {**LADDER, "gan": {"weight": 0.0, "start_step": 0}})
     assert not (root / "reports/decoder/kmeans-diffusion/plots/metrics/discriminator.tsv").exists()
+
+
+def test_a_rung_that_differs_in_its_sampling_alone_has_the_same_weights(trained, tmp_path):
+    shutil.copytree(trained, root := tmp_path / "toy")
+    short = {**toys.PAINTER, "gan": {"start_step": 2, "width": 8}, "optim": {**toys.OPTIM, "total_steps": 4}}
+    names, found = ("diffusion", "diffusion_linear"), []
+    toys.write_params(root, {"decoder": dict.fromkeys(names, short)})
+    for name in names:
+        for line in (PALETTE, TRAIN):
+            toys.run_line(line.replace("diffusion", name), root)
+        made = root / f"data/decoder/kmeans-{name}"
+        found.append((load_decoder(made).config["sampling"]["spacing"], (made / "model.safetensors").read_bytes()))
+    assert [spacing for spacing, _ in found] == ["log", "linear"] and found[0][1] == found[1][1]
 
 
 def test_a_killed_training_goes_on_to_the_same_bytes(trained, tmp_path, monkeypatch):

@@ -44,9 +44,8 @@ def test_a_decoder_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
     swept = json.loads((root / f"reports/sweep/kmeans-{name}/metrics.json").read_text())
     own = {"render_ar": "once", "render_masked": "steps_8", "diffusion": "steps_3"}[name]
     assert swept[own]["psnr_db"] == pytest.approx(scores["reconstruction"]["psnr_db"], abs=1)
-    before = toys.hashes(root / "reports/evaluate")
     toys.write_params(root, {"machine": {"infer_batch_size": 5}})
     toys.run_line(toys.COMMANDS["evaluate"].replace("onestep", name), root)
     after = json.loads((root / f"reports/evaluate/kmeans-{name}/metrics.json").read_text())
-    assert after["reconstruction"]["psnr_db"] == pytest.approx(scores["reconstruction"]["psnr_db"], abs=1e-3)
-    assert before.keys() == toys.hashes(root / "reports/evaluate").keys()
+    for figure in ("psnr_db", "ssim"):
+        assert after["reconstruction"][figure] == pytest.approx(scores["reconstruction"][figure], abs=1e-3)

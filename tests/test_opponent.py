@@ -65,6 +65,16 @@ def test_a_discriminator_learns_to_tell_real_from_made(pairs):
     assert float(seen["discriminator"]) < 0.6 < 0.693 and float(seen["r1"]) > 0
 
 
+@pytest.mark.parametrize("make", [trajectory, lambda: hinge(torch.ones(1))])
+def test_a_discriminator_without_a_gradient_stands_still(make, monkeypatch):
+    opponent = make()
+    before = [p.clone() for p in opponent.discriminator.parameters()]
+    flat = 0 * torch.stack([p.sum() for p in opponent.discriminator.parameters()]).sum()
+    monkeypatch.setattr(opponent, "losses", lambda *shown: {"discriminator": flat})
+    opponent.step(torch.zeros(1), painted(torch.zeros(1)), 1.0)
+    assert all(torch.equal(*both) for both in zip(before, opponent.discriminator.parameters(), strict=True))
+
+
 def test_the_timed_discriminator_sees_the_noisy_image_and_the_time():
     torch.manual_seed(0)
     net = TimedDiscriminator(8)

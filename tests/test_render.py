@@ -22,6 +22,7 @@ from stages.core.params import Machine, load
 from stages.data.reader import ImageSplit
 from stages.decoder.model import load_decoder
 from stages.decoder.pairs import Pairs
+from stages.decoder.render import check_steps, watcher
 from stages.decoder.train import load_params
 
 CHOICE = {"tokenizers": ["kmeans", "vqgan"], "codebook": {"vqgan": {"gan": {"weight": 0.0}}}}
@@ -86,9 +87,9 @@ def test_scores_curves_and_a_picture_are_there(name, trained):
         assert picture.height == 3 * 17 * 4 - 4, "originals, the pixel tokenizer's own, renderings"
 
 
-def pairs_of(root: Path, monkeypatch) -> Pairs:
+def pairs_of(root: Path, monkeypatch, **changes: int) -> Pairs:
     monkeypatch.chdir(root)
-    params, machine = load_params("render_ar")[1], load("machine", Machine)
+    params, machine = load_params("render_ar")[1], load("machine", Machine).model_copy(update=changes)
     tokenizers = load_tokenizer("data/codebook/kmeans"), load_tokenizer("data/codebook/vqgan")
     return Pairs(Path("data/images"), *tokenizers, params.augment, params.optim, machine, pick_device("cpu"))
 
@@ -100,7 +101,7 @@ def test_both_tokenizers_see_the_same_moved_images_and_shares_join_to_the_batch(
         monkeypatch.setattr(tokenizer, "encode_pixels", lambda p, encode=encode: (seen.append(p), encode(p))[1])
     given, pixel = pairs.batch_at(3)
     assert torch.equal(*seen) and given.shape == (8, 16) and pixel.shape == (8, 16)
-    plain = pairs.splits["train"].read(pairs.batch_index(3))
+    plain = pairs.batches.splits["train"].read(pairs.batches.batch_index(3))
     assert not np.array_equal(pairs.codes_of(plain).pixel, pixel), "moved"
     assert all(torch.equal(*both) for both in zip(pairs.batch_at(3), (given, pixel), strict=True))
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -118,6 +119,16 @@ def test_what_is_watched_are_the_tokenizers_codes_of_plain_images(painted, monke
     watched = pairs.watched["val"]
     assert np.array_equal(watched.images, val.read(range(len(val))))
     assert np.array_equal(watched.given, np.load("data/tokens/kmeans/val.npy")[0])
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_likelihood_does_not_depend_on_the_machines_batches(name, painted, trained, monkeypatch):
+    renderer = load_decoder(trained / "data/decoder" / f"kmeans-{name}").renderer
+    method = name.removeprefix("render_")
+    large, small = (
+        watcher(pairs_of(painted, monkeypatch, infer_batch_size=size), method)(1, renderer) for size in (16, 5)
+    )
+    assert large == small and set(large) == {"train/nats_per_code", "val/nats_per_code"}
 
 
 class Killed(Exception):
@@ -173,6 +184,17 @@ def test_what_cannot_be_is_refused_at_the_door(changes, said, painted, tmp_path)
     toys.write_params(tmp_path, {**CHOICE, "decoder": {"render_ar": changes}})
     with pytest.raises(UserError, match=said):
         toys.run_line(line("decoder", "render_ar"), tmp_path)
+
+
+def test_more_steps_than_pixel_codes_are_refused_at_the_door_of_masked_renderers(painted, tmp_path):
+    shutil.copytree(painted / "data", tmp_path / "data")
+    toys.write_params(tmp_path, {**CHOICE, "decoder": dict.fromkeys(DECODERS, {"sampling": {"steps": 17}})})
+    with pytest.raises(
+        UserError, match=r"render_masked.sampling.steps = 17: expected at most 16: an image has so many"
+    ):
+        toys.run_line(line("decoder", "render_masked"), tmp_path)
+    _, params = load_params("render_ar", tmp_path / "params.yaml")
+    check_steps("decoder.render_ar", params, 16)  # which takes one step a code, whatever it says
 
 
 def test_a_renderer_without_paint_is_refused(painted, tmp_path):

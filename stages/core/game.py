@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,31 +16,33 @@ import torch
 from torch import Tensor
 
 from stages.core import distributed
-from stages.core.augment import random_maps, warp
+from stages.core.batches import Batches
 from stages.core.checkpoint import Checkpoint
+from stages.core.choice import evenly
 from stages.core.curves import Curves
 from stages.core.device import compute
-from stages.core.loop import Watch, adamw, averaged, backward, epoch_batch, evenly, prefetch
+from stages.core.loop import Watch, adamw, averaged, backward, prefetch
 from stages.core.losses import EncoderPerceptual, LpipsPerceptual, along, pixel_loss, slope_at
 from stages.core.opponent import Opponent, Painted, Scalars
-from stages.core.pictures import grid, save_png
+from stages.core.pictures import enlarge, grid, save_png
 from stages.core.pixels import to_float, to_uint8
 from stages.core.progress import bar
 from stages.core.rng import seed_of
 from stages.core.schedule import Ema, lr_at
+from stages.core.scores import psnr
 
 if TYPE_CHECKING:
     from stages.core.params import Machine
     from stages.core.recipe import Painting
 
-SHOWN, WATCHED = 16, 512
+SHOWN = 16  # val images in a picture
 Reconstruct = Callable[[Any, Tensor], Painted]  # of the network and pixels [B, 3, H, W]
 
 
 class Game:
     """All that training holds: `network` learns in place and ends with its averaged weights.
 
-    `splits` are {train, val} as stages.data.reader gives them, `encoder` the frozen one behind the perceptual loss.
+    `splits` are those of stages/core/batches.py, `encoder` the frozen one behind the perceptual loss.
     """
 
     def __init__(
@@ -58,7 +59,8 @@ class Game:
         device: torch.device,
     ):
         self.name, self.network, self.reconstruct, self.opponent = name, network, reconstruct, opponent
-        self.splits, self.recipe, self.work, self.device, self.curves = splits, recipe, work, device, Curves()
+        self.recipe, self.work, self.device, self.curves = recipe, work, device, Curves()
+        self.batches = Batches("game", splits, recipe.augment, recipe.optim, device)
         self.infer_batch_size = machine.infer_batch_size
         self.perceptual = (
             LpipsPerceptual(recipe.lpips_vgg16)
@@ -78,26 +80,27 @@ class Game:
         """Train to the last step, from the checkpoint where there is one; `after` sees the scores of each look."""
         optim, watch, start = self.recipe.optim, Watch(self.device), self.resume()
         with bar(self.name, optim.total_steps, start, "step") as progress:
-            for step, pixels in prefetch(self.batch_at, start, optim.total_steps):
+            for step, pixels in prefetch(self.batches.batch_at, start, optim.total_steps):
                 scalars = self.step(step, pixels, watch)
                 done = step + 1
                 progress.update()
                 if done % optim.eval_every == 0 or done == optim.total_steps:
-                    watch.check(self.batch_keys)
+                    watch.check(self.batches.batch_keys)
                     distributed.average(list(scalars.values()))
                     if distributed.rank() == 0:
                         self.curves.log(done, **{k: float(v) for k, v in scalars.items()}, **self.evaluate(done))
                         progress.set_postfix({k: f"{v:.4g}" for k, v in self.curves.last().items()}, refresh=False)
                         after(self.curves.last())
                 if distributed.rank() == 0 and done < optim.total_steps and self.checkpoint.due():
-                    watch.check(self.batch_keys)
+                    watch.check(self.batches.batch_keys)
                     self.save(done)
         self.ema.copy_to(self.network)
 
     def step(self, step: int, pixels: Tensor, watch: Watch) -> Scalars:
         """One update of the painter and, once the game is on, one of the discriminator."""
         optim, playing = self.recipe.optim, self.opponent.playing(step)
-        torch.manual_seed(seed_of(self.name, optim.seed, step))  # every process draws for all of the batch
+        # Every process draws for all of the batch; no name enters, so that sections of equal values train alike.
+        torch.manual_seed(seed_of("game noise", optim.seed, step))
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(
                 step, peak=optim.lr_peak, warmup_steps=optim.warmup_steps, total_steps=optim.total_steps
@@ -128,39 +131,16 @@ class Game:
             loss, scalars = loss + term, scalars | parts
         return painted, loss, scalars
 
-    def batch_at(self, step: int) -> Tensor:
-        """float [B, 3, H, W]: this process's share of a batch that is a function of the step alone."""
-        index = self.batch_index(step)
-        rng = torch.Generator().manual_seed(seed_of("game", self.recipe.optim.seed, step))
-        maps = random_maps(len(index), self.recipe.augment, rng)
-        pixels = to_float(self.splits["train"].read(distributed.share_of(index)), self.device)
-        return warp(pixels, distributed.share_of(maps))
-
-    def batch_index(self, step: int) -> np.ndarray:
-        """int64 [batch_size]: which train images step `step` sees in all processes together."""
-        optim = self.recipe.optim
-        return epoch_batch(step, count=len(self.splits["train"]), batch_size=optim.batch_size, seed=optim.seed)
-
-    def batch_keys(self, step: int) -> list[str]:
-        """Their names."""
-        return [self.splits["train"].keys[i] for i in self.batch_index(step)]
-
-    @cached_property
-    def watched(self) -> dict[str, np.ndarray]:
-        """Of each split at most WATCHED images, evenly spread, uint8 [M, H, W, 3]."""
-        return {name: split.read(evenly(len(split), WATCHED)) for name, split in self.splits.items()}
-
     def evaluate(self, step: int) -> dict[str, float]:
         """Mean PSNR in dB of the averaged weights on images of train and val, and a picture of val."""
-        network, psnr = averaged(self.network, self.ema), {}
-        for split, images in self.watched.items():
+        network, found = averaged(self.network, self.ema), {}
+        for split, images in self.batches.watched.items():
             made = self.paint(network, images)
-            error = ((images.astype(np.float32) - made) ** 2).mean((1, 2, 3))
-            psnr[f"{split}/psnr_db"] = float((10 * np.log10(255**2 / np.maximum(error, 1e-10))).mean())
+            found[f"{split}/psnr_db"] = float(psnr(images, made).mean())
         shown = evenly(len(images), SHOWN)
         rows = np.concatenate([images[shown], made[shown]])
-        save_png(self.work / f"step-{step:07d}.png", grid(rows, len(shown), scale=max(1, 64 // rows.shape[1])))
-        return psnr
+        save_png(self.work / f"step-{step:07d}.png", grid(rows, len(shown), enlarge(rows.shape[1])))
+        return found
 
     @torch.inference_mode()
     def paint(self, network: torch.nn.Module, images: np.ndarray) -> np.ndarray:

@@ -69,13 +69,6 @@ def epoch_order(epoch: int, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed_of("epoch", seed, epoch)).permutation(count)
 
 
-def evenly(count: int, limit: int) -> np.ndarray:
-    """int64: at most `limit` of `count` numbers, evenly spread, because images often lie sorted by class."""
-    import numpy as np
-
-    return np.arange(min(count, limit)) * count // min(count, limit)
-
-
 def prefetch(batch_at: Callable[[int], Any], start: int, stop: int) -> Iterator[tuple[int, Any]]:
     """(step, batch) for each step, the next batch being made while this one is used."""
     with ThreadPoolExecutor(1) as maker:
@@ -155,6 +148,7 @@ def fit(
 
     batch_at(step) makes this process's share of a batch; loss_fn(model, batch, step) returns its mean loss and scalars
     for the curves; evaluate(step, averaged model) returns more scalars, every `eval_every` steps and at the end.
+    `name` is for the eye alone: trainings of equal values under different names are the same.
     The first of several processes evaluates, logs and saves for all; any number of them may resume.
     """
     import torch
@@ -171,7 +165,7 @@ def fit(
     watch = Watch(device)
     with bar(name, optim.total_steps, start, "step") as progress:
         for step, batch in prefetch(batch_at, start, optim.total_steps):
-            torch.manual_seed(seed_of(name, optim.seed, step) + distributed.rank())
+            torch.manual_seed(seed_of("fit", optim.seed, step) + distributed.rank())
             lr = lr_at(step, peak=optim.lr_peak, warmup_steps=optim.warmup_steps, total_steps=optim.total_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr

@@ -25,7 +25,10 @@ def training_counts(uniform_B: Tensor, num_patches: int) -> Tensor:
 
 
 def still_masked(step: int, steps: int, masked_before: int, num_patches: int) -> int:
-    """Positions masked after `step` (from 0): floor(N cos(π/2 (t+1)/T)), at least 1 and falling; 0 after the last."""
+    """Positions masked after `step` (from 0): floor(N cos(π/2 (t+1)/T)), falling but at least 1; 0 after the last.
+
+    Of more steps than positions some do no more than draw one code again.
+    """
     if step == steps - 1:
         return 0
     wanted = math.floor(num_patches * math.cos(math.pi / 2 * (step + 1) / steps))
@@ -86,8 +89,6 @@ def draw_by_steps(
     (batch, steps, _, num_patches), masked = uniform.shape, uniform.shape[3]
     codes = torch.full((batch, num_patches), num_codes, device=uniform.device)
     for step in range(steps):
-        if not masked:
-            break
         unknown = codes == num_codes
         share = probabilities(logits_of(codes, unknown), temperature=temperature, top_k=top_k, top_p=top_p)
         filled = draw(share, uniform[:, step, 0][unknown])

@@ -16,7 +16,7 @@ from stages.core.loop import backward
 from stages.core.losses import CollapseGuard, adaptive_weight, finite_nudge
 
 if TYPE_CHECKING:
-    from stages.core.recipe import Gan, Recipe
+    from stages.core.recipe import Gan, HingeGan, Recipe
 
 Scalars = dict[str, Tensor]
 
@@ -41,7 +41,7 @@ class Opponent(ABC):
 
     def __init__(self, discriminator: nn.Module, gan: Gan, device: torch.device):
         self.discriminator, self.gan = discriminator.to(device), gan
-        self.optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=gan.lr, betas=self.betas, foreach=True)
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=gan.lr, betas=self.betas, foreach=True)
         self.guard = CollapseGuard(gan.collapse_floor, device)
 
     @abstractmethod
@@ -87,9 +87,11 @@ class HingeOpponent(Opponent):
     `last_layer` is the weight at which the adaptive factor is measured, `encoder` the frozen one of the features.
     """
 
+    gan: HingeGan
+
     def __init__(self, recipe: Recipe, last_layer: Tensor, encoder: nn.Module, device: torch.device):
         super().__init__(discriminator_of(recipe, encoder), recipe.gan, device)
-        self.rules, self.last_layer = recipe.gan, last_layer
+        self.last_layer = last_layer
 
     def painter_loss(self, scores: Tensor) -> Tensor:
         return -scores.mean()
@@ -99,9 +101,9 @@ class HingeOpponent(Opponent):
         return {"discriminator": apart}
 
     def weigh(self, loss: Tensor, nudge: Tensor) -> Scalars:
-        if self.rules.weighting == "fixed":
+        if self.gan.weighting == "fixed":
             return {}
-        return {"adaptive": adaptive_weight(loss, nudge, self.last_layer, self.rules.max_adaptive)}
+        return {"adaptive": adaptive_weight(loss, nudge, self.last_layer, self.gan.max_adaptive)}
 
 
 class FeatureDiscriminator(nn.Module):

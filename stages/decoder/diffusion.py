@@ -6,7 +6,8 @@ The curves' PSNR is that of sampled reconstructions. Digits: 1 to 3 minutes on t
 
 Every rung of the paper's ladder is a matter of params (path, times, conditioning, weights, gamma, spacing). Its DDPM
 baseline predicts the noise, which at t = 1, where few steps start, tells no image: `path: cosine` is DDPM's process
-with v as the target.
+with v as the target. The paper's optimizer is Adam with betas 0 and 0.999; here the discriminator has that, but the
+painter AdamW with betas 0.9 and `optim.beta2`, and with `optim.weight_decay`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from stages.core import artefact
+from stages.core.choice import evenly
 from stages.core.distributed import share_of, world_size
 from stages.core.errors import UserError
-from stages.core.loop import check_shares, evenly
+from stages.core.loop import check_shares
 from stages.core.params import Machine, Section, impossible
 from stages.core.recipe import Gan, Painting, check_perceptual
 from stages.data.reader import ImageSplit, image_facts

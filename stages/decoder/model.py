@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from copy import copy
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core import artefact
+from stages.core.convnet import to_grid
 from stages.core.errors import UserError
 from stages.core.pixels import to_uint8
 from stages.decoder.noise import seeds_of
@@ -82,19 +84,13 @@ class Decoder(ABC):
 
     @torch.inference_mode()
     def decode(
-        self,
-        codes: np.ndarray | Tensor,
-        generator: torch.Generator | None = None,
-        batch_size: int = 256,
-        steps: int | None = None,
+        self, codes: np.ndarray | Tensor, generator: torch.Generator | None = None, batch_size: int = 256
     ) -> np.ndarray:
-        """Codes of any integer type [B, N] -> uint8 [B, H, W, 3], in `steps` steps instead of those of the config.
+        """Codes of any integer type [B, N] -> uint8 [B, H, W, 3].
 
         One seed is drawn from `generator` (0 without one). Images depend on that seed and on their codes, not on their
         batch, but for the rounding of float sums: a value is at most one grey level off.
         """
-        if steps is not None:
-            return self.in_steps(steps).decode(codes, generator, batch_size)
         codes_BN = self.checked(codes)
         seeds = seeds_of(codes_BN, generator)
         starts = range(0, max(1, len(codes_BN)), batch_size)
@@ -115,6 +111,11 @@ def standardised(vectors_KD: Tensor) -> Tensor:
     """Code vectors as decoders take them: zero mean, mean deviation 1, float32."""
     scaled = (vectors_KD - vectors_KD.mean(0)) / vectors_KD.std(0, correction=0).mean().clamp(min=1e-6)
     return scaled.float()
+
+
+def latents(vectors_KD: Tensor, codes_BN: Tensor, groups: int) -> Tensor:
+    """int64 [B, N] -> the codes' vectors, float [B, groups * D, grid, grid]; N = groups * grid² for any grid."""
+    return to_grid(vectors_KD[codes_BN], isqrt(codes_BN.shape[1] // groups))
 
 
 def load_decoder(folder: str | Path, device: torch.device | str = "cpu") -> Decoder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stages.core import artefact
-from stages.core.convnet import ConvDecoder, to_grid
-from stages.decoder.model import Decoder, standardised
+from stages.core.convnet import ConvDecoder
+from stages.decoder.model import Decoder, latents, standardised
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +32,7 @@ class OneStep(nn.Module):
 
     def forward(self, codes_BN: Tensor) -> Tensor:
         """int64 [B, N] -> float [B, 3, img_px, img_px], about [-1, 1]; N = groups * grid² for any grid."""
-        return self.painter(to_grid(self.vectors[codes_BN], isqrt(codes_BN.shape[1] // self.groups)))
+        return self.painter(latents(self.vectors, codes_BN, self.groups))
 
 
 class OneStepDecoder(Decoder):

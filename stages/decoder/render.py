@@ -13,14 +13,16 @@ from pydantic import Field
 
 from stages.core import artefact, distributed
 from stages.core.augment import Affine
+from stages.core.choice import evenly
 from stages.core.errors import UserError
-from stages.core.loop import Optim, check_shares, evenly
+from stages.core.loop import Optim, check_shares
 from stages.core.loop import fit as train
-from stages.core.params import Machine, Section
+from stages.core.params import Machine, Section, impossible
 from stages.core.plan import print_plan
 from stages.core.trunk import Trunk
 from stages.data.reader import image_facts
 from stages.decoder.sources import Sources
+from stages.decoder.training import save_weights
 from stages.palette.reader import paint_of
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from stages.decoder.renderer import RenderDecoder, Renderer
 
 SHOWN = 16  # val images in the picture
+LIKELIHOOD_BATCH = 256  # images; no param, because masks are drawn batch by batch
 
 
 class Sampling(Section):
@@ -50,7 +53,7 @@ class Params(Section):
 
 
 def check(section: str, sources: Sources, params: Params) -> None:
-    """A palette without a tokenizer, or with one for images of another size, is an error."""
+    """A palette without a tokenizer, or with one for images of another size, is an error; too many steps, too."""
     check_shares(f"{section}.optim", params.optim)
     paint, name = paint_of(sources.palette), section.split(".")[1]
     if paint is None:
@@ -58,6 +61,14 @@ def check(section: str, sources: Sources, params: Params) -> None:
     made_px = artefact.read_config(paint / "decoder", "decoder")["img_px"]
     if made_px != (img_px := image_facts(sources.images)["img_px"]):
         raise UserError(f"{sources.palette}: paints {made_px} px, {sources.images} has {img_px} px. Run `dvc repro`.")
+    check_steps(section, params, artefact.read_config(paint, "codebook")["num_patches"])
+
+
+def check_steps(section: str, params: Params, num_patches: int) -> None:
+    """`UserError` for more steps than pixel codes, since each step of method masked settles at least one."""
+    if params.method == "masked" and (steps := params.sampling.steps) > num_patches:
+        why = f"expected at most {num_patches}: an image has so many pixel codes, and a step settles at least one"
+        raise impossible(f"{section}.sampling.steps", steps, why)
 
 
 def facts_of(name: str, sources: Sources, params: Params, paint: Path) -> dict[str, Any]:
@@ -99,7 +110,7 @@ def fit(name: str, sources: Sources, out: Path, report: Path, params: Params, ma
         train(
             network, params.optim, pairs.batch_at, loss_fn(params, device), watcher(pairs, params.method), curves,
             work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name=f"decoder {out.name}",
-            batch_keys=pairs.batch_keys,
+            batch_keys=pairs.batches.batch_keys,
         )  # fmt: skip
         if distributed.rank() == 0:
             decoder = RenderDecoder(network, facts, device, load_decoder(paint / "decoder", device))
@@ -149,19 +160,18 @@ def watcher(pairs: Pairs, method: str) -> Any:
     """step, averaged model -> nats a pixel code on plain train and val images."""
 
     def evaluate(step: int, model: Renderer) -> dict[str, float]:
-        size = pairs.infer_batch_size
-        return {f"{name}/nats_per_code": nats_per_code(model, own, method, size) for name, own in pairs.watched.items()}
+        return {f"{name}/nats_per_code": nats_per_code(model, codes, method) for name, codes in pairs.watched.items()}
 
     return evaluate
 
 
-def nats_per_code(model: Renderer, codes: Codes, method: str, batch_size: int) -> float:
-    """Mean -ln p a pixel code given the other codes; the same masks at every call, whatever the batches."""
+def nats_per_code(model: Renderer, codes: Codes, method: str) -> float:
+    """Mean -ln p a pixel code given the image's codes: the method's `nats`, with the same masks at every call."""
     import torch
 
     rng, total = torch.Generator().manual_seed(0), 0.0
     with torch.inference_mode():
-        for given, pixel in zip(codes.given.split(batch_size), codes.pixel.split(batch_size), strict=True):
+        for given, pixel in zip(*(part.split(LIKELIHOOD_BATCH) for part in (codes.given, codes.pixel)), strict=True):
             total += float(method_of(method).nats(model, given, pixel, rng).double().sum())
     return total / codes.pixel.numel()
 
@@ -192,9 +202,6 @@ def show(decoder: RenderDecoder, pairs: Pairs, report: Path, optim: Optim) -> di
 
 def publish(out: Path, network: Renderer, paint: Path, config: dict[str, Any]) -> None:
     """Make the artefact: the transformer, and the pixel tokenizer's decoder in `decoder/`."""
-    from safetensors.torch import save_file
-
     with artefact.new_artefact(out, "decoder", config) as folder:
-        state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+        save_weights(network, folder)
         artefact.copy(paint / "decoder", folder / "decoder")

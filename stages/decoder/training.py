@@ -1,4 +1,4 @@
-"""What the decoders share that are trained by the game of stages/core/game.py: their facts, and one call for it all."""
+"""What the decoders share that are trained by the game of stages/core/game.py; how any decoder's weights are kept."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ def fit_painter(
         game.play()
         if distributed.rank() == 0:
             game.write_report(report)
-            publish(out, network, {**facts, **players.facts})
+            with artefact.new_artefact(out, "decoder", {**facts, **players.facts}) as folder:
+                save_weights(network, folder)
         distributed.barrier()
 
 
-def publish(out: Path, network: nn.Module, config: dict[str, Any]) -> None:
-    """Make the artefact of the trained network."""
+def save_weights(network: nn.Module, folder: Path) -> None:
+    """Write model.safetensors of a decoder artefact."""
     from safetensors.torch import save_file
 
-    with artefact.new_artefact(out, "decoder", config) as folder:
-        state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+    state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
+    save_file(state, folder / "model.safetensors")

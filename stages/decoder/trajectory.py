@@ -40,11 +40,11 @@ class TrajectoryOpponent(Opponent):
     """Chance is log 2 for `discriminator`; 0 is a discriminator that has won."""
 
     betas = (0.0, 0.999)
+    gan: TrajectoryGan
 
     def __init__(self, gan: TrajectoryGan, device: torch.device):
         timed = gan.pairs == "trajectory"
         super().__init__(TimedDiscriminator(gan.width) if timed else PatchDiscriminator(gan.width), gan, device)
-        self.rules = gan
 
     def painter_loss(self, scores: Tensor) -> Tensor:
         return F.softplus(-scores).mean()
@@ -53,7 +53,7 @@ class TrajectoryOpponent(Opponent):
         real = real.detach().requires_grad_()
         scores = self.discriminator(real, *context)
         apart = 0.5 * (F.softplus(-scores).mean() + F.softplus(self.discriminator(made, *context)).mean())
-        return {"discriminator": apart, "r1": 0.5 * self.rules.r1_weight * gradient_penalty(scores, real)}
+        return {"discriminator": apart, "r1": 0.5 * self.gan.r1_weight * gradient_penalty(scores, real)}
 
 
 def gradient_penalty(scores: Tensor, real: Tensor) -> Tensor:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stages.core import artefact
-from stages.core.convnet import to_grid
 from stages.decoder.flow import Flow, Spacing, time_grid
-from stages.decoder.model import Decoder, standardised
+from stages.decoder.model import Decoder, latents, standardised
 from stages.decoder.noise import normal
 from stages.decoder.unet import Conditioning, UNet
 
@@ -35,13 +34,10 @@ class Velocity(nn.Module):
         self.register_buffer("vectors", standardised(vectors_KD))
         self.unet = UNet(groups * vectors_KD.shape[1], widths, blocks, conditioning)
 
-    def latents(self, codes_BN: Tensor) -> Tensor:
-        """int64 [B, N] -> float [B, groups * D, grid, grid]; N = groups * grid² for any grid."""
-        return to_grid(self.vectors[codes_BN], int((codes_BN.shape[1] // self.groups) ** 0.5))
-
     def forward(self, x_t: Tensor, t: Tensor, codes_BN: Tensor) -> Tensor:
-        """float [B, 3, H, W], float [B], int64 [B, N] -> v, float32 [B, 3, H, W]."""
-        return self.flow.velocity_of(self.unet(self.flow.scaled(x_t, t), t, self.latents(codes_BN)), x_t, t)
+        """float [B, 3, H, W], float [B], int64 [B, N] for any grid -> v, float32 [B, 3, H, W]."""
+        known = latents(self.vectors, codes_BN, self.groups)
+        return self.flow.velocity_of(self.unet(self.flow.scaled(x_t, t), t, known), x_t, t)
 
     def sample(self, codes_BN: Tensor, noise: Tensor, steps: int, spacing: Spacing) -> Tensor:
         """int64 [B, N], standard normal [B, 3, H, W] -> x0-hat, float [B, 3, H, W], after `steps` steps."""

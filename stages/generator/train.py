@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from stages.core import artefact, distributed, runtime
+from stages.core.choice import evenly
 from stages.core.codes import count_codes
-from stages.core.loop import Optim, check_shares, epoch_batch, evenly, fit
+from stages.core.loop import Optim, check_shares, epoch_batch, fit
 from stages.core.params import Machine, Section, load
 from stages.core.plan import print_plan
 from stages.core.trunk import Trunk

@@ -1,0 +1,36 @@
+"""The training loop: what a training depends on.
+
+Run: uv run pytest tests/test_loop.py
+"""
+
+from pathlib import Path
+
+import torch
+
+from stages.core.curves import Curves
+from stages.core.loop import Optim, fit
+
+OPTIM = Optim(
+    total_steps=3, batch_size=2, lr_peak=0.1, warmup_steps=1, weight_decay=0.1, beta2=0.9, clip_norm=1.0,
+    ema_decay=0.9, eval_every=3, precision="fp32", seed=0,
+)  # fmt: skip
+
+
+def trained(work: Path, name: str) -> torch.Tensor:
+    """The weights that a training under `name` ends with; its loss draws noise."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 3)
+
+    def loss(model: torch.nn.Module, x: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return model(x + torch.randn(2, 3)).square().sum(), {}
+
+    fit(
+        model, OPTIM, lambda step: torch.ones(2, 3), loss,
+        lambda step, model: {}, Curves(), work=work / name, checkpoint_secs=1e9, device=torch.device("cpu"), name=name,
+        batch_keys=str,
+    )  # fmt: skip
+    return model.weight
+
+
+def test_trainings_of_equal_values_under_two_names_are_the_same(tmp_path):
+    assert torch.equal(trained(tmp_path, "one"), trained(tmp_path, "two"))
