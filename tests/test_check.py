@@ -38,7 +38,7 @@ def test_the_shipped_file_is_possible():
         ("  device: auto", "  device: tpu", "machine.device = 'tpu'"),
         ("  widths: [128, 64, 32]", "  widths: [128, 60]", "decoder.onestep: widths = [128, 60]: expected positive"),
         ("    heads: 4\n    dropout", "    heads: 3\n    dropout", "generator.model: heads = 3: expected a divisor"),
-        ("seeds: [0, 1, 2]", "seeds: [0, 0]", "samples.draws: seeds = [0, 0]: expected different"),
+        ("seeds: [0, 1, 2]", "seeds: [0, 0]", "samples.draws.seeds: [0, 0]: expected different"),
         ("    steps: 8\n", "    steps: 0\n", "samples.masked.steps = 0"),
         ("\ntokens:", "\ntokenz:", "tokens: this section is missing"),
         ("\ntokens:", "\ntokenz:", "tokenz: no stage reads it"),

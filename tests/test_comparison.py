@@ -45,6 +45,16 @@ def test_tokenizers_are_compared_under_one_decoder_only(tmp_path):
     assert table.rows == [[PSNR.text, "appears", "onestep: reconstruction.psnr_db", "vqgan 30", "kmeans 25"]]
 
 
+def test_figures_made_in_different_ways_are_not_compared(tmp_path):
+    def metrics(name: str, digest: str, psnr: float) -> dict:
+        made = {"of": "reconstruction", "reference_digest": digest}
+        return {"tokenizer": {"name": name}, **side(psnr), "protocol": [made]}
+
+    found = {"vqgan-onestep": metrics("vqgan", "ab", 30.0), "kmeans-onestep": metrics("kmeans", "cd", 25.0)}
+    [table] = verdicts(tmp_path, found)
+    assert table.rows[0][1] == "no verdict: made under different protocols"
+
+
 def test_every_claim_names_two_tokenizers_of_params_yaml():
     from pathlib import Path
 

@@ -68,6 +68,7 @@ def test_figures_are_there_and_within_their_bounds(scored):
     usage = metrics["reconstruction"]["code_usage"]
     assert 0 < usage["live_fraction"] <= 1 and 0 < usage["entropy_nats_std"] < 0.2 * usage["entropy_nats"]
     assert metrics["val"]["neighbours"]["pixel"]["near_copies"] <= 0.03
+    assert 0 <= metrics["ar"]["near_copies[pixel]"] <= 1 and metrics["ar"]["near_copies[embedded]_std"] >= 0
 
 
 def test_every_group_has_its_protocol(scored, toy):
@@ -84,6 +85,7 @@ def test_every_group_has_its_protocol(scored, toy):
     assert all(artefact.digest(toy.images).startswith(entry["reference_digest"]) for entry in entries.values())
     weights = artefact.sha256(toy.encoder / "model.safetensors")
     assert all(entry["extractors"]["embedded"]["weights_sha256"] == weights for entry in entries.values())
+    assert all((entry["seed"], entry["pixel_px"]) == (PARAMS.seed, PARAMS.pixel_px) for entry in entries.values())
     assert entries["ar"]["seeds"] == [0, 1] and entries["ar"]["sampler"] == {"temperature": 1.0}
     assert entries["ar"]["extractors"]["embedded"]["covariance"] == "full rank" and entries["ar"]["count"] == 60
 
@@ -139,9 +141,7 @@ def test_fid_equals_torch_fidelitys_own_command(toy):
     with torch.inference_mode():
         one, other = (space.features(part.images.permute(0, 2, 3, 1).numpy())[0] for part in (val, train))
     assert likeness.fid(one, other) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
-    assert metrics.kid(one, other, 40, seed=2020)[0] == pytest.approx(
-        theirs["kernel_inception_distance_mean"], rel=1e-3
-    )
+    assert metrics.kid(one, other, 40, seed=2020) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
     assert abs(likeness.fid(one, one)) < 1e-3
     assert abs(calculate_metrics(input1=val, input2=val, **settings)["frechet_inception_distance"]) < 1e-3
 

@@ -31,6 +31,12 @@ def test_settings_that_the_counts_forbid(toy, key, value, allowed):
         check(toy.images, toy.codebook, toy.samples, ["ar"], PARAMS.model_copy(update={key: value}))
 
 
+def test_subsets_are_no_larger_than_the_train_images_compared_with(toy):
+    few = PARAMS.model_copy(update={"max_reference_images": 39})
+    with pytest.raises(UserError, match="kid_subset_size = 40: .* at most 39: there are 39 train images compared"):
+        check(toy.images, toy.codebook, toy.samples, ["ar"], few)
+
+
 def test_fewer_samples_than_the_inception_score_splits_are_refused(toy):
     write_samples(toy, "nine", np.arange(60) % 10)
     folder = toy.samples / "nine"
@@ -62,7 +68,7 @@ def test_the_plans_memory_follows_the_counts(toy, tmp_path, capsys):
         toy.images, toy.encoder, toy.judge, samples, tmp_path, PARAMS.model_copy(update={"max_reference_images": 70})
     )
     plan = capsys.readouterr().out
-    assert "70 training images to compare with" in plan and "120 samples" in plan and "peak memory about 1.0 GB" in plan
+    assert "70 train images to compare with" in plan and "120 samples" in plan and "peak memory about 1.0 GB" in plan
 
 
 def test_a_missing_generator_and_foreign_codes_are_named(toy, tmp_path):

@@ -30,13 +30,14 @@ def rows_of(section) -> list[list[str]]:
 def test_a_row_for_every_number_of_steps_with_both_spreads_and_a_mark_at_its_own(reports):
     [section] = decoders.study(reports)
     [table] = section.tables
-    assert table.columns == ["tokenizer", "decoder", "steps", "rfid[embedded]", "PSNR dB",
-                             "parameters", "tokens", "K", "bits"]  # fmt: skip
+    assert table.columns == ["tokenizer", "decoder", "steps", "rfid[embedded]: against onestep", "rfid[embedded]",
+                             "PSNR dB", "parameters", "tokens", "K", "bits"]  # fmt: skip
     assert [row[2] for row in table.rows if row[1] == "diffusion"] == ["1", "10", "3 *"]
     own = next(row for row in table.rows if row[2] == "3 *")
-    assert own[4:] == ["26 ± 0.1, seeds ± 0.03", "12,345", "64", "256", "512"]
+    assert own[3].startswith("worse: +0.1 ± ")
+    assert own[5:] == ["26 ± 0.1, seeds ± 0.03", "12,345", "64", "256", "512"]
     once = next(row for row in table.rows if row[1] == "onestep")
-    assert once[2:5] == ["–", "2.5 ± 0.02", "25 ± 0.1"]
+    assert once[2:6] == ["–", "–", "2.5 ± 0.02", "25 ± 0.1"]
 
 
 def test_other_protocols_are_in_no_common_table_plot_or_picture(reports):
@@ -82,14 +83,25 @@ def test_scores_are_plotted_by_steps_if_there_are_any_and_by_bits_if_they_differ
 
 
 def test_variants_of_diffusion_make_a_ladder_in_which_differences_count_beyond_their_spread(reports):
-    for name, rfid in (("worse", 27.0), ("better", 25.0), ("undecided", 26.5)):
+    for name, rfid in (("worse", 27.0), ("better", 25.0), ("undecided", 26.2)):
         write_sweep(reports / f"sweep/kmeans-diffusion_{name}", "diffusion", {"steps_3": rfid})
     _, ladder = decoders.study(reports)
     [table] = ladder.tables
     assert [row[1] for row in table.rows][0] == "diffusion"
+    found = table.columns.index("rfid[embedded]: against diffusion")
     for row in table.rows[1:]:
-        assert row[1] == f"diffusion_{row[2]}" and row[3] == "3"
-    assert table.columns[2] == "rfid[embedded]: against diffusion" and table.rows[0][2] == "–"
+        assert row[1] == f"diffusion_{row[found].partition(':')[0]}" and row[2] == "3"
+    assert table.rows[0][found] == "–"
+
+
+def test_a_difference_has_the_spread_of_differences_for_the_images_are_the_same():
+    def metrics(*draws: float, seeds: float = 0.0) -> dict:
+        return {"rfid": sum(draws) / len(draws), "rfid_seed_std": seeds, "bootstrap": {"rfid": [*draws]}}
+
+    base = metrics(1.0, 2.0, 3.0)
+    assert decoders.verdict(metrics(1.1, 2.1, 3.1), base, "rfid").startswith("worse: +0.1 ± ")
+    assert decoders.verdict(metrics(0.3, 2.1, 3.9), base, "rfid") == "undecided: +0.1 ± 0.8"
+    assert decoders.verdict(metrics(0.9, 1.9, 2.9, seeds=0.2), base, "rfid") == "undecided: -0.1 ± 0.2"
 
 
 def test_larger_images_have_a_row_for_each_decoder_and_one_for_the_joint_one(tmp_path):

@@ -143,5 +143,5 @@ def test_what_sees_or_paints_one_size_alone_is_left_out_with_the_reason(painted,
 
 
 def test_scales_differ():
-    with pytest.raises(ValueError, match=r"scales = \[2, 2\]: expected different numbers"):
+    with pytest.raises(ValueError, match=r"\[2, 2\]: expected different numbers"):
         Params(scales=[2, 2], max_images=2, bootstrap_draws=2, images_shown=1, seed=0)

@@ -167,5 +167,5 @@ def test_a_code_of_several_groups_is_one_of_its_groups():
 def test_impossible_settings_are_named(toy):
     with pytest.raises(UserError, match=r"sweep.perceptual_blocks = \[2\]: expected block numbers from 0 to 1"):
         check(toy.encoder, PARAMS.model_copy(update={"perceptual_blocks": [0, 2]}))
-    with pytest.raises(ValueError, match=r"steps = \[1, 1\]: expected different numbers"):
+    with pytest.raises(ValueError, match=r"\[1, 1\]: expected different numbers"):
         Params(**{**PARAMS.model_dump(), "steps": [1, 1]})

@@ -31,7 +31,8 @@ def generator(bound: str, agreement: float) -> dict:
     """The figures of one generator."""
     likelihood = {"bound": bound, "val_perplexity": 2.9, "unigram_perplexity": 90.0, "val_bits_per_image": 99.0}
     scores = {"agreement": agreement, "agreement_std": 0.01, "gfid[embedded]": 1.25, "gfid[embedded]_std": 0.1}
-    return {**scores, "likelihood": likelihood, "neighbours": DISTANCES}
+    near = {"near_copies[pixel]": 0.02, "near_copies[pixel]_std": 0.004}
+    return {**scores, **near, "likelihood": likelihood, "neighbours": DISTANCES}
 
 
 def write_evaluation(folder: Path, **changes) -> None:
@@ -41,7 +42,8 @@ def write_evaluation(folder: Path, **changes) -> None:
     metrics = {
         "tokenizer": {"name": folder.name.removesuffix("-onestep"), "kind": "kmeans", "num_codes": 256, "dim": 128},
         "val": {"agreement": 0.99, "neighbours": DISTANCES},
-        "reconstruction": {"psnr_db": 25.0, "psnr_db_std": 0.1, "rfid[embedded]": 0.5, "neighbours": DISTANCES},
+        "reconstruction": {"psnr_db": 25.0, "psnr_db_std": 0.1, "rfid[embedded]": 0.5, "neighbours": DISTANCES,
+                           "code_usage": {"live_codes": 250, "live_fraction": 250 / 256}},
         "ar": generator("exact", 0.93), "masked": generator("upper", 0.88), "protocol": entries,
     }  # fmt: skip
     picture(folder / "pictures" / "reconstructions.png")
@@ -119,8 +121,9 @@ def write_reports(tmp_path: Path) -> Path:
 def write_studies(reports: Path) -> None:
     """What anatomy and ablation leave."""
     usage = {"live_codes": 8, "entropy_nats": 2.0, "perplexity": 7.39}
-    told = {"one_hot": 0.9, "one_hot_std": 0.01, "vectors": 0.8, "rows": 0.95}
-    anatomy = {"usage": usage, "class": told, "colour": told, "look_up": {"psnr_db": 22.5, "one_patch_psnr_db": 9.5}}
+    told = {"vectors": 0.8, "rows": 0.95}
+    anatomy = {"usage": usage, "class": {"bag": 0.9, "bag_std": 0.01, **told}, "colour": {"one_hot": 0.7, **told}}
+    anatomy |= {"look_up": {"psnr_db": 22.5, "one_patch_psnr_db": 9.5}}
     for name in ("gallery", "tsne"):
         picture(reports / "anatomy" / "kmeans" / f"{name}.png")
     (reports / "anatomy" / "kmeans" / "metrics.json").write_text(json.dumps(anatomy))
@@ -144,9 +147,12 @@ def write_sweep(folder: Path, kind: str, psnr_db: dict[str, float], bits: float 
     decoder |= {} if last == "once" else {"steps": int(last.removeprefix("steps_"))}
     seeds = {} if last == "once" else {"psnr_db_seed_std": 0.03, "rfid[embedded]_seed_std": 0.01}
     levels = {
-        level: {"psnr_db": value, "psnr_db_std": 0.1, **seeds, "rfid[embedded]": value / 10, "rfid[embedded]_std": 0.02}
+        level: {
+            "psnr_db": value, "psnr_db_std": 0.1, **seeds, "rfid[embedded]": value / 10, "rfid[embedded]_std": 0.02,
+            "bootstrap": {"rfid[embedded]": [value / 10 - 0.02, value / 10 + 0.02]},
+        }
         for level, value in psnr_db.items()
-    }
+    }  # fmt: skip
     columns = ["original", *levels]
     place = {"of": "steps.png", "columns": columns, "pitch_px": COLUMN_PX}
     codes = {"kind": tokenizer, "tokens": 64, "num_codes": 256, "bits_an_image": bits}

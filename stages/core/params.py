@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from stages.core.errors import UserError
 from stages.core.guard import seen
@@ -36,6 +36,13 @@ class Machine(Section):
     checkpoint_secs: float = Field(ge=0)
 
 
+def _all_different(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{values}: expected different numbers")
+    return values
+
+
+DIFFERENT = AfterValidator(_all_different)  # for Annotated[list[...], DIFFERENT]
 AnySection = TypeVar("AnySection", bound=Section)
 
 

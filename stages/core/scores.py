@@ -19,12 +19,19 @@ def psnr(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     return 10 * np.log10(255**2 / np.maximum(mse, MIN_MSE))
 
 
-def bootstrap_std(score: Callable[[np.ndarray], float], count: int, draws: int, seed: int) -> float:
-    """Standard deviation of `score(index)` over `draws` resamplings with repetition of `count` items."""
+def bootstrap(score: Callable[[np.ndarray], float], count: int, draws: int, seed: int) -> list[float]:
+    """`score(index)` of `draws` resamplings with repetition of `count` items, the same for every score."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    return float(np.std([score(rng.integers(0, count, count)) for _ in range(draws)], ddof=1))
+    return [score(rng.integers(0, count, count)) for _ in range(draws)]
+
+
+def bootstrap_std(score: Callable[[np.ndarray], float], count: int, draws: int, seed: int) -> float:
+    """The standard deviation of `bootstrap`."""
+    import numpy as np
+
+    return float(np.std(bootstrap(score, count, draws, seed), ddof=1))
 
 
 def mean_and_std(name: str, values: np.ndarray, draws: int, seed: int) -> dict[str, float]:

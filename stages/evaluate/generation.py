@@ -50,23 +50,24 @@ def score_samples(
     """The figures of one generator."""
     import numpy as np
 
-    from stages.codebook.usage import usage
+    from stages.core.usage import usage
 
     seeds: list[dict[str, float]] = []
-    neighbours: dict[str, Any] = {}
+    neighbours: list[dict[str, Any]] = []
     for seed, codes in zip(samples.seeds, samples.codes, strict=True):
         sight = bench.see(
             len(codes), lambda batch, codes=codes, seed=seed: paint(decoder, codes[batch.start : batch.stop], seed)
         )
-        seeds.append(seed_figures(sight, samples.labels, bench))
-        neighbours = neighbours or neighbour_figures(sight, val_distances, bench)
+        neighbours.append(neighbour_figures(sight, val_distances, bench))
+        near = {f"near_copies[{name}]": found["near_copies"] for name, found in neighbours[-1].items()}
+        seeds.append({**seed_figures(sight, samples.labels, bench), **near})
     counts = np.bincount(samples.codes.ravel(), minlength=num_codes)
     return {
         **over_seeds(seeds),
         **skipped(samples.labels, bench),
         "likelihood": samples.config["generator"]["likelihood"],
         "code_usage": usage(counts),
-        "neighbours": neighbours,
+        "neighbours": neighbours[0],
     }
 
 
@@ -80,7 +81,7 @@ def seed_figures(sight: Sight, labels: np.ndarray, bench: Bench) -> dict[str, fl
         radii = bench.reference_radii[space]
         precision, recall = metrics.precision_recall(feats, reference, radii, params.prc_neighbours)
         figures |= {f"gfid[{space}]": likeness.fid(feats, reference)}
-        figures |= {f"gkid[{space}]": metrics.kid(feats, reference, params.kid_subset_size, params.seed)[0]}
+        figures |= {f"gkid[{space}]": metrics.kid(feats, reference, params.kid_subset_size, params.seed)}
         if space in sight.logits:
             figures |= {f"is[{space}]": metrics.inception_score(sight.logits[space], params.seed)}
         figures |= {f"precision[{space}]": precision, f"recall[{space}]": recall}

@@ -15,6 +15,6 @@ if TYPE_CHECKING:
 def describe(of: str, reference: str, labels: np.ndarray, bench: Bench, **more: Any) -> dict[str, Any]:
     """The protocol of images with `labels` int64 [count], against the split `reference`."""
     reference_count = len(labels) if reference == "val" else len(bench.reference)
-    settings = {"kid_subset_size": bench.params.kid_subset_size, "prc_neighbours": bench.params.prc_neighbours}
+    settings = {key: getattr(bench.params, key) for key in ("kid_subset_size", "prc_neighbours", "pixel_px", "seed")}
     facts, digest = bench.facts, bench.images_digest
     return protocol.describe(of, reference, facts, digest, labels, reference_count, bench.spaces, **settings, **more)

@@ -117,7 +117,7 @@ def check(images: Path, codebook: Path, folder: Path, generators: list[str], par
             least = f"expected at least {IS_SPLITS}, for the splits of the Inception score"
             why = f"{folder / name} has {len(drawn.labels)} samples a seed: {least}"
             raise UserError(f"params.yaml: samples.draws.per_class: {why}")
-    counts = {f"{split} images": num_images(images, split) for split in ("train", "val")}
+    counts = {"train images compared with": references(images, params), "val images": num_images(images, "val")}
     counts |= {f"samples of {name} a seed": len(drawn.labels) for name, drawn in samples.items()}
     fewest = min(counts, key=lambda what: counts[what])
     for key, least in (("kid_subset_size", 0), ("prc_neighbours", 1)):
@@ -127,20 +127,25 @@ def check(images: Path, codebook: Path, folder: Path, generators: list[str], par
     return samples
 
 
+def references(images: Path, params: Params) -> int:
+    """How many train images are compared with."""
+    count = num_images(images, "train")
+    return min(count, params.max_reference_images or count)
+
+
 def announce(
     images: Path, encoder: Path, judge: Path, samples: dict[str, Samples], report: Path, params: Params
 ) -> None:
     """Print the plan."""
     from stages.core.artefact import read_config
 
-    references = min(num_images(images, "train"), params.max_reference_images or num_images(images, "train"))
-    counts = {"training images to compare with": references, "val images": num_images(images, "val")}
-    counts |= {"samples": sum(drawn.codes.shape[0] * drawn.codes.shape[1] for drawn in samples.values())}
+    counts = {"train images to compare with": references(images, params), "val images": num_images(images, "val")}
     shape = read_config(judge, "judge")["shape"]
     dim = read_config(encoder, "encoder")["dim"] + (2 * shape["widths"][-1] if shape else 0)
     dim += INCEPTION_DIM if params.inception_weights else 0
-    most = max(references, *(len(drawn.labels) for drawn in samples.values()))
+    most = max(*counts.values(), *(len(drawn.labels) for drawn in samples.values()))
     memory_bytes = peak_bytes(most, dim, params.pixel_px)
+    counts |= {"samples": sum(drawn.codes.shape[0] * drawn.codes.shape[1] for drawn in samples.values())}
     print_plan("evaluate", report, counts, disk_bytes=20 * 10**6, memory_bytes=memory_bytes)
 
 

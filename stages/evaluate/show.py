@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.core.choice import evenly
 from stages.core.pictures import enlarge, grid, save_png
 from stages.evaluate.neighbours import nearest
 from stages.evaluate.sight import paint
@@ -20,18 +21,11 @@ PAIRS, PAIR_COLUMNS = 32, 16
 CLASS_ROWS, CLASS_COLUMNS = 20, 10
 
 
-def spread(count: int, wanted: int) -> np.ndarray:
-    """int64: `wanted` numbers, or all, evenly from 0 … count - 1."""
-    import numpy as np
-
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))
-
-
 def show_reconstructions(path: Path, val: ImageSplit, tokenizer: Any, decoder: Any, seed: int) -> None:
     """Rows of originals, each above the row of their reconstructions."""
     import numpy as np
 
-    images = val.read(spread(len(val), PAIRS))
+    images = val.read(evenly(len(val), PAIRS))
     decoded = paint(decoder, tokenizer.encode(images), seed)
     rows = [
         pictures[start : start + PAIR_COLUMNS]
@@ -46,7 +40,7 @@ def show_samples(path: Path, samples: Samples, decoder: Any) -> None:
     import numpy as np
 
     classes = np.unique(samples.labels)
-    shown = classes[spread(len(classes), CLASS_ROWS)]
+    shown = classes[evenly(len(classes), CLASS_ROWS)]
     rows = [np.flatnonzero(samples.labels == one)[:CLASS_COLUMNS] for one in shown]
     if len(classes) == 1:
         rows = [np.arange(len(samples.labels))[: CLASS_COLUMNS * CLASS_COLUMNS]]
@@ -67,7 +61,7 @@ def show_neighbours(path: Path, samples: Samples, decoder: Any, bench: Bench) ->
     """Three rows: samples of the first seed, the nearest training images in pixels, and in the encoder's features."""
     import numpy as np
 
-    chosen = spread(len(samples.labels), bench.params.neighbours_shown)
+    chosen = evenly(len(samples.labels), bench.params.neighbours_shown)
     images = paint(decoder, samples.codes[0][chosen], samples.seeds[0])
     reference, rows = bench.coordinates(bench.reference), [images]
     for name, points in bench.coordinates(bench.look(images)).items():

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import io
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.report import gather
-from stages.report.draw import data_address
+from stages.report import draw, gather
 from stages.report.sections import Picture, Section, pictures
 from stages.report.tables import Row, number, protocol_of, spread, tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DESCRIPTIONS = {"one_hot": "which code", "vectors": "code vectors", "rows": "continuous rows"}
+DESCRIPTIONS = {  # title of a description -> names of the figures of class and of colour
+    "which code": ("bag", "one_hot"),
+    "code vectors": ("vectors", "vectors"),
+    "continuous rows": ("rows", "rows"),
+}
 PANELS = {  # group and name of a figure -> title of its plot
     ("features", "quantisation_error"): "share of variance lost",
     ("class", "bag"): "class from bag of codes",
     ("look_up", "psnr_db"): "look-up PSNR, dB",
-    ("usage", "perplexity"): "code perplexity",
+    ("usage", "entropy_nats"): "entropy of codes, nats",
 }
-COLOURS = ["#2563a8", "#d2691e", "#2e8b57", "#8b3a8b", "#7a6a00", "#555555"]
 
 Metrics = dict[str, Any]
 
@@ -32,9 +34,9 @@ def anatomy(reports: Path) -> Section | None:
     if not found:
         return None
     rows = [
-        Row([name, title], read_out_cells(metrics, key), protocol_of(metrics, "anatomy"))
+        Row([name, title], read_out_cells(metrics, *keys), protocol_of(metrics, "anatomy"))
         for name, metrics in found.items()
-        for key, title in DESCRIPTIONS.items()
+        for title, keys in DESCRIPTIONS.items()
     ]
     look_ups = [Row([name], look_up_cells(metrics), protocol_of(metrics, "anatomy")) for name, metrics in found.items()]
     text = (
@@ -48,9 +50,9 @@ def anatomy(reports: Path) -> Section | None:
     return Section("What the codes mean", text, shown, anatomy_pictures(reports, list(found)))
 
 
-def read_out_cells(metrics: Metrics, key: str) -> dict[str, str]:
+def read_out_cells(metrics: Metrics, of_class: str, of_colour: str) -> dict[str, str]:
     """Class and colour from one description; without classes or colours, a dash."""
-    return {"class": spread(metrics["class"], key), "colour R²": spread(metrics["colour"], key)}
+    return {"class": spread(metrics["class"], of_class), "colour R²": spread(metrics["colour"], of_colour)}
 
 
 def look_up_cells(metrics: Metrics) -> dict[str, str]:
@@ -89,7 +91,7 @@ def ablation(reports: Path) -> Section | None:
         "dimensions, in projection and quantisation together; left out: by projection alone. ± by bootstrap over val "
         "images."
     )
-    shown = [Picture(data_address(plot(found)), "By codebook size, one line for each dimension")]
+    shown = [Picture(plot(found), "By codebook size, one line for each dimension")]
     return Section("Codebook size and dimension", text, tables(["K", "dim"], rows), shown)
 
 
@@ -102,37 +104,25 @@ def cell_figures(cell: Metrics) -> dict[str, str]:
     return cells | {"look-up PSNR dB": spread(cell["look_up"], "psnr_db")}
 
 
-def plot(cells: list[Metrics]) -> bytes:
-    """PNG: a panel for each figure that all cells have."""
-    from matplotlib.figure import Figure
-
+def plot(cells: list[Metrics]) -> str:
+    """A plot for each figure that all cells have, a line for each dim; a picture's address."""
     panels = {key: title for key, title in PANELS.items() if all(key[1] in cell[key[0]] for cell in cells)}
-    figure = Figure(figsize=(10, 2.7), dpi=110, layout="constrained")
-    for axis, ((group, name), title) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
-        draw_panel(axis, cells, group, name, title)
-    figure.axes[0].legend(fontsize=8, frameon=False, title="dim", title_fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    dims = sorted({cell["dim"] for cell in cells})
+    found = {
+        title: {f"{dim} dims": line([cell for cell in cells if cell["dim"] == dim], *key) for dim in dims}
+        for key, title in panels.items()
+    }
+    return draw.bands(found, "K", partial(sizes_as_ticks, sorted({cell["num_codes"] for cell in cells})))
 
 
-def draw_panel(axis: Axes, cells: list[Metrics], group: str, name: str, title: str) -> None:
-    """One figure against K on a log scale, a line for each dim, with its deviations."""
-    for colour, dim in zip(COLOURS, sorted({cell["dim"] for cell in cells}), strict=False):
-        own = [cell for cell in cells if cell["dim"] == dim]
-        sizes, values = [cell["num_codes"] for cell in own], [cell[group][name] for cell in own]
-        spreads = [cell[group].get(f"{name}_std", 0.0) for cell in own]
-        axis.errorbar(sizes, values, spreads, color=colour, label=str(dim), linewidth=1.4, marker=".", capsize=2)
-    sizes = sorted({cell["num_codes"] for cell in cells})
+def line(cells: list[Metrics], group: str, name: str) -> draw.Band:
+    """One figure against K, with its deviations."""
+    own = [cell[group] for cell in cells]
+    return [cell["num_codes"] for cell in cells], [one[name] for one in own], [one.get(f"{name}_std", 0) for one in own]
+
+
+def sizes_as_ticks(sizes: list[int], axis: Axes) -> None:
+    """The codebook sizes, at even distances for even ratios."""
     axis.set_xscale("log", base=2)
     axis.set_xticks(sizes, [str(size) for size in sizes])
-    if name == "perplexity":
-        axis.set_yscale("log", base=2)
-        axis.set_yticks(sizes, [str(size) for size in sizes])
     axis.minorticks_off()
-    axis.set_xlabel("K", fontsize=8)
-    axis.set_title(title, fontsize=9, loc="left")
-    axis.tick_params(labelsize=8)
-    axis.spines[["top", "right"]].set_visible(False)

@@ -1,9 +1,9 @@
-"""The tokenizers side by side: one table, and which of the papers' orderings it shows.
+"""The tokenizers side by side: one table, and which of the expected orderings it shows.
 
 A difference counts where it exceeds twice the deviation of a difference of the two figures; else it is undecided. Of
 generation nothing is said before the judge reads GATE of both tokenizers' reconstructions right. Nor is anything said
 "at matched rate" or "at matched PSNR" where bits or dB differ by more than MATCHED, or where the control's samples have
-their class by chance. All rows of a table share one protocol.
+their class by chance; nor of figures that were made in different ways.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.report import gather
-from stages.report.sections import GROUPS, Section
-from stages.report.tables import Row, Table, comparable, number, protocol_of, spread, tables
+from stages.report.sections import Section, generators
+from stages.report.tables import Row, Table, comparable, number, protocol_of, shared, spread, tables
 
 SIGMAS = 2.0
 GATE = 0.9
@@ -27,7 +27,8 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper orders: `better` before `worse` in a figure; `sign` +1 where more is better, -1 where less is.
+    """An ordering of the papers or a control's: `better` before `worse` in a figure; `sign` +1 where more is better,
+    -1 where less is.
 
     `matched` says in what both must be alike: "rate", "psnr" or nothing.
     """
@@ -62,15 +63,18 @@ CLAIMS = [
 
 
 def comparison(reports: Path, evaluations: dict[str, Metrics], data: Metrics) -> Section:
-    """One row for each tokenizer and decoder; below it the papers' orderings. `data`: params of the images."""
+    """One row for each tokenizer and decoder; below it the orderings. `data`: params of the images."""
     rows = [row(name, metrics, stability(reports, metrics)) for name, metrics in evaluations.items()]
     text = (
-        "Bits: what the autoregressive generator needs for a val image, given its class. ± is the deviation between "
-        "sampling seeds; for reconstructions, entropy, perplexity and bits that over val images. Changed: share of "
-        f"codes that differ after noise at {STABILITY_DB} dB. Compare generators at equal bits or equal PSNR, not at "
-        "equal K: fewer bits are easier to generate. rfid and gfid are distances in the feature space of the judge of "
-        "agreement, a classifier of real images that no tokenizer knows; those in the encoder's own space, which "
-        "favours semantic codes, stand below."
+        "Bits: what a generator needs for a val image, given its class; ≤ a bound. ± is the deviation between sampling "
+        "seeds; for reconstructions, entropy, perplexity and bits the standard error over val images. Changed: share "
+        f"of codes that differ after noise at {STABILITY_DB} dB. Compare generators at equal bits or equal PSNR, not "
+        "at equal K: fewer bits are easier to generate. Figures with [judge] are made in the feature space of the "
+        "judge of agreement, a classifier of real images that no tokenizer knows; those in the encoder's own space, "
+        "[embedded], favour semantic codes. Orderings are those that the papers expect, or controls: one appears, or "
+        f"is reversed, where the two figures differ by more than {SIGMAS:g} deviations, taken as independent; there is "
+        f"no verdict on generation where the judge reads fewer than {GATE} of the reconstructions. Each network was "
+        "trained once: what another training seed would change is not in the spread."
     )
     if data.get("source") == "scenes":
         scenes = data["scenes"]
@@ -90,9 +94,9 @@ def row(name: str, metrics: Metrics, stable: Metrics) -> Row:
     cells |= {f"rfid[{space}]": spread(made, f"rfid[{space}]"), "PSNR dB": spread(made, "psnr_db")}
     cells |= {"agreement": spread(made, "agreement"), "changed": spread(stable, "change")}
     protocol: Metrics = {"reconstruction": comparable(protocol_of(metrics, "reconstruction"))}
-    for generator in (group for group in metrics if group not in (*GROUPS, "protocol")):
+    for generator in generators(metrics):
         cells |= generator_cells(generator, metrics[generator], space)
-        protocol["samples"] = comparable(protocol_of(metrics, generator))
+        protocol[generator] = comparable(protocol_of(metrics, generator))
     return Row([name], cells, protocol)
 
 
@@ -111,17 +115,19 @@ def generator_cells(generator: str, figures: Metrics, space: str) -> dict[str, s
 
 
 def stability(reports: Path, metrics: Metrics) -> Metrics:
-    """{change, change_std} of a tokenizer at STABILITY_DB; empty where it was not measured."""
+    """{change, change_std} of a tokenizer at STABILITY_DB, and the protocol; empty where it was not measured."""
     found = gather.read_metrics(reports / "stability" / metrics["tokenizer"]["name"]) or {}
-    return found.get(f"snr_{STABILITY_DB}_db", {})
+    return {**found.get(f"snr_{STABILITY_DB}_db", {}), "protocol": protocol_of(found, "stability")}
 
 
 def verdicts(reports: Path, evaluations: dict[str, Metrics]) -> list[Table]:
-    """A row for each of the papers' orderings whose two tokenizers were both evaluated, with the same decoder."""
+    """A row for each of the orderings whose two tokenizers were both evaluated, with the same decoder."""
     by_decoder: dict[str, dict[str, Metrics]] = {}
     for name, metrics in evaluations.items():
         tokenizer = metrics["tokenizer"]["name"]
-        figures = {**metrics, "stability": stability(reports, metrics)}
+        stable = stability(reports, metrics)
+        protocol = [*metrics.get("protocol", []), {**stable["protocol"], "of": "stability"}]
+        figures = {**metrics, "stability": stable, "protocol": protocol}
         by_decoder.setdefault(name.removeprefix(f"{tokenizer}-"), {})[tokenizer] = figures
     rows = [
         [claim.text, cells[-1], f"{decoder}: {claim.figure}", *cells[:-1]]
@@ -129,7 +135,7 @@ def verdicts(reports: Path, evaluations: dict[str, Metrics]) -> list[Table]:
         for claim in CLAIMS
         if (cells := verdict(claim, found))
     ]
-    heads = ["the papers' ordering", "here", "figure", "first", "second"]
+    heads = ["ordering", "here", "figure", "first", "second"]
     return [Table(heads, rows)] if rows else []
 
 
@@ -142,9 +148,19 @@ def verdict(claim: Claim, found: dict[str, Metrics]) -> list[str]:
     gain = claim.sign * (sides[0][name] - sides[1][name])
     noise = sum(side.get(f"{name}_std", 0.0) ** 2 for side in sides) ** 0.5
     said = "undecided" if abs(gain) <= SIGMAS * noise else "appears" if gain > 0 else "reversed"
-    objections = [*unread(claim, found, group), *unmatched(claim, found), *by_chance(claim, found, group)]
+    objections = [
+        *unlike(claim, found, group), *unread(claim, found, group), *unmatched(claim, found),
+        *by_chance(claim, found, group),
+    ]  # fmt: skip
     said = f"no verdict: {objections[0]}" if objections else said
     return [f"{claim.better} {spread(sides[0], name)}", f"{claim.worse} {spread(sides[1], name)}", said]
+
+
+def unlike(claim: Claim, found: dict[str, Metrics], group: str) -> Iterator[str]:
+    """The two figures were made in different ways."""
+    ways = {shared(protocol_of(found[side], group)) for side in (claim.better, claim.worse)}
+    if len(ways) > 1:
+        yield "made under different protocols"
 
 
 def unread(claim: Claim, found: dict[str, Metrics], group: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import variance
 from typing import TYPE_CHECKING, Any
 
 from stages.report import draw, gather, mosaic
@@ -21,7 +22,13 @@ FIGURES = {
     "agreement": "agreement",
 }
 PLOTTED = ("rfid[judge]", "rfid[embedded]", "psnr_db")
-BASE, SIGMAS = "diffusion", 2.0
+ONESTEP, BASE, SIGMAS = "onestep", "diffusion", 2.0
+COMPARED = ("rfid[judge]", "rfid[embedded]")
+VERDICTS = (
+    f"Against: the difference in rfid and its deviation, over the same resampled images and between decoding seeds; "
+    f"worse or better beyond {SIGMAS:g} deviations, else undecided. Each was trained once: what another training seed "
+    "would change is not in the spread."
+)
 
 Metrics = dict[str, Any]
 
@@ -40,10 +47,15 @@ def decoders(reports: Path, found: dict[str, Metrics]) -> Section:
         "random, figures are means over decoding seeds, with the deviation between them. rfid is the distance to the "
         "same images before the tokenizer, perceptual that of the encoder's patch features, which decoders are "
         "trained for where perceptual_weight is not 0. Bits: tokens an image times log2 of the codes that each may be. "
-        "How fast they are is not the same twice and stands in LOG.md (benchmarks/decoders.py)."
+        f"How fast they are is not the same twice and stands in LOG.md (benchmarks/decoders.py). {VERDICTS}"
     )
+    bases = {one["decoder"]["tokenizer"]: one for one in found.values() if one["decoder"]["name"] == ONESTEP}
     rows = [
-        Row([*of(metrics), steps_told(metrics, level)], cells(metrics, level), protocol_of(metrics, "sweep"))
+        Row(
+            [*of(metrics), steps_told(metrics, level)],
+            against(metrics, level, bases.get(of(metrics)[0], metrics)) | cells(metrics, level),
+            protocol_of(metrics, "sweep"),
+        )
         for metrics in found.values()
         for level in levels(metrics)
     ]
@@ -150,10 +162,9 @@ def ladder(found: list[Metrics]) -> list[Section]:
         return []
     text = (
         f"Each variant differs from `{BASE}` in what its name says (its section in params.yaml). Figures at its own "
-        f"steps. rfid: worse or better than {BASE}'s by more than {SIGMAS:g} deviations of the difference, else "
-        "undecided. Each was trained once: what another training seed would change is not in the spread. In "
-        "epsilon-VAE's own ladder (ImageNet, 128 px) rectified flow after DDPM, logit-normal times, the perceptual"
-        " and the adversarial term, the scale .6 and log spacing each lowered rFID; AdaGN did as well as concatenation."
+        f"steps. {VERDICTS} In epsilon-VAE's own ladder (ImageNet, 128 px) rectified flow after DDPM, logit-normal "
+        "times, the perceptual and the adversarial term, the scale .6 and log spacing each lowered rFID; AdaGN did as "
+        "well as concatenation."
     )
     rows = [
         Row(of(one), rung(one, bases[one["decoder"]["tokenizer"]]), protocol_of(one, "sweep"))
@@ -164,35 +175,46 @@ def ladder(found: list[Metrics]) -> list[Section]:
 
 def rung(metrics: Metrics, base: Metrics) -> dict[str, str]:
     """How a variant's rfid compares, and its figures."""
-    own, other = metrics[own_level(metrics)], base[own_level(base)]
-    found: dict[str, str] = {}
-    if protocol_of(metrics, "sweep") == protocol_of(base, "sweep"):
-        for key in (key for key in PLOTTED[:2] if key in own):
-            found[f"{key}: against {BASE}"] = "–" if metrics is base else verdict(own, other, key)
+    own = metrics[own_level(metrics)]
+    found = against(metrics, own_level(metrics), base)
     found["steps"] = number(metrics["decoder"]["steps"])
     found |= {title: both_spreads(own, key) for key, title in FIGURES.items() if key in own}
     return found
 
 
+def against(metrics: Metrics, level: str, base: Metrics) -> dict[str, str]:
+    """How rfid at a number of steps compares with another decoder's; nothing under another protocol."""
+    if metrics is base or protocol_of(metrics, "sweep") != protocol_of(base, "sweep"):
+        return {}
+    own, other, name = metrics[level], base[own_level(base)], base["decoder"]["name"]
+    return {f"{key}: against {name}": verdict(own, other, key) for key in COMPARED if key in own}
+
+
 def verdict(own: Metrics, other: Metrics, key: str) -> str:
-    """better | worse | undecided, for a figure of which less is better."""
-    noise = sum(one.get(f"{key}{kind}", 0.0) ** 2 for one in (own, other) for kind in ("_std", "_seed_std")) ** 0.5
-    gain = other[key] - own[key]
-    return "undecided" if abs(gain) <= SIGMAS * noise else "better" if gain > 0 else "worse"
+    """How much less the figure is, with its deviation, and: better | worse | undecided. Less is better.
+
+    Deviations are of the difference of bootstrap draws, which are of the same images, and of both sets of seeds.
+    """
+    pairs = zip(own["bootstrap"][key], other["bootstrap"][key], strict=True)
+    variances = [variance(mine - theirs for mine, theirs in pairs)]
+    variances += [one.get(f"{key}_seed_std", 0.0) ** 2 for one in (own, other)]
+    gain, noise = other[key] - own[key], sum(variances) ** 0.5
+    said = "undecided" if abs(gain) <= SIGMAS * noise else "better" if gain > 0 else "worse"
+    return f"{said}: {-gain:+.3g} ± {noise:.2g}"
 
 
 def resolution(reports: Path) -> Section | None:
     """Convolutions at larger sizes than those of their training."""
     found = gather.read_named(reports / "resolution")
-    if not found:
-        return None
-    left_out = [metrics["skipped"] for metrics in found.values() if "skipped" in metrics]
+    measured = {name: metrics for name, metrics in found.items() if "skipped" not in metrics}
+    left_out = "; ".join(metrics["skipped"] for metrics in found.values() if "skipped" in metrics)
+    if not measured:
+        return Section("Larger images", f"Nothing to measure: {left_out}.") if left_out else None
     text = (
         "Convolutional tokenizers and decoders at multiples of the size that they were trained at; joint is a "
         "tokenizer's own decoder, trained with it. Scenes are rendered again at the larger size, with real detail; "
-        "other images are enlarged and have none, which makes them easier. ± by bootstrap over images."
-    ) + (f" Left out: {'; '.join(left_out)}." if left_out else "")
-    measured = {name: metrics for name, metrics in found.items() if "skipped" not in metrics}
+        "other images are enlarged and have none. ± by bootstrap over images."
+    ) + (f" Left out: {left_out}." if left_out else "")
     rows: dict[tuple[str, str], Row] = {}
     for metrics in measured.values():
         for key, name in (("decoder", metrics["name"]), ("joint", "joint")):

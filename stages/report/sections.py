@@ -46,10 +46,11 @@ def headline(evaluations: dict[str, dict[str, Any]]) -> Section:
         for generator in generators(metrics)
     ]
     text = (
-        "Mean ± standard deviation between seeds; of perplexity and bits, over val images. Agreement: an independent "
-        "classifier sees the class that was asked for. gfid, gkid: distance to real training images. Perplexity and "
-        "bits compare generators of one tokenizer; ≤ marks an upper bound. Near copies: share of samples nearer to a "
-        "training image than 99 % of real val images are; 0.01 is what fresh real images have."
+        "Mean ± standard deviation between seeds, that of a single seed; of perplexity and bits, the standard error of "
+        "the mean over val images. Agreement: an independent classifier sees the class that was asked for. gfid, gkid: "
+        "distance to real training images. Perplexity and bits compare generators of one tokenizer; ≤ marks an upper "
+        "bound. Near copies: share of samples nearer to a training image, by their pixels, than 99 % of real val "
+        "images are; 0.01 is what fresh real images have."
     )
     return Section("Generated images", text, tables(["tokenizer-decoder", "generator"], rows))
 
@@ -68,7 +69,7 @@ def generator_cells(figures: dict[str, Any]) -> dict[str, str]:
     for key, title in titles.items():
         if key in likelihood:
             cells[title] = ("" if key == "unigram_perplexity" else mark) + spread(likelihood, key)
-    return cells | {"near copies": spread(figures.get("neighbours", {}).get("pixel", {}), "near_copies")}
+    return cells | {"near copies": spread(figures, "near_copies[pixel]")}
 
 
 def reconstructions(reports: Path, evaluations: dict[str, dict[str, Any]]) -> Section:
@@ -78,8 +79,8 @@ def reconstructions(reports: Path, evaluations: dict[str, dict[str, Any]]) -> Se
         for name, metrics in evaluations.items()
     ]
     text = (
-        "Val images through the tokenizer and back. rfid, rkid: distance to the same images before it. ± is the "
-        "standard deviation by bootstrap, for rkid between subsets."
+        "Val images through the tokenizer and back. rfid: distance to the same images before it. ± is the standard "
+        "error by bootstrap over images."
     )
     folders = {name: reports / "evaluate" / name / "pictures" / "reconstructions.png" for name in evaluations}
     shown = pictures(
@@ -92,10 +93,10 @@ def reconstruction_cells(metrics: dict[str, Any]) -> dict[str, str]:
     """The headline figures of reconstructions, with the judge's accuracy on the real images beside the agreement."""
     figures = metrics["reconstruction"]
     cells = {"psnr dB": spread(figures, "psnr_db"), "ssim": spread(figures, "ssim")}
-    names = [name for name in figures if name.startswith(("rfid[", "rkid[")) and not name.endswith("_std")]
+    names = [name for name in figures if name.startswith("rfid[") and not name.endswith("_std")]
     cells |= {name: spread(figures, name) for name in names}
     cells |= {"agreement": spread(figures, "agreement"), "judge on real val": spread(metrics["val"], "agreement")}
-    return cells | {"live codes": spread(figures.get("code_usage", {}), "live_fraction")}
+    return cells | {"live codes": spread(figures.get("code_usage", {}), "live_codes")}
 
 
 def samples(reports: Path, evaluations: dict[str, dict[str, Any]]) -> Iterator[Section]:
@@ -110,7 +111,8 @@ def samples(reports: Path, evaluations: dict[str, dict[str, Any]]) -> Iterator[S
             })  # fmt: skip
             text = (
                 "Distances to the nearest training image, beside those of real val images and of their "
-                "reconstructions. Pixel distances are root mean square differences of thumbnails, from 0 to 1."
+                "reconstructions. Samples are those of the first seed. Pixel distances are root mean square "
+                "differences of thumbnails, from 0 to 1."
             )
             yield Section(f"Samples: {what}", text, [neighbour_table(metrics, generator)], shown)
 
@@ -123,7 +125,8 @@ def neighbour_table(metrics: dict[str, Any], generator: str) -> Table:
         for title, group in sets.items()
         for space, figures in metrics[group].get("neighbours", {}).items()
     ]
-    protocol = {key: value for key, value in protocol_of(metrics, generator).items() if key.startswith("reference")}
+    whole = protocol_of(metrics, generator)
+    protocol = {key: value for key, value in whole.items() if key.startswith(("reference", "pixel_px"))}
     return Table(["images", "space", "median", "1 %", "99 %", "near copies"], rows, protocol)
 
 

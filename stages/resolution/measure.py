@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from stages.core import artefact, runtime
 from stages.core.choice import choose
 from stages.core.figures import write_figures
-from stages.core.params import Machine, Section, load
+from stages.core.params import DIFFERENT, Machine, Section, load
 from stages.data.enlarged import how_enlarged, read_enlarged
 from stages.data.reader import ImageSplit, image_facts
 
@@ -35,17 +35,11 @@ FIGURES = ("psnr_db", "ssim")
 
 
 class Params(Section):
-    scales: list[Annotated[int, Field(ge=1, le=64)]] = Field(min_length=1)
+    scales: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1), DIFFERENT]
     max_images: int = Field(ge=2)
     bootstrap_draws: int = Field(ge=2)
     images_shown: int = Field(gt=0)
     seed: int = Field(ge=0, lt=2**32)
-
-    @model_validator(mode="after")
-    def scales_differ(self) -> Params:
-        if len(set(self.scales)) < len(self.scales):
-            raise ValueError(f"scales = {self.scales}: expected different numbers")
-        return self
 
 
 def measure(images: Path, codebook: Path, decoder: Path, report: Path, params: Params, machine: Machine) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from stages.core import artefact, runtime
-from stages.core.params import Machine, Section, load
+from stages.core.params import DIFFERENT, Machine, Section, load
 from stages.core.plan import print_plan
 from stages.generator.settings import SETTINGS, ArSampling
 
@@ -26,13 +26,7 @@ if TYPE_CHECKING:
 
 class Params(Section):
     per_class: int = Field(gt=0)
-    seeds: list[int] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def seeds_differ(self) -> Params:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds = {self.seeds}: expected different numbers")
-        return self
+    seeds: Annotated[list[int], Field(min_length=1), DIFFERENT]
 
 
 def draw_samples(generator: Path, out: Path, params: Params, settings: ArSampling, machine: Machine) -> None:

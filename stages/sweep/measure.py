@@ -11,7 +11,7 @@ Figures of `steps_<number>`, or of `once` for a decoder to which steps are no se
     agreement                    share of images in which the judge sees their class
 
 Each is a mean over decoding seeds with _seed_std between them, if the decoder draws at random; _std is by bootstrap
-over the images under the first seed.
+over the images under the first seed, whose draws stand under `bootstrap`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from stages.core import artefact, runtime
 from stages.core.choice import choose
-from stages.core.params import Machine, Section, impossible, load
+from stages.core.params import DIFFERENT, Machine, Section, impossible, load
 from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, image_facts, num_images
 
@@ -40,20 +40,13 @@ BASE_BYTES = 10**9  # Python, its libraries, the networks and a batch
 
 
 class Params(Section):
-    steps: list[Annotated[int, Field(ge=1, le=1000)]] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=1)
+    steps: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(min_length=1), DIFFERENT]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), DIFFERENT]
     max_images: int = Field(ge=2)
     perceptual_blocks: list[int] = Field(min_length=1)
     bootstrap_draws: int = Field(ge=2)
     images_shown: int = Field(gt=0)
     seed: int = Field(ge=0, lt=2**32)
-
-    @model_validator(mode="after")
-    def entries_differ(self) -> Params:
-        for key in ("steps", "seeds"):
-            if len(set(values := getattr(self, key))) < len(values):
-                raise ValueError(f"{key} = {values}: expected different numbers")
-        return self
 
 
 def check(encoder: Path, params: Params) -> None:
@@ -138,9 +131,9 @@ def protocol(images: Path, real: Real, params: Params) -> dict[str, Any]:
     return describe("sweep", "val", facts, digest, real.labels, count, real.spaces, **how)
 
 
-def print_summary(name: str, figures: dict[str, float]) -> None:
+def print_summary(name: str, figures: dict[str, Any]) -> None:
     """One line."""
-    plain = {key: value for key, value in figures.items() if not key.endswith(("_std", "_skipped"))}
+    plain = {key: value for key, value in figures.items() if isinstance(value, float) and not key.endswith("_std")}
     print(f"sweep: {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in plain.items()), flush=True)
 
 

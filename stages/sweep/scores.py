@@ -62,15 +62,23 @@ def see(space: Space, images: np.ndarray, size: int) -> list[Tensor]:
 
 
 def score(decoded: list[np.ndarray], real: Real) -> dict[str, Any]:
-    """{figure: mean over the decodings, _std: by bootstrap over the first one's images, _seed_std: between them}."""
+    """{figure: mean over the decodings, _std: by bootstrap over the first one's images, _seed_std: between them}.
+
+    `bootstrap` holds the draws behind _std: of the same images for every decoder, so that differences have a spread of
+    their own, that of differences of draws.
+    """
     params, everything, figures = real.params, np.arange(len(real.images)), {}
     seeds = [statistics(made, real) for made in decoded]
-    for name, first in seeds[0].items():
+    draws = {
+        name: scores.bootstrap(first, len(everything), params.bootstrap_draws, params.seed)
+        for name, first in seeds[0].items()
+    }
+    for name, drawn in draws.items():
         values = [one[name](everything) for one in seeds]
-        figures[name] = float(np.mean(values))
-        figures[f"{name}_std"] = scores.bootstrap_std(first, len(everything), params.bootstrap_draws, params.seed)
+        figures |= {name: float(np.mean(values)), f"{name}_std": float(np.std(drawn, ddof=1))}
         if len(values) > 1:
             figures[f"{name}_seed_std"] = float(np.std(values, ddof=1))
+    figures["bootstrap"] = draws
     return figures if "agreement" in figures else {**figures, "agreement_skipped": "no classes"}
 
 
