@@ -167,8 +167,12 @@ def leaf_nodes(text: str, path: Path = PARAMS) -> Iterator[tuple[str, Any]]:
 
 def members(mapping: Any) -> dict[str, Any]:
     """The nodes of a mapping by name, with those that it takes over by `<<` where it has none of its own."""
+    from ruamel.yaml.nodes import SequenceNode
+
     own = {name.value: value for name, value in mapping.value}
-    return {**members(own.pop("<<")), **own} if "<<" in own else own
+    taken = own.pop("<<", None)
+    bases = taken.value if isinstance(taken, SequenceNode) else [taken] if taken else []
+    return reduce(lambda found, base: {**members(base), **found}, bases, own)
 
 
 def spellings(written: str, value: Any) -> list[str]:

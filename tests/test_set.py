@@ -94,6 +94,8 @@ def test_a_section_that_takes_a_value_over_changes_with_it_but_keeps_its_own():
                                              "c.z": ("3", "30")}  # fmt: skip
     assert edit.load(changed)["b"] == {"z": 4, "n": {"x": 10, "y": 5}}
     assert edit.assign(text, "b.n.x=1") == text
+    several = "a: &a {x: 1}\nb: &b {x: 2, y: 3}\nc: {<<: [*a, *b]}\n"
+    assert edit.differing(several, edit.assign(several, "a.x=5")) == {"a.x": ("1", "5"), "c.x": ("1", "5")}
 
 
 def test_one_and_true_and_one_point_zero_differ():
