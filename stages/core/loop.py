@@ -89,7 +89,7 @@ def adamw(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
         plain = parameter.ndim < 2 or "embed" in name
         (free if plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=optim.lr_peak, betas=(0.9, optim.beta2), foreach=True)
+    return torch.optim.AdamW(groups, lr=optim.lr_peak, betas=(0.9, optim.beta2), fused=True)
 
 
 class Watch:

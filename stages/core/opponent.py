@@ -41,7 +41,7 @@ class Opponent(ABC):
 
     def __init__(self, discriminator: nn.Module, gan: Gan, device: torch.device):
         self.discriminator, self.gan = discriminator.to(device), gan
-        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=gan.lr, betas=self.betas, foreach=True)
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=gan.lr, betas=self.betas, fused=True)
         self.guard = CollapseGuard(gan.collapse_floor, device)
 
     @abstractmethod
