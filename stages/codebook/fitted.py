@@ -24,8 +24,6 @@ def publish(
 
     Rows are those of the features artefact, but for what `facts`, which enter the config, say otherwise.
     """
-    from safetensors.torch import save_file
-
     from stages.codebook.frozen import PROJECTION
 
     features, (num_codes, dim) = artefact.read_config(sources.features, "features"), codebook.vectors.shape
@@ -38,9 +36,9 @@ def publish(
         "encoder": "encoder" if twin else os.path.relpath(sources.encoder, out), "inputs": inputs, **facts,
     }  # fmt: skip
     with artefact.new_artefact(out, "codebook", config) as folder:
-        save_file({"vectors": codebook.vectors.cpu().contiguous()}, folder / "codes.safetensors")
+        artefact.save_tensors(folder / "codes.safetensors", {"vectors": codebook.vectors})
         if affine:
-            save_file(affine.state_dict(), folder / PROJECTION)
+            artefact.save_tensors(folder / PROJECTION, affine.state_dict())
         if twin:
             save_twin(folder / "encoder", *twin, inputs["encoder"])
             inputs["images"], inputs["twin_of"] = artefact.digest(sources.images), inputs["encoder"]
@@ -49,9 +47,6 @@ def publish(
 
 def save_twin(folder: Path, twin: Encoder, seed: int, origin: str) -> None:
     """An encoder artefact with the twin's weights; `origin` is the digest of the encoder it is the twin of."""
-    from safetensors.torch import save_file
-
     config = {key: value for key, value in twin.config.items() if key not in ("kind", "files")}
     with artefact.new_artefact(folder, "encoder", {**config, "random_twin": {"of": origin, "seed": seed}}) as inner:
-        state = {key: tensor.cpu().contiguous() for key, tensor in twin.vit.state_dict().items()}
-        save_file(state, inner / "model.safetensors")
+        artefact.save_tensors(inner / "model.safetensors", twin.vit.state_dict())

@@ -97,7 +97,6 @@ def codes_of(network: Autoencoder, split: ImageSplit, machine: Machine, device: 
 
 def publish(out: Path, network: Autoencoder, facts: dict[str, Any], img_px: int) -> None:
     """The codebook artefact, with the joint decoder inside."""
-    from safetensors.torch import save_file
 
     from stages.codebook.autoencoder import decoder_state
     from stages.core.codes import code_dtype
@@ -115,14 +114,7 @@ def publish(out: Path, network: Autoencoder, facts: dict[str, Any], img_px: int)
         "inputs": facts["inputs"],
     }
     with artefact.new_artefact(out, "codebook", {**config, "num_patches": facts["grid"] ** 2}) as folder:
-        save_file({"vectors": network.quantiser.vectors.detach().cpu().contiguous()}, folder / "codes.safetensors")
-        save(network.encoder.state_dict(), folder / "encoder.safetensors")
+        artefact.save_tensors(folder / "codes.safetensors", {"vectors": network.quantiser.vectors})
+        artefact.save_tensors(folder / "encoder.safetensors", network.encoder.state_dict())
         with artefact.new_artefact(folder / "decoder", "decoder", joint) as inner:
-            save(decoder_state(network), inner / "model.safetensors")
-
-
-def save(state: dict[str, Any], path: Path) -> None:
-    """Write tensors as safetensors."""
-    from safetensors.torch import save_file
-
-    save_file({key: tensor.cpu().contiguous() for key, tensor in state.items()}, path)
+            artefact.save_tensors(inner / "model.safetensors", decoder_state(network))

@@ -71,11 +71,10 @@ def load_tokenizer(folder: str | Path, device: torch.device | str = "cpu") -> To
 
 def load_codebook(folder: Path, config: dict[str, Any]) -> Codebook | Fsq:
     """The rule from rows to codes."""
-    from safetensors.torch import load_file
 
     if "levels" in config:
         return Fsq(config["levels"])
-    vectors, groups = load_file(artefact.checked(folder, "codes.safetensors"))["vectors"], groups_of(config)
+    vectors, groups = artefact.load_tensors(folder, "codes.safetensors")["vectors"], groups_of(config)
     return Codebook(vectors, config["normalise"], groups)
 
 

@@ -226,7 +226,6 @@ def measure(
 
 def publish(out: Path, sources: Sources, model: Distiller, facts: dict[str, Any]) -> None:
     """The codebook artefact: the student and its codes; the feature decoder has done its work."""
-    from safetensors.torch import save_file
 
     from stages.core.codes import code_dtype
 
@@ -237,6 +236,5 @@ def publish(out: Path, sources: Sources, model: Distiller, facts: dict[str, Any]
         "dtype": code_dtype(len(vectors)), "grid": grid, "num_patches": grid**2, "inputs": inputs,
     }  # fmt: skip
     with artefact.new_artefact(out, "codebook", config) as folder:
-        save_file({"vectors": vectors.cpu().contiguous()}, folder / "codes.safetensors")
-        state = {key: tensor.cpu().contiguous() for key, tensor in model.student.state_dict().items()}
-        save_file(state, folder / "student.safetensors")
+        artefact.save_tensors(folder / "codes.safetensors", {"vectors": vectors})
+        artefact.save_tensors(folder / "student.safetensors", model.student.state_dict())

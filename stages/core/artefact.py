@@ -4,6 +4,8 @@ Every artefact holds a `config.json`: what it is, the sha256 of its files, the d
 It is written aside, flushed to disk and renamed, so a killed stage leaves either the whole artefact or none.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -12,10 +14,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.core.errors import UserError
 from stages.core.guard import seen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG = "config.json"
 
@@ -61,6 +66,20 @@ def checked(artefact: Path, name: str) -> Path:
             f"Delete {artefact} and run `dvc checkout` or `dvc repro`."
         )
     return path
+
+
+def load_tensors(artefact: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file in an artefact, on the CPU, after its bytes were compared with the hash."""
+    from safetensors.torch import load_file
+
+    return load_file(checked(artefact, name))
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors of any device as .safetensors."""
+    from safetensors.torch import save_file
+
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
 
 
 def copy(source: Path, out: Path) -> None:

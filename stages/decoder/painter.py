@@ -47,9 +47,8 @@ class OneStepDecoder(Decoder):
 
 def load_onestep(folder: Path, config: dict[str, Any], device: torch.device | str) -> OneStepDecoder:
     """The decoder artefact in `folder`."""
-    from safetensors.torch import load_file
 
-    state = load_file(artefact.checked(folder, "model.safetensors"))
+    state = artefact.load_tensors(folder, "model.safetensors")
     network = OneStep(state["vectors"], *(config[key] for key in ("groups", "widths", "blocks")))
     network.load_state_dict(state)
     return OneStepDecoder(network, config, device)

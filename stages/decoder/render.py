@@ -22,7 +22,6 @@ from stages.core.plan import print_plan
 from stages.core.trunk import Trunk
 from stages.data.reader import image_facts
 from stages.decoder.sources import Sources
-from stages.decoder.training import save_weights
 from stages.palette.reader import paint_of
 
 if TYPE_CHECKING:
@@ -203,5 +202,5 @@ def show(decoder: RenderDecoder, pairs: Pairs, report: Path, optim: Optim) -> di
 def publish(out: Path, network: Renderer, paint: Path, config: dict[str, Any]) -> None:
     """Make the artefact: the transformer, and the pixel tokenizer's decoder in `decoder/`."""
     with artefact.new_artefact(out, "decoder", config) as folder:
-        save_weights(network, folder)
+        artefact.save_tensors(folder / "model.safetensors", network.state_dict())
         artefact.copy(paint / "decoder", folder / "decoder")

@@ -133,8 +133,7 @@ class RenderDecoder(Decoder):
 
 def load_render(folder: Path, config: dict[str, Any], device: torch.device | str) -> RenderDecoder:
     """The decoder artefact in `folder`, with the pixel tokenizer's decoder inside it."""
-    from safetensors.torch import load_file
 
     network = Renderer(**config["shape"], causal=config["method"] == "ar")
-    network.load_state_dict(load_file(artefact.checked(folder, "model.safetensors")))
+    network.load_state_dict(artefact.load_tensors(folder, "model.safetensors"))
     return RenderDecoder(network, config, device, load_decoder(folder / "decoder", device))

@@ -84,13 +84,5 @@ def fit_painter(
         if distributed.rank() == 0:
             game.write_report(report)
             with artefact.new_artefact(out, "decoder", {**facts, **players.facts}) as folder:
-                save_weights(network, folder)
+                artefact.save_tensors(folder / "model.safetensors", network.state_dict())
         distributed.barrier()
-
-
-def save_weights(network: nn.Module, folder: Path) -> None:
-    """Write model.safetensors of a decoder artefact."""
-    from safetensors.torch import save_file
-
-    state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
-    save_file(state, folder / "model.safetensors")

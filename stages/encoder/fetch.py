@@ -44,13 +44,12 @@ class Params(Section):
 
 def fetch(embedded: Path, out: Path, params: Params) -> None:
     """Write the encoder artefact `out`."""
-    from safetensors.torch import save_file
 
     shipped = is_shipped(embedded, params)
     vit, config = open_embedded(embedded / params.name, params) if shipped else open_timm(params)
     config = {"name": params.name, "img_px": params.img_px, "precision": params.precision, **config}
     with artefact.new_artefact(out, "encoder", config) as folder:
-        save_file({key: tensor.contiguous() for key, tensor in vit.state_dict().items()}, folder / "model.safetensors")
+        artefact.save_tensors(folder / "model.safetensors", vit.state_dict())
     count = sum(p.numel() for p in vit.parameters())
     print(
         f"encoder: {params.name}, {config['depth']} blocks of {config['dim']}, "
@@ -84,14 +83,13 @@ def refuse_uneven(params: Params, patch_px: int) -> None:
 
 def open_embedded(embedded: Path, params: Params) -> tuple[nn.Module, dict[str, Any]]:
     """The embedded network at the asked size (its position table is resampled) and its part of the config."""
-    from safetensors.torch import load_file
     from timm.layers import resample_abs_pos_embed
 
     from stages.pretrain.model import build_vit
 
     trained = artefact.read_config(embedded, "pretrained")
     shape = {**trained["shape"], "img_px": params.img_px}
-    state = {key: tensor.float() for key, tensor in load_file(artefact.checked(embedded, "model.safetensors")).items()}
+    state = {key: tensor.float() for key, tensor in artefact.load_tensors(embedded, "model.safetensors").items()}
     side = params.img_px // shape["patch_px"]
     state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], [side, side], num_prefix_tokens=0)
     vit = build_vit(**shape, seed=trained["seed"])

@@ -78,9 +78,8 @@ class TokenTransformer(nn.Module):
 
 def load_transformer(folder: Path, device: torch.device | str) -> tuple[TokenTransformer, dict[str, Any]]:
     """The generator artefact's network, in evaluation mode, and its config."""
-    from safetensors.torch import load_file
 
     config = artefact.read_config(folder, KIND)
     network = TokenTransformer(**config["shape"], causal=config["name"] == "ar")
-    network.load_state_dict(load_file(artefact.checked(folder, "model.safetensors")))
+    network.load_state_dict(artefact.load_tensors(folder, "model.safetensors"))
     return network.to(device).eval(), config

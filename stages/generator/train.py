@@ -75,11 +75,8 @@ def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machin
 
 def publish(out: Path, network: torch.nn.Module, config: dict[str, Any]) -> None:
     """Make the artefact of the trained network and say how likely it finds the val codes."""
-    from safetensors.torch import save_file
-
     with artefact.new_artefact(out, "generator", config) as folder:
-        state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+        artefact.save_tensors(folder / "model.safetensors", network.state_dict())
     print(f"generator {out.name}: " + ", ".join(f"{key} {value}" for key, value in config["likelihood"].items()))
 
 

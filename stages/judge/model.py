@@ -50,11 +50,10 @@ class Judge(nn.Module):
 
 def load_judge(folder: str | Path, device: torch.device | str = "cpu") -> Judge | None:
     """The judge artefact's network; None where the images have no classes."""
-    from safetensors.torch import load_file
 
     config: dict[str, Any] = artefact.read_config(Path(folder), KIND)
     if config["shape"] is None:
         return None
     network = Judge(**config["shape"])
-    network.load_state_dict(load_file(artefact.checked(Path(folder), "model.safetensors")))
+    network.load_state_dict(artefact.load_tensors(Path(folder), "model.safetensors"))
     return network.to(device).eval().requires_grad_(False)

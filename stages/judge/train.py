@@ -88,10 +88,7 @@ def publish(out: Path, network: torch.nn.Module | None, config: dict[str, Any]) 
     """Make the artefact; without a network it only says that there is none."""
     with artefact.new_artefact(out, "judge", config) as folder:
         if network is not None:
-            from safetensors.torch import save_file
-
-            state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
-            save_file(state, folder / "model.safetensors")
+            artefact.save_tensors(folder / "model.safetensors", network.state_dict())
 
 
 def batches(split: ImageSplit, params: Params, device: torch.device) -> tuple[Any, Any]:

@@ -96,10 +96,9 @@ def pretrain(name: str, images: Path, out: Path, curves_out: Path, params: Param
 def save(backbone: VisionTransformer, params: Params, path: Path) -> None:
     """The weights in the number format that the params ask for."""
     import torch
-    from safetensors.torch import save_file
 
     dtype = {"fp32": torch.float32, "fp16": torch.float16}[params.store]
-    save_file({key: tensor.cpu().to(dtype).contiguous() for key, tensor in backbone.state_dict().items()}, path)
+    artefact.save_tensors(path, {key: tensor.to(dtype) for key, tensor in backbone.state_dict().items()})
 
 
 def loss_fn(params: Params, device: torch.device) -> Any:
