@@ -118,7 +118,7 @@ def test_tables_picture_and_protocol_and_the_same_bytes_again(whole, tmp_path):
     ({"orthogonal": {"means": [[1.0, 0.0], [1.0, 0.0]]}}, "expected two different points"),
     ({"orthogonal": {"covariances": []}}, "unknown key; projection.orthogonal has means, covariance"),
     ({"noise_sigmas": [-1.0]}, "projection.noise_sigmas.0 = -1.0"),
-    ({"seeds": [1, 1]}, "seeds = [1, 1]: expected different"),
+    ({"seeds": [1, 1]}, "seeds: [1, 1]: expected different"),
 ])  # fmt: skip
 def test_impossible_settings_are_named(changes, said, tmp_path):
     with pytest.raises(UserError) as caught:

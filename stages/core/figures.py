@@ -1,8 +1,9 @@
-"""metrics.json: figures as a stage leaves them for DVC and the report."""
+"""Figures as a stage leaves them for DVC and the report: metrics.json, and tables for `dvc plots`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +27,9 @@ def write_figures(folder: Path, figures: dict[str, Any]) -> None:
     text = json.dumps(rounded(figures), indent=1, allow_nan=False)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "metrics.json", (text + "\n").encode())
+
+
+def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[float]]) -> None:
+    """Write a TSV file with one line of names; numbers have six significant digits."""
+    lines = [head, *([f"{value:.6g}" for value in row] for row in rows)]
+    path.write_text("".join("\t".join(line) + "\n" for line in lines))

@@ -37,12 +37,14 @@ class Machine(Section):
 
 
 def _all_different(values: list[Any]) -> list[Any]:
-    if len(set(values)) < len(values):
+    names = {f"{value:g}" if isinstance(value, float) else value for value in values}
+    if len(names) < len(values):
         raise ValueError(f"{values}: expected different numbers")
     return values
 
 
-DIFFERENT = AfterValidator(_all_different)  # for Annotated[list[...], DIFFERENT]
+# For Annotated[list[...], DIFFERENT]; in six digits where they are no integers, as figures are named.
+DIFFERENT = AfterValidator(_all_different)
 AnySection = TypeVar("AnySection", bound=Section)
 
 

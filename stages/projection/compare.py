@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from stages.core import runtime
-from stages.core.params import Section, load
+from stages.core.params import DIFFERENT, Section, load
 from stages.projection.gaussians import bayes_accuracy, draw
 
 if TYPE_CHECKING:
@@ -48,17 +48,10 @@ class Case(Section):
 class Params(Section):
     orthogonal: Case
     oblique: Case
-    noise_sigmas: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    noise_sigmas: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1), DIFFERENT]
     train_samples: int = Field(ge=2)
     test_samples: int = Field(gt=0)
-    seeds: list[int] = Field(min_length=2)
-
-    @model_validator(mode="after")
-    def entries_differ(self) -> Params:
-        for key, names in (("noise_sigmas", map(level, self.noise_sigmas)), ("seeds", self.seeds)):
-            if len(set(names)) < len(values := getattr(self, key)):
-                raise ValueError(f"{key} = {values}: expected different numbers")
-        return self
+    seeds: Annotated[list[int], Field(min_length=2), DIFFERENT]
 
 
 def level(sigma: float) -> str:
@@ -68,13 +61,14 @@ def level(sigma: float) -> str:
 
 def compare(report: Path, params: Params) -> None:
     """Write metrics.json, <case>.tsv and projection.png to the folder `report`."""
-    from stages.core.figures import write_figures
+    from stages.core.figures import write_figures, write_table
     from stages.projection.show import show
 
     figures = {name: accuracies(name, params) for name in CASES}
     write_figures(report, {**figures, "protocol": [protocol(name, params) for name in CASES]})
     for name in CASES:
-        write_tsv(report / f"{name}.tsv", figures[name], params)
+        rows = [(sigma, *(values[level(sigma)] for values in figures[name].values())) for sigma in params.noise_sigmas]
+        write_table(report / f"{name}.tsv", ["noise_sigma", *figures[name]], rows)
         ends = {kind: f"{figures[name][kind][level(params.noise_sigmas[0])]:.3f}" for kind in (*KINDS, "bayes")}
         print(f"projection: {name}, sigma {params.noise_sigmas[0]:g}: {ends}")
     show(report / "projection.png", {name: picture(name, figures[name], params) for name in CASES})
@@ -148,14 +142,6 @@ def protocol(name: str, params: Params) -> dict[str, Any]:
     drawn = {"train_samples": params.train_samples, "test_samples": params.test_samples, "point_seeds": params.seeds}
     how = {"noise": "on test points alone", "classifier": "threshold half-way between the projected class means"}
     return {"of": name, **case.model_dump(), **drawn, "noise_sigmas": params.noise_sigmas, **how}
-
-
-def write_tsv(path: Path, figures: dict[str, dict[str, float]], params: Params) -> None:
-    """The levels as rows, for `dvc plots`."""
-    rows = [
-        [f"{sigma:g}", *(f"{values[level(sigma)]:.6g}" for values in figures.values())] for sigma in params.noise_sigmas
-    ]
-    path.write_text("\n".join("\t".join(row) for row in [["noise_sigma", *figures], *rows]) + "\n")
 
 
 def main() -> None:

@@ -24,12 +24,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from stages.core import artefact, runtime
 from stages.core.choice import choose
 from stages.core.errors import UserError
-from stages.core.params import Machine, Section, load
+from stages.core.params import DIFFERENT, Machine, Section, load
 from stages.data.masks import Masks
 from stages.data.reader import ImageSplit, image_facts
 
@@ -41,18 +41,11 @@ if TYPE_CHECKING:
 
 
 class Params(Section):
-    snrs_db: list[Annotated[float, Field(ge=-100, le=100)]] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=2)
+    snrs_db: Annotated[list[Annotated[float, Field(ge=-100, le=100)]], Field(min_length=1), DIFFERENT]
+    seeds: Annotated[list[int], Field(min_length=2), DIFFERENT]
     max_images: int = Field(gt=0)
     foreground_variance: float = Field(ge=0)
     seed: int = Field(ge=0, lt=2**32)
-
-    @model_validator(mode="after")
-    def entries_differ(self) -> Params:
-        for key, names in (("snrs_db", map(level, self.snrs_db)), ("seeds", self.seeds)):
-            if len(set(names)) < len(values := getattr(self, key)):
-                raise ValueError(f"{key} = {values}: expected different numbers")
-        return self
 
 
 def level(snr_db: float) -> str:
@@ -66,7 +59,7 @@ def measure(images: Path, codebook: Path, report: Path, params: Params, machine:
 
     from stages.codebook.model import load_tokenizer
     from stages.core.device import pick_device
-    from stages.core.figures import write_figures
+    from stages.core.figures import write_figures, write_table
     from stages.stability.change import disturb, how_many
 
     val = ImageSplit(images, "val", machine.num_workers)
@@ -85,7 +78,9 @@ def measure(images: Path, codebook: Path, report: Path, params: Params, machine:
     used = {"images": int(count[-1]), "flat_images": len(chosen) - int(count[-1])}
     entries = [{**protocol(images, tokenizer, masks, params), **used}, tokenizer_facts(codebook, tokenizer)]
     write_figures(report, {**figures, "foreground_share": float(count[1] / count[0]), "protocol": entries})
-    write_tsv(report / "stability.tsv", figures, params)
+    names = [name for name in figures[level(params.snrs_db[0])] if not name.endswith("_std")]
+    rows = [(snr_db, *(figures[level(snr_db)][name] for name in names)) for snr_db in params.snrs_db]
+    write_table(report / "stability.tsv", ["snr_db", *names], rows)
 
 
 def masks_of(images: Path, keys: list[str]) -> Masks | None:
@@ -167,13 +162,6 @@ def protocol(images: Path, tokenizer: Tokenizer, masks: Masks | None, params: Pa
 def tokenizer_facts(codebook: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     """What sets this row apart from others of its protocol."""
     return {"of": "tokenizer", "num_codes": tokenizer.num_codes, "digest": artefact.digest(codebook)[:12]}
-
-
-def write_tsv(path: Path, figures: dict[str, Any], params: Params) -> None:
-    """The levels as rows, without deviations, for `dvc plots`."""
-    names = [name for name in figures[level(params.snrs_db[0])] if not name.endswith("_std")]
-    rows = [[f"{snr_db:g}", *(f"{figures[level(snr_db)][name]:.6g}" for name in names)] for snr_db in params.snrs_db]
-    path.write_text("\n".join("\t".join(row) for row in [["snr_db", *names], *rows]) + "\n")
 
 
 def main() -> None:
