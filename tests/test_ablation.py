@@ -8,10 +8,11 @@ import toy as toys
 from pydantic import ValidationError
 
 from stages.ablation.cell import Cell, Params, check, study
-from stages.ablation.clusters import errors, fit_index, fit_pca, quantise, read_features
+from stages.ablation.clusters import errors, fit_index, fit_pca, quantise
 from stages.core import shards
 from stages.core.errors import UserError
 from stages.core.params import Machine, load
+from stages.features.reader import FeatureSplit
 
 
 @pytest.fixture
@@ -59,9 +60,9 @@ def test_a_code_for_every_row_loses_nothing_and_one_code_loses_all(rows):
 def test_only_the_chosen_features_are_read_in_order(toy):
     everything = list(shards.read_arrays(toy / "data/features", "features", "train"))
     chosen = np.array([0, 9, 10, 23])  # shards of ten
-    keys, rows = read_features(toy / "data/features", "train", chosen)
-    assert keys == [everything[i][0] for i in chosen]
-    assert (rows == np.stack([everything[i][1] for i in chosen])).all() and rows.dtype == np.float32
+    split = FeatureSplit(toy / "data/features", "train")
+    assert split.keys(chosen) == [everything[i][0] for i in chosen]
+    assert (split.read(chosen) == np.stack([everything[i][1] for i in chosen])).all()
 
 
 def run(toy, report, num_codes: int, dim: int, **changes) -> dict:
@@ -88,7 +89,7 @@ def test_the_look_up_is_that_of_the_tokenizers_own_patches(toy, tmp_path):
     metrics = run(toy, tmp_path, 1, 0, max_images=20)
     train, val = (ImageSplit(toy / "data/images", split) for split in ("train", "val"))
     keys = {
-        split: read_features(toy / "data/features", split, check_chosen(toy, split))[0] for split in ("train", "val")
+        split: FeatureSplit(toy / "data/features", split).keys(check_chosen(toy, split)) for split in ("train", "val")
     }
     seen = {
         name: split.read([split.keys.index(key) for key in keys[name]])

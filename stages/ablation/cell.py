@@ -55,15 +55,17 @@ def study(
     images: Path, features: Path, report: Path, num_codes: int, dim: int, params: Cell, machine: Machine
 ) -> None:  # fmt: skip
     """Write metrics.json of one cell to the folder `report`."""
-    from stages.ablation.clusters import errors, fit_index, fit_pca, quantise, read_features
+    from stages.ablation.clusters import errors, fit_index, fit_pca, quantise
     from stages.core.codes import count_codes
     from stages.core.figures import write_figures
     from stages.core.usage import usage
+    from stages.features.reader import FeatureSplit
 
     chosen = check(images, features, num_codes, dim, params)
     announce(features, report, chosen, machine)
-    read = {split: read_features(features, split, index) for split, index in chosen.items()}
-    rows = {split: found for split, (_, found) in read.items()}
+    splits = {split: FeatureSplit(features, split) for split in chosen}
+    keys = {split: splits[split].keys(index) for split, index in chosen.items()}
+    rows = {split: splits[split].read(index).astype("float32") for split, index in chosen.items()}
     flat = rows["train"].reshape(-1, rows["train"].shape[-1])
     pca = fit_pca(flat, dim)
     sample = flat[choose(len(flat), params.max_vectors or len(flat), params.seed)]
@@ -75,7 +77,7 @@ def study(
         "num_codes": num_codes, "dim": pca.axes.shape[1],
         "usage": usage(count_codes(codes["val"], num_codes)),
         "features": errors(rows["val"], pca, squared["val"]),
-        **read_out(images, {split: keys for split, (keys, _) in read.items()}, codes, num_codes, params, machine),
+        **read_out(images, keys, codes, num_codes, params, machine),
     }  # fmt: skip
     print("ablation: " + ", ".join(f"{name} {value:.4g}" for name, value in headline(figures).items()))
     write_figures(report, {**figures, "protocol": [protocol(images, features, chosen, len(sample), params)]})

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
 PART_ROWS = 2**16  # rows in float64 at once
-
-
-def read_features(features: Path, split: str, chosen: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The keys and float32 [M, N, D] of the numbered images of a split of a features artefact; no others are read."""
-    import numpy as np
-
-    from stages.core import shards
-
-    wanted, seen, found = set(chosen.tolist()), 0, {}
-    for path in shards.shard_paths(features, "features", split):
-        listed = shards.members(path, "npy")
-        with open(path, "rb") as file:
-            for number, (key, offset, size) in enumerate(listed, seen):
-                if number in wanted:
-                    file.seek(offset)
-                    found[key] = np.load(io.BytesIO(file.read(size)), allow_pickle=False).astype(np.float32)
-        seen += len(listed)
-    return list(found), np.stack(list(found.values()))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FeatureSplit:
-    """The features of one split, in the order of the index; 24 bytes of memory an image, no file kept open.
+    """The features of one split, in the order of the index; 32 bytes of memory an image, no file kept open.
 
     A missing or broken shard is a `UserError`.
     """
@@ -25,19 +25,23 @@ class FeatureSplit:
 
         self._paths = shards.shard_paths(folder, "features", split)
         places = [
-            (shard, offset, size)
+            (int(key), shard, offset, size)
             for shard, path in enumerate(self._paths)
-            for _, offset, size in shards.members(path, "npy")
+            for key, offset, size in shards.members(path, "npy")
         ]
-        self._places: np.ndarray = np.array(places, np.int64).reshape(-1, 3)
+        self._places: np.ndarray = np.array(places, np.int64).reshape(-1, 4)
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def keys(self, indices: np.ndarray) -> list[str]:
+        """The keys of the numbered images: those of the images artefact."""
+        return [f"{key:08d}" for key in self._places[indices, 0].tolist()]
 
     def read(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """float16 [B, N, D] of the numbered images, in that order."""
         import numpy as np
 
-        places = self._places[np.asarray(indices)].tolist()
+        places = self._places[np.asarray(indices), 1:].tolist()
         contents = [read_range(self._paths[shard], offset, size) for shard, offset, size in places]
         return np.stack([np.load(io.BytesIO(content), allow_pickle=False) for content in contents])
