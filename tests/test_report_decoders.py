@@ -31,11 +31,11 @@ def test_a_row_for_every_number_of_steps_with_both_spreads_and_a_mark_at_its_own
     [section] = decoders.study(reports)
     [table] = section.tables
     assert table.columns == ["tokenizer", "decoder", "steps", "rfid[embedded]: against onestep", "rfid[embedded]",
-                             "PSNR dB", "parameters", "tokens", "K", "bits"]  # fmt: skip
+                             "PSNR dB", "GFLOP an image", "parameters", "tokens", "K", "bits"]  # fmt: skip
     assert [row[2] for row in table.rows if row[1] == "diffusion"] == ["1", "10", "3 *"]
     own = next(row for row in table.rows if row[2] == "3 *")
     assert own[3].startswith("worse: +0.1 ± ")
-    assert own[5:] == ["26 ± 0.1, seeds ± 0.03", "12,345", "64", "256", "512"]
+    assert own[5:] == ["26 ± 0.1, seeds ± 0.03", "0.0625", "12,345", "64", "256", "512"]
     once = next(row for row in table.rows if row[1] == "onestep")
     assert once[2:6] == ["–", "–", "2.5 ± 0.02", "25 ± 0.1"]
 

@@ -16,7 +16,8 @@ from stages.core.errors import UserError
 from stages.data.reader import ImageSplit
 from stages.decoder.model import Decoder
 from stages.decoder.noise import normal
-from stages.sweep.measure import Params, check, code_facts, sweep
+from stages.decoder.painter import OneStep, OneStepDecoder
+from stages.sweep.measure import Params, check, code_facts, gflop_an_image, sweep
 
 PARAMS = Params(
     steps=[1, 4], seeds=[0, 1], max_images=1000, perceptual_blocks=[0, 1], bootstrap_draws=5, images_shown=3, seed=0
@@ -120,6 +121,14 @@ def test_a_decoder_without_steps_or_chance_is_measured_once(toy, tmp_path):
     metrics = run(toy, tmp_path, Once(toy.patches))
     assert set(metrics) == {"decoder", "codes", "once", "protocol"} and "steps" not in metrics["decoder"]
     assert not [name for name in metrics["once"] if name.endswith("_seed_std")]
+
+
+def test_the_cost_is_two_for_each_weight_and_place_of_a_convolution():
+    network = OneStep(torch.randn(NUM_CODES, 6), 1, [16, 8], 1)
+    coarse, fine = 6 * 16 + 2 * 9 * 16**2, 9 * (16 * 8 + 2 * 8**2 + 8 * 3)  # at 4 x 4 and at 8 x 8
+    decoder = OneStepDecoder(network, CONFIG, "cpu")
+    cost = gflop_an_image(decoder, np.zeros((5, 16), np.int64))
+    assert cost * 1e9 == 2 * (coarse * 4**2 + fine * 8**2)
 
 
 def test_perfect_reconstructions_have_no_distance_and_the_judges_own_accuracy(toy, tmp_path, monkeypatch):

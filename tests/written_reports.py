@@ -149,7 +149,7 @@ def write_sweep(folder: Path, kind: str, psnr_db: dict[str, float], bits: float 
     levels = {
         level: {
             "psnr_db": value, "psnr_db_std": 0.1, **seeds, "rfid[embedded]": value / 10, "rfid[embedded]_std": 0.02,
-            "bootstrap": {"rfid[embedded]": [value / 10 - 0.02, value / 10 + 0.02]},
+            "bootstrap": {"rfid[embedded]": [value / 10 - 0.02, value / 10 + 0.02]}, "gflop_an_image": 0.0625,
         }
         for level, value in psnr_db.items()
     }  # fmt: skip

@@ -52,7 +52,6 @@ def decoder_state(network: Autoencoder) -> dict[str, Tensor]:
 
 def load_conv(folder: Path, config: dict[str, Any], device: torch.device | str) -> ConvEncoder:
     """The trained encoder half of the codebook artefact in `folder`."""
-
     encoder = ConvEncoder(config["dim"], config["widths"], config["blocks"])
     encoder.load_state_dict(artefact.load_tensors(folder, "encoder.safetensors"))
     return encoder.to(device).requires_grad_(False)

@@ -73,6 +73,5 @@ def load_frozen(folder: Path, config: dict[str, Any], device: torch.device | str
 
 def load_affine(folder: Path, device: torch.device | str) -> Affine:
     """The map of rows inside a codebook artefact."""
-
     state = artefact.load_tensors(folder, PROJECTION)
     return Affine(state["shift"], state["weight"]).to(device)

@@ -82,7 +82,6 @@ def cosine_loss(made: Tensor, wanted: Tensor) -> Tensor:
 
 def load_student(folder: Path, config: dict[str, Any], device: torch.device | str) -> Student:
     """The trained encoder of the codebook artefact in `folder`."""
-
     student = Student(config["shape"], config["dim"])
     student.load_state_dict(artefact.load_tensors(folder, "student.safetensors"))
     return student.to(device).requires_grad_(False)

@@ -47,7 +47,6 @@ class OneStepDecoder(Decoder):
 
 def load_onestep(folder: Path, config: dict[str, Any], device: torch.device | str) -> OneStepDecoder:
     """The decoder artefact in `folder`."""
-
     state = artefact.load_tensors(folder, "model.safetensors")
     network = OneStep(state["vectors"], *(config[key] for key in ("groups", "widths", "blocks")))
     network.load_state_dict(state)

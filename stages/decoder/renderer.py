@@ -133,7 +133,6 @@ class RenderDecoder(Decoder):
 
 def load_render(folder: Path, config: dict[str, Any], device: torch.device | str) -> RenderDecoder:
     """The decoder artefact in `folder`, with the pixel tokenizer's decoder inside it."""
-
     network = Renderer(**config["shape"], causal=config["method"] == "ar")
     network.load_state_dict(artefact.load_tensors(folder, "model.safetensors"))
     return RenderDecoder(network, config, device, load_decoder(folder / "decoder", device))

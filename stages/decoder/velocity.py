@@ -69,7 +69,6 @@ def build(vectors_KD: Tensor, config: dict[str, Any]) -> Velocity:
 
 def load_diffusion(folder: Path, config: dict[str, Any], device: torch.device | str) -> DiffusionDecoder:
     """The decoder artefact in `folder`."""
-
     state = artefact.load_tensors(folder, "model.safetensors")
     network = build(state["vectors"], config)
     network.load_state_dict(state)

@@ -44,7 +44,6 @@ class Params(Section):
 
 def fetch(embedded: Path, out: Path, params: Params) -> None:
     """Write the encoder artefact `out`."""
-
     shipped = is_shipped(embedded, params)
     vit, config = open_embedded(embedded / params.name, params) if shipped else open_timm(params)
     config = {"name": params.name, "img_px": params.img_px, "precision": params.precision, **config}

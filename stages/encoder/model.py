@@ -61,7 +61,6 @@ class Encoder(nn.Module):
 
 def load_encoder(folder: str | Path, device: torch.device | str = "cpu") -> Encoder:
     """The encoder artefact's network; its weights file is compared with the recorded hash first."""
-
     config = artefact.read_config(Path(folder), KIND)
     vit = build(config)
     vit.load_state_dict(artefact.load_tensors(Path(folder), "model.safetensors"))

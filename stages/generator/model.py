@@ -78,7 +78,6 @@ class TokenTransformer(nn.Module):
 
 def load_transformer(folder: Path, device: torch.device | str) -> tuple[TokenTransformer, dict[str, Any]]:
     """The generator artefact's network, in evaluation mode, and its config."""
-
     config = artefact.read_config(folder, KIND)
     network = TokenTransformer(**config["shape"], causal=config["name"] == "ar")
     network.load_state_dict(artefact.load_tensors(folder, "model.safetensors"))

@@ -50,7 +50,6 @@ class Judge(nn.Module):
 
 def load_judge(folder: str | Path, device: torch.device | str = "cpu") -> Judge | None:
     """The judge artefact's network; None where the images have no classes."""
-
     config: dict[str, Any] = artefact.read_config(Path(folder), KIND)
     if config["shape"] is None:
         return None

@@ -47,7 +47,8 @@ def decoders(reports: Path, found: dict[str, Metrics]) -> Section:
         "random, figures are means over decoding seeds, with the deviation between them. rfid is the distance to the "
         "same images before the tokenizer, perceptual that of the encoder's patch features, which decoders are "
         "trained for where perceptual_weight is not 0. Bits: tokens an image times log2 of the codes that each may be. "
-        f"How fast they are is not the same twice and stands in LOG.md (benchmarks/decoders.py). {VERDICTS}"
+        "GFLOP an image is the cost of decoding; images a second are not the same twice and stand in LOG.md "
+        f"(benchmarks/decoders.py). {VERDICTS}"
     )
     bases = {one["decoder"]["tokenizer"]: one for one in found.values() if one["decoder"]["name"] == ONESTEP}
     rows = [
@@ -91,6 +92,7 @@ def own_level(metrics: Metrics) -> str:
 def cells(metrics: Metrics, level: str) -> dict[str, str]:
     """All scores at one number of steps, and what does not depend on it."""
     scores = {title: both_spreads(metrics[level], key) for key, title in FIGURES.items() if key in metrics[level]}
+    scores["GFLOP an image"] = f"{metrics[level]['gflop_an_image']:.3g}"
     codes = metrics["codes"]
     sizes = {"parameters": metrics["decoder"]["parameters"], "tokens": codes["tokens"], "K": codes["num_codes"]}
     return scores | {title: number(size) for title, size in sizes.items()} | {"bits": f"{codes['bits_an_image']:,.0f}"}

@@ -9,6 +9,7 @@ Figures of `steps_<number>`, or of `once` for a decoder to which steps are no se
     psnr_db, ssim                means over images
     perceptual                   distance of the encoder's features, as decoders are trained for; mean over images
     agreement                    share of images in which the judge sees their class
+    gflop_an_image               10^9 multiplications and additions in products of matrices and convolutions
 
 Each is a mean over decoding seeds with _seed_std between them, if the decoder draws at random; _std is by bootstrap
 over the images under the first seed, whose draws stand under `bootstrap`.
@@ -78,7 +79,7 @@ def sweep(
     for name, variant in variants(painter, params.steps).items():
         decoded = decode(variant, codes, params.seeds, machine.infer_batch_size)
         rows.add(name, decoded[0])
-        figures[name] = score(decoded, real)
+        figures[name] = {**score(decoded, real), "gflop_an_image": gflop_an_image(variant, codes)}
         print_summary(name, figures[name])
     rows.save(report / "steps.png")
     write_figures(report, {**figures, "protocol": [protocol(images, real, params), rows.facts()]})
@@ -104,6 +105,15 @@ def decode(decoder: Decoder, codes: np.ndarray, seeds: list[int], batch_size: in
 
     chosen = seeds if decoder.draws else seeds[:1]
     return [decoder.decode(codes, torch.Generator().manual_seed(seed), batch_size) for seed in chosen]
+
+
+def gflop_an_image(decoder: Decoder, codes: np.ndarray) -> float:
+    """What it costs to decode one image: unlike seconds, the same on every machine."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        decoder.decode(codes[:1])
+    return counter.get_total_flops() / 1e9
 
 
 def decoder_facts(decoder: Decoder) -> dict[str, Any]:
