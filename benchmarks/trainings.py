@@ -8,6 +8,7 @@ Expect: a line when a training has ended, about as long as the stage `decoder` t
 """
 
 import argparse
+import io
 import json
 import statistics
 import subprocess
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-from pipeline.edit import assign
+from ruamel.yaml import YAML
 
 DATA = Path("data").absolute()
 FIGURES = ("rfid[judge]", "rfid[embedded]", "psnr_db", "perceptual", "agreement")
@@ -29,7 +30,7 @@ def measured(tokenizer: str, decoder: str, seed: int, work: Path) -> Metrics:
     folder = work / f"{tokenizer}-{decoder}-{seed}"
     metrics = folder / "sweep/metrics.json"
     params = folder / "params.yaml"
-    wanted = assign(Path("params.yaml").read_text(), f"decoder.{decoder}.optim.seed={seed}")
+    wanted = seeded(Path("params.yaml").read_text(), decoder, seed)
     if not (metrics.exists() and params.read_text() == wanted):
         folder.mkdir(parents=True, exist_ok=True)
         metrics.unlink(missing_ok=True)
@@ -42,6 +43,15 @@ def measured(tokenizer: str, decoder: str, seed: int, work: Path) -> Metrics:
         print(f"{folder.name}: done", flush=True)
     found = json.loads(metrics.read_text())
     return {key: figures for key, figures in found.items() if key == "once" or key.startswith("steps_")}
+
+
+def seeded(text: str, decoder: str, seed: int) -> str:
+    """A params file with the seed of one decoder; as plain data, since a section may take over that of another."""
+    params, written = YAML(typ="safe").load(text), io.StringIO()
+    section = params["decoder"][decoder]
+    section["optim"] = {**section["optim"], "seed": seed}
+    YAML(typ="safe").dump(params, written)
+    return written.getvalue()
 
 
 def stage(folder: Path, module: str, *arguments: str | Path) -> None:

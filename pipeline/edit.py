@@ -21,6 +21,10 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, SequenceNode
+
 from pipeline import repair
 from pipeline.errors import PipelineError
 from pipeline.graph import reach
@@ -66,8 +70,6 @@ def spelt_out(given: str) -> list[str]:
 
 def in_one_line(text: str, key: str, node: Any) -> str:
     """A value as it is written; a list with a line for each of its members, as JSON."""
-    from ruamel.yaml.nodes import SequenceNode
-
     if isinstance(node, SequenceNode) and not node.flow_style:
         return json.dumps(reduce(dict.__getitem__, key.split("."), load(text)), default=str)
     return text[node.start_mark.index : node.end_mark.index]
@@ -108,26 +110,23 @@ def readers(nodes: dict[str, Any], key: str) -> list[str]:
 
 
 def parse(key: str, written: str) -> Any:
-    """VALUE as YAML."""
-    from ruamel.yaml.error import YAMLError
-
+    """VALUE as YAML; a mapping would make a section of a value."""
     try:
-        return load(written) if written else ""
+        value = load(written) if written else ""
     except YAMLError as error:
         raise PipelineError(f"{key} = {written}: not a YAML value: {' '.join(str(error).split())}") from None
+    if isinstance(value, (dict, set)):
+        raise PipelineError(f"{key} = {written}: a mapping, where a value or a list is expected")
+    return value
 
 
 def load(text: str) -> Any:
     """YAML as the stages read it."""
-    from ruamel.yaml import YAML
-
     return YAML(typ="safe").load(text)
 
 
 def reads_as(text: str, expected: Any) -> bool:
     """Whether YAML means exactly this; 1, 1.0 and true differ."""
-    from ruamel.yaml.error import YAMLError
-
     try:
         return repr(load(text)) == repr(expected)
     except YAMLError:
@@ -148,9 +147,6 @@ def find(leaves: dict[str, Any], key: str) -> Any:
 
 def leaf_nodes(text: str, path: Path = PARAMS) -> Iterator[tuple[str, Any]]:
     """Every dotted key that holds a value, with the value's node, which sections that take it over by `<<` share."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.nodes import MappingNode
 
     def walk(node: Any, above: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         if not isinstance(node, MappingNode):
@@ -167,8 +163,6 @@ def leaf_nodes(text: str, path: Path = PARAMS) -> Iterator[tuple[str, Any]]:
 
 def members(mapping: Any) -> dict[str, Any]:
     """The nodes of a mapping by name, with those that it takes over by `<<` where it has none of its own."""
-    from ruamel.yaml.nodes import SequenceNode
-
     own = {name.value: value for name, value in mapping.value}
     taken = own.pop("<<", None)
     bases = taken.value if isinstance(taken, SequenceNode) else [taken] if taken else []
@@ -177,8 +171,6 @@ def members(mapping: Any) -> dict[str, Any]:
 
 def spellings(written: str, value: Any) -> list[str]:
     """Ways to write a value in one line, the nicest first: a number as it was given, a list with spaces."""
-    from ruamel.yaml import YAML
-
     yaml, stream = YAML(typ="safe", pure=True), io.StringIO()
     yaml.default_flow_style, yaml.width = True, sys.maxsize
     yaml.dump(value, stream)

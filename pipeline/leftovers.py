@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 FLOW = "semtok"
-SCRATCH, NO_WORK = Path("scratch"), ("locks", "durations")
+SCRATCH, NO_WORK = Path("scratch"), ("locks", "durations", "trainings")  # the last: benchmarks/trainings.py
 OLD_DAYS = 30
 FIX = "semtok doctor --fix"
 

@@ -1,7 +1,7 @@
 """What is up to date, what is not, and why: a line a stage, in the order of the graph.
 
 Run:    semtok status
-Expect: two seconds, whatever else is at work; nothing is changed. A Prefect server is not needed.
+Expect: seconds, whatever else is at work; nothing is changed. A Prefect server is not needed.
 """
 
 from __future__ import annotations

@@ -148,7 +148,10 @@ def smaller(png: bytes) -> bytes:
 
 
 def read_plots(paths: tuple[str, ...]) -> dict[str, list[list[float]]]:
-    """Name -> rows of (step, value) of every TSV file at or below the paths, for each of its columns."""
+    """Name -> rows of (x, value) of every TSV file at or below the paths, for each of its columns.
+
+    x is the step or, of a file without steps, its first column.
+    """
     import csv
 
     tables: dict[str, list[list[float]]] = {}
@@ -156,9 +159,10 @@ def read_plots(paths: tuple[str, ...]) -> dict[str, list[list[float]]]:
         for file in sorted(path.rglob("*.tsv")) if path.is_dir() else [path]:
             with open(file) as text:
                 for row in csv.DictReader(text, delimiter="\t"):
-                    for column in row.keys() - {"step", "timestamp"}:
-                        name = str(file.relative_to(path).with_suffix("")) if path.is_dir() else column
-                        tables.setdefault(name, []).append([float(row["step"]), float(row[column])])
+                    x = "step" if "step" in row else next(iter(row))
+                    for column in row.keys() - {x, "timestamp"}:
+                        name = str(file.relative_to(path).with_suffix("")) if path.is_dir() else f"{file.stem}/{column}"
+                        tables.setdefault(name, []).append([float(row[x]), float(row[column])])
     return tables
 
 

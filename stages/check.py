@@ -1,7 +1,7 @@
 """Is every value of params.yaml possible? Each section against the schema of the stage that reads it.
 
 Run:    python -m stages.check [--params params.yaml]
-Expect: nothing and status 0, or a line for every impossible, missing or unknown value and status 2; under a second.
+Expect: nothing and status 0, or a line for every impossible, missing or unknown value and status 2; seconds.
 
 It sees params.yaml alone: what an artefact shows to be impossible, the stage itself refuses.
 """

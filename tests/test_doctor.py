@@ -112,7 +112,8 @@ def test_unfinished_work_is_listed_with_size_and_age(project):
         folder.mkdir(parents=True)
         (folder / "state").write_bytes(bytes(2_000_000))
         os.utime(folder / "state", (time.time() - days * 86400,) * 2)
-    (project / "scratch/durations").mkdir()
+    for no_work in ("durations", "trainings"):
+        (project / "scratch" / no_work).mkdir()
     old, young = ask(project)["scratch"]
     assert old == ("warn", "scratch/decoder-x: 2.0 MB of unfinished work, 40 days old → rm -r scratch/decoder-x")
     assert young == ("ok", "scratch/features: 2.0 MB of unfinished work, 2 hours old; the same stage goes on from it")

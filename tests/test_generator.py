@@ -6,15 +6,12 @@ Run: uv run pytest tests/test_generator.py
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
-import toy as toys
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.core import masking
-from stages.core.errors import UserError
 from stages.generator import ar, masked
 from stages.generator.model import TokenTransformer
 from stages.generator.settings import ArSampling, MaskedSampling
@@ -198,6 +195,16 @@ def test_guidance_zero_is_the_unconditional_model(kind, setting):
     assert torch.equal(guided, kind.sample(model, none, setting, seed=0))
 
 
+@pytest.mark.parametrize(("kind", "setting"), [(ar, AR), (masked, MASKED)])
+def test_without_classes_nothing_is_computed_twice(kind, setting, monkeypatch):
+    model, seen = network(kind is ar, classes=0), []
+    monkeypatch.setattr(
+        model, "_run", lambda x, *rest: (seen.append(len(x)), TokenTransformer._run(model, x, *rest))[1]
+    )
+    kind.sample(model, torch.zeros(5, dtype=torch.long), setting.model_copy(update={"guidance": 1.5}), seed=0)
+    assert set(seen) == {5}
+
+
 @pytest.mark.parametrize("kind", [ar, masked])
 def test_it_overfits_a_batch(kind):
     model = network(kind is ar, scale=1.0).train().requires_grad_(True)
@@ -213,25 +220,3 @@ def test_it_overfits_a_batch(kind):
     assert float(kind.nats(model, labels, codes, torch.Generator().manual_seed(0)).mean()) / 9 < 0.1
     setting = (AR if kind is ar else MASKED).model_copy(update={"top_k": 1})
     assert torch.equal(kind.sample(model, labels, setting, 0), codes)
-
-
-# --- the stage and the API --------------------------------------------------------------------------------------------
-
-
-def test_the_three_line_api(toy, tmp_path):
-    import shutil
-
-    from stages.decoder import load_decoder
-    from stages.generator import load_generator
-
-    shutil.copytree(toy, tmp_path / "toy")
-    for command in ("decoder", "ar"):
-        toys.run(command, tmp_path / "toy")
-    data, params = tmp_path / "toy" / "data", tmp_path / "toy" / "params.yaml"
-    generator = load_generator(data / "generator/kmeans-ar", params=params)
-    sample = generator.sample(classes=[0, 3, None], seed=0)
-    assert sample.codes.shape == (3, 16) and sample.images.shape == (3, 16, 16, 3) and sample.images.dtype == np.uint8
-    assert np.array_equal(sample.codes, generator.sample(classes=[0, 3, None], seed=0).codes)
-    assert np.array_equal(sample.images, load_decoder(data / "decoder/kmeans-onestep").decode(sample.codes))
-    with pytest.raises(UserError, match="from 0 to 3"):
-        generator.sample(classes=[4], seed=0)

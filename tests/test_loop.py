@@ -5,7 +5,9 @@ Run: uv run pytest tests/test_loop.py
 
 from pathlib import Path
 
+import pytest
 import torch
+from pydantic import ValidationError
 
 from stages.core.curves import Curves
 from stages.core.loop import Optim, fit
@@ -34,3 +36,8 @@ def trained(work: Path, name: str) -> torch.Tensor:
 
 def test_trainings_of_equal_values_under_two_names_are_the_same(tmp_path):
     assert torch.equal(trained(tmp_path, "one"), trained(tmp_path, "two"))
+
+
+def test_a_warm_up_that_never_ends_is_refused():
+    with pytest.raises(ValidationError, match="warmup_steps = 3: expected fewer than total_steps, 3"):
+        Optim(**{**OPTIM.model_dump(), "warmup_steps": 3})

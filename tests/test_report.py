@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from written_reports import LOCK, write_evaluation, write_reports, write_stability
+from ruamel.yaml import YAML
+from written_reports import LOCK, asked_for, write_curve, write_evaluation, write_reports, write_stability
 
 from stages.core.errors import UserError
 from stages.report.build import as_yaml, build, used_params
-from stages.report.gather import split_name
+from stages.report.gather import MATRICES, split_name
 
 
 @pytest.fixture
@@ -18,9 +19,10 @@ def reports(tmp_path):
     return write_reports(tmp_path)
 
 
-def page(reports: Path) -> str:
+def page(reports: Path, **params) -> str:
+    """The page of the folder's reports; `params` change which names are asked for."""
     out = reports / "index.html"
-    build(reports, out, reports.parent / "dvc.lock")
+    build(asked_for(reports, **params), out, reports.parent / "dvc.lock")
     return out.read_text()
 
 
@@ -60,7 +62,8 @@ def test_the_figures_are_in_the_page(whole):
         "20.25",
     ):
         assert text in html, text
-    assert "Missing in this report" not in html and "Another protocol" not in html
+    for text in ("Missing in this report", "Another protocol", "Left out, no longer in params.yaml"):
+        assert text not in html, text
 
 
 def test_rows_of_one_protocol_share_a_table_whatever_the_sampler(whole):
@@ -105,6 +108,34 @@ def test_the_projections_stand_side_by_side(whole):
     assert "<td>oblique</td><td>LDA</td><td>0.9 ± 0.004</td><td>0.7</td>" in whole[1]
 
 
+def test_what_params_no_longer_ask_for_is_neither_shown_nor_compared_nor_read_but_named(reports):
+    write_evaluation(reports / "evaluate" / "fsq-onestep")
+    write_stability(reports / "stability" / "fsq", 0.25)
+    write_curve(reports / "decoder" / "kmeans-diffusion" / "plots" / "metrics" / "loss.tsv")
+    compared = "pixel codes reconstruct better", "changed ÷ kmeans", "decoder/kmeans-diffusion: by step"
+    before = page(reports)
+    assert all(text in before for text in compared) and "Left out, no longer" not in before
+    for old in ("sweep/fsq-onestep", "ablation/64-2"):
+        (reports / old).mkdir()
+        (reports / old / "metrics.json").write_text('{"of": "code of another time"}')
+    html = page(reports, tokenizers=["kmeans", "vqgan"], decoders=["onestep"])
+    named = "stability/fsq, ablation/64-2, decoder/kmeans-diffusion, evaluate/fsq-onestep, sweep/fsq-onestep"
+    assert f"Left out, no longer in params.yaml: {named}." in html
+    rest = html.replace(named, "")
+    assert not [text for text in (*compared, "fsq", "kmeans-diffusion") if text in rest]
+
+
+def test_names_are_those_that_dvc_makes(tmp_path):
+    stages = YAML(typ="safe").load(Path(__file__).parents[1] / "dvc.yaml")["stages"]
+    matrices = {name: stage["matrix"].values() for name, stage in stages.items() if "matrix" in stage}
+    assert {name: [f"${{{key}}}" for key in keys] for name, keys in MATRICES.items()} == {
+        name: [*values] for name, values in matrices.items()
+    }
+    names = asked_for(tmp_path / "reports", tokenizers=["kmeans", "fsq"], decoders=["onestep"]).names
+    assert names["evaluate"] == ["fsq-onestep", "kmeans-onestep"] and names["palette"] == ["onestep"]
+    assert names["ablation"] == ["16-2", "16-32", "8-2", "8-32"] and names["pretrain"] == ["digits"]
+
+
 def test_what_is_missing_is_said(reports):
     import shutil
 
@@ -129,8 +160,8 @@ def test_what_is_missing_is_said(reports):
 
 
 def test_without_evaluation_or_with_broken_files_it_stops(reports, tmp_path):
-    with pytest.raises(UserError, match="evaluate: no <name>/metrics.json in there. Run `dvc repro evaluate`"):
-        build(tmp_path / "empty", tmp_path / "index.html", tmp_path / "dvc.lock")
+    with pytest.raises(UserError, match="evaluate: no metrics.json of kmeans-onestep. Run `dvc repro evaluate`"):
+        page(tmp_path / "empty", tokenizers=["kmeans"], decoders=["onestep"])
     broken = reports / "codebook" / "kmeans" / "plots" / "metrics" / "loss.tsv"
     broken.write_text("step\tobjective\n0\tx\n")
     with pytest.raises(UserError, match="loss.tsv: expected tab-separated numbers"):
@@ -158,7 +189,9 @@ def test_train_and_val_curves_find_each_other(name, expected):
     assert split_name(name) == expected
 
 
-def test_used_params_are_those_of_the_lock(tmp_path):
-    (tmp_path / "dvc.lock").write_text(json.dumps(LOCK))
-    params = used_params(tmp_path / "dvc.lock")
+def test_used_params_are_those_of_the_locks_stages_that_still_exist(tmp_path):
+    old = {"params": {"params.yaml": {"old": 1}}}
+    stages = {**LOCK["stages"], **dict.fromkeys(("pretrain", "codebook@gone", "report"), old), "data": {}}
+    (tmp_path / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
+    params = used_params(tmp_path / "dvc.lock", asked_for(tmp_path / "reports").names)
     assert params == {"codebook": {"num_codes": 256}} and as_yaml(params) == "codebook:\n  num_codes: 256\n"

@@ -7,20 +7,20 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from written_reports import ROWS_PX, write_resolution, write_sweep
+from written_reports import ROWS_PX, asked_for, write_resolution, write_sweep
 
 from stages.report import decoders
-from stages.report.gather import read_named
 
 DIFFUSION = {"steps_1": 24.0, "steps_10": 23.0, "steps_3": 26.0}
 
 
 @pytest.fixture
 def reports(tmp_path):
-    sweeps = tmp_path / "sweep"
+    reports = asked_for(tmp_path / "reports")
+    sweeps = reports / "sweep"
     write_sweep(sweeps / "kmeans-onestep", "onestep", {"once": 25.0})
     write_sweep(sweeps / "kmeans-diffusion", "diffusion", DIFFUSION)
-    return tmp_path
+    return reports
 
 
 def rows_of(section) -> list[list[str]]:
@@ -70,7 +70,7 @@ def test_scores_are_plotted_by_steps_if_there_are_any_and_by_bits_if_they_differ
     assert "By steps" in captions() and not any("compression" in one for one in captions())
     write_sweep(reports / "sweep/vqgan-diffusion", "diffusion", DIFFUSION, bits=256.0)
     assert any("compression" in one for one in captions())
-    metrics = read_named(reports / "sweep")
+    metrics = reports.named("sweep")
     curves = decoders.against_bits("psnr_db", metrics)
     assert curves["onestep of kmeans"] == ([512.0], [25.0], [0.1]) and len(curves) == 3
     other = {**metrics["kmeans-onestep"], "codes": {"kind": "kmeans", "bits_an_image": 100.0}}
@@ -105,8 +105,9 @@ def test_a_difference_has_the_spread_of_differences_for_the_images_are_the_same(
 
 
 def test_larger_images_have_a_row_for_each_decoder_and_one_for_the_joint_one(tmp_path):
-    write_resolution(tmp_path / "resolution/vqgan-onestep")
-    section = decoders.resolution(tmp_path)
+    reports = asked_for(tmp_path / "reports")
+    write_resolution(reports / "resolution/vqgan-onestep")
+    section = decoders.resolution(reports)
     assert rows_of(section) == [
         ["vqgan", "onestep", "21.5 ± 0.2", "24.5 ± 0.2", "0.75", "0.75"],
         ["vqgan", "joint", "19.12 ± 0.2", "19.12 ± 0.2", "0.75", "0.75"],
@@ -116,4 +117,5 @@ def test_larger_images_have_a_row_for_each_decoder_and_one_for_the_joint_one(tmp
 
 
 def test_without_sweeps_there_is_nothing_to_say(tmp_path):
-    assert decoders.study(tmp_path) == [] and decoders.resolution(tmp_path) is None
+    reports = asked_for(tmp_path / "reports")
+    assert decoders.study(reports) == [] and decoders.resolution(reports) is None

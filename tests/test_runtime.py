@@ -5,6 +5,7 @@ Run: uv run pytest tests/test_runtime.py
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,10 +16,24 @@ import pytest
 import serving
 import tiny
 
+WIDE = """
+import os, time
+from pathlib import Path
+from stages.core import runtime
+
+def main():
+    Path("rank-" + os.environ["RANK"]).write_text(os.environ["OMP_NUM_THREADS"])
+    time.sleep(60)
+
+if __name__ == "__main__":
+    runtime.run(main, parallel=True)
+"""
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     root = mini.build(tmp_path_factory.mktemp("runtime") / "project")
+    (root / "stages/wide.py").write_text(WIDE)
     mini.write_params(root, first={"steps": 400})
     return root
 
@@ -75,6 +90,47 @@ def test_an_impossible_number_of_processes_is_refused(project):
         env = {**os.environ, "NPROC": count}
         done = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True)
         assert said in done.stdout + done.stderr
+
+
+def wide(root, launcher: str | None = None, shell: bool = False, **env: str) -> subprocess.Popen:
+    """A stage of several processes; with `shell` below a parent whose shell stays between them, as dash does."""
+    command = [sys.executable, "-m", "stages.wide"]
+    if shell:
+        parent = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+        command = [sys.executable, "-c", parent, "/bin/sh", "-c", f"{shlex.join(command)}; true"]
+    env |= {"LAUNCHER": shlex.join([sys.executable, "-c", launcher])} if launcher else {}
+    kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=root, env={**kept, **env}, **pipes)
+
+
+def test_torchrun_and_its_processes_end_with_the_dvc_that_is_killed_above_a_shell(project):
+    with wide(project, shell=True, NPROC="2", DVC_STAGE="wide") as dvc:
+        serving.wait_for(lambda: len([*project.glob("rank-*")]) == 2)
+        dvc.kill()
+    serving.wait_for(lambda: not serving.running(project, "stages.wide"), secs=10)
+    assert (project / "rank-1").read_text() == str(max(1, os.cpu_count() // 2))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "status"), [("exit(3)", 3), ("exit()", 0), ("import os; os.kill(os.getpid(), 9)", 137)]
+)
+def test_a_stage_ends_as_its_launcher_ends(launcher, status, project):
+    with wide(project, launcher) as done:
+        assert done.wait() == status
+
+
+def test_a_launcher_hears_the_signals_that_the_stage_gets_and_chooses_its_own_threads(project):
+    launcher = (
+        "import os, signal, time\n"
+        "for number in (2, 15): signal.signal(number, lambda number, _: exit(number))\n"
+        "print(os.environ.get('OMP_NUM_THREADS'), flush=True); time.sleep(60)"
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with wide(project, launcher, NPROC="auto") as stage:
+            assert stage.stdout.readline() == "None\n"
+            stage.send_signal(number)
+            assert stage.wait() == number
 
 
 @pytest.mark.parametrize("keeper", ["stages.core.runtime", "pipeline.cli"])

@@ -62,7 +62,7 @@ def test_values_of_the_real_file_can_be_set_and_their_lines_alone_change(number)
         ("samples.draws.seeds=[0,1]", "    seeds: [0, 1]"),
         ("generators=[ar]", "generators: [ar]              # draw codes"),
         ("data.folder=/my images/a, b", "  folder: /my images/a, b     # for source: folder"),
-        ("data.folder=a: b # c", None),
+        ("data.folder='a: b # c'", None),
         ("data.folder=", None),
         ("codebook.kmeans.init=afk-mc2", "    init: afk-mc2             # random | kmeans++ | afk-mc2"),
         ("features.block=-1", "  block: -1                   # 0 is the first; -1 the last"),
@@ -107,10 +107,7 @@ def test_one_and_true_and_one_point_zero_differ():
 @pytest.mark.parametrize(
     ("assignment", "said"),
     [
-        (
-            "codebook.kmeans.num_code=1",
-            "codebook.kmeans.num_code: params.yaml has no such key; it has codebook.kmeans.num_codes",
-        ),
+        ("codebook.kmeans.num_code=1", "num_code: params.yaml has no such key; it has codebook.kmeans.num_codes"),
         ("num_codes=1", "it has codebook.kmeans.num_codes"),
         (
             "decoder.onestep.gan=1",
@@ -121,6 +118,8 @@ def test_one_and_true_and_one_point_zero_differ():
         ("=1", "expected KEY=VALUE"),
         ("codebook.kmeans.num_codes=[1", "codebook.kmeans.num_codes = [1: not a YAML value"),
         ("codebook.kmeans.num_codes=*a", "not a YAML value"),
+        ("encoder.weights={a: 1}", "encoder.weights = {a: 1}: a mapping, where a value or a list is expected"),
+        ("samples.draws.seeds={}", "samples.draws.seeds = {}: a mapping"),
         ("codebook.kmeans.num_codes.more=1", "no such key"),
         (
             "decoder.diffusion_uniform.flow.gamma=1.0",

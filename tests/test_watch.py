@@ -90,6 +90,14 @@ def test_all_curves_of_a_stage_become_one_picture(watcher, tmp_path, monkeypatch
     assert event["name"] == "curves" and width > height
 
 
+def test_tables_without_steps_are_drawn_over_their_first_column(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.tsv").write_text("noise\tpca\tlda\n0\t0.5\t0.8\n0.25\t0.4\t0.7\n")
+    found = watch.read_plots(tuple(str(tmp_path / f"{name}.tsv") for name in ("one", "two")))
+    pca, lda = [[0, 0.5], [0.25, 0.4]], [[0, 0.8], [0.25, 0.7]]
+    assert found == {"one/pca": pca, "one/lda": lda, "two/pca": pca, "two/lda": lda}
+
+
 def test_a_server_that_refuses_ends_the_publishing_with_one_warning_and_nothing_else(watcher, caplog):
     def refuse() -> None:
         raise ConnectionError("gone")

@@ -1,4 +1,4 @@
-"""What all stages leave below reports/, written by hand: metrics, curves, pictures, dvc.lock."""
+"""What all stages leave below reports/, written by hand: metrics, curves, pictures; params.yaml, dvc.lock."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,23 @@ from pathlib import Path
 import numpy as np
 
 from stages.core.pictures import save_png
+from stages.report.gather import Reports, read_names
 
 DISTANCES = {"pixel": {"median": 0.1, "p01": 0.05, "p99": 0.2, "near_copies": 0.01}}
+PARAMS = {
+    "pretrained": ["digits"],
+    "tokenizers": ["kmeans", "fsq", "vqgan", "other"],
+    "decoders": ["onestep", "diffusion", "diffusion_worse", "diffusion_better", "diffusion_undecided"],
+    "generators": ["ar", "masked"],
+    "ablation": {"num_codes": [8, 16], "dims": [2, 32]},
+}
 LOCK = {"schema": "2.0", "stages": {"codebook@kmeans": {"params": {"params.yaml": {"codebook": {"num_codes": 256}}}}}}
+
+
+def asked_for(reports: Path, **changes) -> Reports:
+    """What lies in the folder, of the names in PARAMS with changes."""
+    (reports.parent / "params.yaml").write_text(json.dumps({**PARAMS, **changes}))
+    return Reports(reports, read_names(reports.parent / "params.yaml"))
 
 
 def protocol(of: str, **changes) -> dict:
@@ -106,7 +120,7 @@ def write_reports(tmp_path: Path) -> Path:
     (codebook / "metrics.json").write_text(json.dumps({"vectors_used": 96000, "val": {"live_codes": 256}}))
     write_stability(reports / "stability" / "kmeans", 0.125)
     write_projection(reports / "projection")
-    for folder in ("pretrain", "decoder/kmeans-onestep", "codebook/kmeans", "generator/kmeans-ar"):
+    for folder in ("pretrain/digits", "decoder/kmeans-onestep", "codebook/kmeans", "generator/kmeans-ar"):
         for name in ("loss", "val_loss", "lr"):
             write_curve(reports / folder / "plots" / "metrics" / f"{name}.tsv")
     for epoch in (1, 2):

@@ -1,7 +1,8 @@
 """Make one tokenizer, of any kind: a codebook artefact with all that turns images into codes.
 
 Run:    dvc repro codebook                (one of them: dvc repro codebook@vqgan)
-Expect: digits: k-means 20 s, cluster half a minute, vqkd 2 minutes, each painting kind 2 to 4 minutes on two cores.
+Expect: digits: k-means 20 s, cluster half a minute, vqkd 2 minutes, each painting kind 2 to 4 minutes on two cores with
+        bf16 instructions, twice that without.
 
 Every name in `tokenizers` has a section `codebook.<name>` in params.yaml, whose `kind` says what it is:
     kmeans   faiss k-means on patch features of a frozen encoder (DiGIT)

@@ -17,16 +17,15 @@ from pydantic import Field, model_validator
 from stages.codebook.sources import Sources
 from stages.codebook.usage import count_usage, write_usage
 from stages.core import artefact
-from stages.core.augment import Affine, random_maps, warp
+from stages.core.augment import Affine
 from stages.core.choice import evenly
-from stages.core.loop import Optim, epoch_batch
+from stages.core.loop import Optim
 from stages.core.loop import fit as train
 from stages.core.params import Machine, Section, impossible
 from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, image_facts
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor
 
@@ -90,6 +89,7 @@ def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Mach
     """Write the codebook artefact `out`, curves and usage figures to the folder `report`."""
     import torch
 
+    from stages.core.batches import Batches
     from stages.core.curves import Curves
     from stages.core.device import pick_device
     from stages.core.scratch import scratch
@@ -102,13 +102,14 @@ def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Mach
     model = build(shape, params, teacher.encoder.dim).to(device)
     splits = {split: ImageSplit(sources.images, split, machine.num_workers) for split in ("train", "val")}
     with scratch(f"codebook-{out.name}", params, [sources.images, sources.encoder, sources.features]) as work:
-        batch_at, batch_keys = batches(splits["train"], params, device)
+        moved = Batches("vqkd", splits, params.augment, optim, device)
         with torch.no_grad():
-            model.quantiser.start_from(model.student(batch_at(0)).flatten(0, 1))
+            model.quantiser.start_from(model.student(moved.batch_at(0)).flatten(0, 1))
         train(
-            model, optim, batch_at, loss_fn(teacher, params, device), watch(out.name, teacher, splits, machine, device),
-            curves, work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name=f"codebook {out.name}",
-            batch_keys=batch_keys,
+            model, optim, moved.batch_at, loss_fn(teacher, params, device),
+            watch(out.name, teacher, splits, machine, device), curves, work=work,
+            checkpoint_secs=machine.checkpoint_secs, device=device, name=f"codebook {out.name}",
+            batch_keys=moved.batch_keys,
         )  # fmt: skip
         usage, losses = {}, {}
         for split, images in splits.items():
@@ -148,26 +149,6 @@ def build(shape: dict[str, Any], params: Params, teacher_dim: int) -> Distiller:
     decoder = FeatureDecoder(params.dim, num_patches, **sizes, dim_out=teacher_dim)
     quantiser = EmaVq(params.num_codes, params.dim, params.code_decay, params.reanchor)
     return Distiller(Student(shape, params.dim), quantiser, decoder, params.commitment)
-
-
-def batches(split: ImageSplit, params: Params, device: torch.device) -> tuple[Any, Any]:
-    """step -> float [B, 3, H, W] in [-1, 1], augmented; step -> names of the images. Functions of the step alone."""
-    import torch
-
-    from stages.core.pixels import to_float
-    from stages.core.rng import seed_of
-
-    optim = params.optim
-
-    def index_at(step: int) -> np.ndarray:
-        return epoch_batch(step, count=len(split), batch_size=optim.batch_size, seed=optim.seed)
-
-    def batch_at(step: int) -> Tensor:
-        rng = torch.Generator().manual_seed(seed_of("vqkd", optim.seed, step))
-        pixels = to_float(split.read(index_at(step)), device)
-        return warp(pixels, random_maps(len(pixels), params.augment, rng))
-
-    return batch_at, lambda step: [split.keys[i] for i in index_at(step)]
 
 
 def loss_fn(teacher: FrozenRows, params: Params, device: torch.device) -> Any:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core.artefact import flush, write_atomically
+from stages.core.artefact import flush, save_tensors, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,12 +38,8 @@ class Checkpoint:
 
     def save(self, facts: dict[str, Any]) -> None:
         """Write a new state beside the old one, then point to it: a kill at any moment leaves one whole state."""
-        from safetensors.torch import save_file
-
         name = f"{facts['step']:09d}-{STATE}"
-        save_file(
-            {key: tensor.detach().cpu().contiguous() for key, tensor in self._tensors().items()}, self.folder / name
-        )
+        save_tensors(self.folder / name, self._tensors())
         flush(self.folder / name)
         write_atomically(self.folder / "latest.json", json.dumps({"state": name, **facts}).encode())
         self.saved_at = time.monotonic()

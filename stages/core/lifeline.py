@@ -3,6 +3,7 @@
 All that a stage writes appears by rename, so it may be killed at any moment.
 """
 
+import ctypes
 import os
 import signal
 import sys
@@ -17,6 +18,12 @@ SHELLS = ("sh", "dash", "bash", "zsh", "fish", "ksh")
 LOOK_SECS = 0.2
 
 
+def tie_to_parent() -> None:
+    """Have the kernel kill this process when its parent ends (Linux only)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def die_with_parent() -> None:
     """Where DVC or torchrun is the parent, be killed when it ends (Linux only).
 
@@ -25,9 +32,7 @@ def die_with_parent() -> None:
     """
     if not sys.platform.startswith("linux") or not os.environ.keys() & {"DVC_STAGE", "TORCHELASTIC_RUN_ID"}:
         return
-    import ctypes
-
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    tie_to_parent()
     parent = os.getppid()
     ancestors = [parent, parent_of(parent)] if name_of(parent) in SHELLS else [parent]
     if (wanted := os.environ.pop("PIPELINE_PARENT", None)) and int(wanted) not in ancestors:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.core import distributed
 from stages.core.errors import UserError
@@ -40,6 +40,12 @@ class Optim(Section):
     eval_every: int = Field(gt=0)  # steps
     precision: Literal["fp32", "bf16"]
     seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def warm_up_ends(self) -> Optim:
+        if self.warmup_steps >= self.total_steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps}: expected fewer than total_steps, {self.total_steps}")
+        return self
 
 
 def check_shares(section: str, optim: Optim) -> None:
@@ -149,7 +155,8 @@ def fit(
     batch_at(step) makes this process's share of a batch; loss_fn(model, batch, step) returns its mean loss and scalars
     for the curves; evaluate(step, averaged model) returns more scalars, every `eval_every` steps and at the end.
     `name` is for the eye alone: trainings of equal values under different names are the same.
-    The first of several processes evaluates, logs and saves for all; any number of them may resume.
+    The first of several processes evaluates, logs and saves for all; any number of them may resume. Each drops out
+    activations of its own, so with dropout their number is part of the result.
     """
     import torch
 

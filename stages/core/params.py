@@ -11,7 +11,7 @@ No defaults in code: params.yaml is complete. An unknown, missing or impossible 
 the key, the value and what is allowed.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -77,20 +77,25 @@ def impossible(key: str, value: Any, allowed: str) -> UserError:
 
 
 def _section(dotted: str, path: Path) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     if not path.is_file():
         raise UserError(f"{path}: no such file; stages run from the repository's root")
-    try:
-        node = YAML(typ="safe").load(path)
-    except YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    node = _parsed(path, (facts := path.stat()).st_mtime_ns, facts.st_size)
     for key in dotted.split("."):
         if not isinstance(node, dict) or key not in node:
             raise UserError(f"{path}: {dotted}: this section is missing")
         node = node[key]
     return node
+
+
+@lru_cache(maxsize=4)
+def _parsed(path: Path, mtime_ns: int, size: int) -> Any:  # a changed file is another entry
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe").load(path)
+    except YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _explain(section: str, cls: type[Section], item: Any) -> str:

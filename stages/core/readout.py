@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def fit_classifier(rows: np.ndarray, labels: np.ndarray, inverse_regularisation: float) -> Any:
-    """Logistic regression whose penalty (scikit-learn's C, for variance 1) is relative to the columns' mean variance.
+def fit_classifier(
+    rows: np.ndarray, labels: np.ndarray, inverse_regularisation: float
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Logistic regression: rows float [M, D] -> classes [M]. The penalty is scikit-learn's C, for variance 1.
 
-    Columns are not scaled one by one: that would blow up pixels which are black in every training image, and treat a
-    raw-pixel baseline unfairly on moved images.
+    All rows are moved and scaled as one to mean 0 and mean variance 1, because the solver stops far from the optimum of
+    rows of small numbers, such as bags of many codes. Columns are not scaled one by one: that would blow up pixels
+    which are black in every training image, and treat a raw-pixel baseline unfairly on moved images.
     """
     from sklearn.linear_model import LogisticRegression
 
-    strength = inverse_regularisation / max(float(rows.var(0).mean()), 1e-30)
-    return LogisticRegression(C=strength, max_iter=5000).fit(rows, labels)
+    mean, scale = rows.mean(0), max(float(rows.var(0).mean()), 1e-30) ** -0.5
+    classifier = LogisticRegression(C=inverse_regularisation, max_iter=5000).fit((rows - mean) * scale, labels)
+    return lambda asked: classifier.predict((asked - mean) * scale)
 
 
 def told_apart(train_labels: np.ndarray, val_labels: np.ndarray) -> bool:
@@ -28,14 +33,8 @@ def told_apart(train_labels: np.ndarray, val_labels: np.ndarray) -> bool:
 def class_hits(
     train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray, inverse_regularisation: float
 ) -> np.ndarray:
-    """float64 [M], 1 where a classifier fitted on `train` names a val row's class.
-
-    All rows are moved and scaled as one to mean 0 and mean variance 1. The optimum is the same, but rows of small
-    numbers, such as bags of many codes, have gradients so small that the solver would stop far from it.
-    """
-    mean, scale = train.mean(0), max(float(train.var(0).mean()), 1e-30) ** -0.5
-    classifier = fit_classifier((train - mean) * scale, train_labels, inverse_regularisation)
-    return (classifier.predict((val - mean) * scale) == val_labels).astype(float)
+    """float64 [M], 1 where a classifier fitted on `train` names a val row's class."""
+    return (fit_classifier(train, train_labels, inverse_regularisation)(val) == val_labels).astype(float)
 
 
 class LinearMap:

@@ -12,6 +12,8 @@ import fcntl
 import json
 import os
 import shlex
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -21,7 +23,7 @@ from pathlib import Path
 from stages.core import distributed, guard
 from stages.core.artefact import write_atomically
 from stages.core.errors import UserError
-from stages.core.lifeline import die_with_parent
+from stages.core.lifeline import die_with_parent, tie_to_parent
 
 LOCKS, DURATIONS = Path("scratch/locks"), Path("scratch/durations")
 
@@ -80,16 +82,25 @@ def launcher_of(env: os._Environ[str]) -> list[str]:
 
 
 def launch(launcher: list[str]) -> None:
-    """Become `launcher`, which runs this very module with the same arguments."""
+    """Let `launcher` run this very module with the same arguments, and end as it ends.
+
+    It is a child, since becoming it would end the thread that `die_with_parent` may need. Its session is its own, so
+    that a terminal's Ctrl-C reaches it once, through here.
+    """
     module = sys.modules["__main__"].__spec__
     assert module is not None, "stages are run by `python -m`"
-    threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("NPROC", "1")))
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if "LAUNCHER" not in os.environ:  # which knows how many processes it starts on a host
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["NPROC"]))))
     sys.stdout.flush()
+    command = [*launcher, "-m", module.name, *sys.argv[1:]]
     try:
-        os.execvp(launcher[0], [*launcher, "-m", module.name, *sys.argv[1:]])
+        child = subprocess.Popen(command, start_new_session=True, preexec_fn=tie_to_parent)
     except FileNotFoundError:
         raise UserError(f"LAUNCHER = {os.environ['LAUNCHER']!r}: there is no program {launcher[0]}") from None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: child.send_signal(number))
+    status = child.wait()
+    sys.exit(status if status >= 0 else 128 - status)  # killed by a signal: as shells tell it
 
 
 def written_by(argv: list[str]) -> str:

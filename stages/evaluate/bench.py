@@ -40,11 +40,6 @@ class Bench:
     params: Params
     batch_size: int
 
-    @property
-    def reference_labels(self) -> np.ndarray:
-        """int64 [R]."""
-        return self.train.labels[self.reference_index]
-
     def see(self, count: int, read: Callable[[range], np.ndarray]) -> Sight:
         """All of `count` images that `read` gives in batches, uint8 [B, H, W, 3]."""
         return join(self.look(read(batch)) for batch in batches(count, self.batch_size))

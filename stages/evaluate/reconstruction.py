@@ -34,7 +34,10 @@ def score_reconstruction(
     own = {"psnr_db": np.concatenate(signal, 1)[0], "ssim": np.concatenate(signal, 1)[1]}
     distances = to_train(real, bench)
     figures = {
-        "val": {**agreement(real, val.labels, bench), "neighbours": neighbour_figures(real, distances, bench)},
+        "val": {
+            **agreement(real, val.labels, bench),
+            "neighbours": {name: distance_figures(found, found) for name, found in distances.items()},
+        },
         "reconstruction": {
             **agreement(made, val.labels, bench),
             **{key: value for name, values in own.items() for key, value in mean_and_std(name, values, bench).items()},
@@ -91,12 +94,12 @@ def distances_to_originals(made: Sight, real: Sight, bench: Bench) -> dict[str, 
 
 
 def neighbour_figures(sight: Sight, val_distances: dict[str, np.ndarray], bench: Bench) -> dict[str, Any]:
-    """Distances to the nearest training image in pixels and in features."""
+    """Distances to the nearest training image that is compared with, in pixels and in features."""
     found = to_train(sight, bench)
     return {name: distance_figures(distances, val_distances[name]) for name, distances in found.items()}
 
 
 def to_train(sight: Sight, bench: Bench) -> dict[str, np.ndarray]:
-    """float64 [M] by name: distances to the nearest training image."""
+    """float64 [M] by name: distances to the nearest training image that is compared with (max_reference_images)."""
     reference = bench.coordinates(bench.reference)
     return {name: nearest(rows, reference[name])[0] for name, rows in bench.coordinates(sight).items()}

@@ -117,7 +117,7 @@ def check(images: Path, codebook: Path, folder: Path, generators: list[str], par
             least = f"expected at least {IS_SPLITS}, for the splits of the Inception score"
             why = f"{folder / name} has {len(drawn.labels)} samples a seed: {least}"
             raise UserError(f"params.yaml: samples.draws.per_class: {why}")
-    counts = {"train images compared with": references(images, params), "val images": num_images(images, "val")}
+    counts = {"train images compared with": references(images, params)}
     counts |= {f"samples of {name} a seed": len(drawn.labels) for name, drawn in samples.items()}
     fewest = min(counts, key=lambda what: counts[what])
     for key, least in (("kid_subset_size", 0), ("prc_neighbours", 1)):

@@ -61,7 +61,10 @@ def load_generator(
     network, config = load_transformer(Path(folder), device)
     chosen = Path(decoder) if decoder else only_decoder(Path(folder), config["tokenizer"])
     settings = load(f"samples.{config['name']}", SETTINGS[config["name"]], params)
-    return Generator(network, config, load_decoder(chosen, device), settings)
+    painter = load_decoder(chosen, device)
+    if (paints := painter.config["tokenizer"]) != config["tokenizer"]:
+        raise UserError(f"{chosen}: paints codes of {paints}, {folder} draws codes of {config['tokenizer']}")
+    return Generator(network, config, painter, settings)
 
 
 def only_decoder(folder: Path, tokenizer: str) -> Path:

@@ -19,7 +19,7 @@ loss, nats = causal.loss, causal.nats  # given the class, int64 [B]
 def sample(model: TokenTransformer, labels_B: Tensor, settings: ArSampling, seed: int, first: int = 0) -> Tensor:
     """int64 [B, N] codes for the classes asked for; keys and values are cached. `first`: number of the first sample."""
     uniform_BN = noise(seed, first, len(labels_B), (model.num_patches,), labels_B.device)
-    guided = settings.guidance != 1
+    guided = settings.guidance != 1 and model.num_classes > 0
     classes = torch.cat([labels_B, torch.full_like(labels_B, model.num_classes)]) if guided else labels_B
     cache = model.new_cache(len(classes))
 

@@ -30,8 +30,8 @@ def sample(model: TokenTransformer, labels_B: Tensor, settings: MaskedSampling, 
 def guided_logits(
     model: TokenTransformer, labels_B: Tensor, codes_BN: Tensor, at_BN: Tensor, guidance: float
 ) -> Tensor:
-    """Logits of the M true positions of `at`, [M, K], with classifier-free guidance unless it is 1."""
-    if guidance == 1:
+    """Logits of the M true positions of `at`, [M, K]; guided by the class if there are any, and by `guidance` not 1."""
+    if guidance == 1 or not model.num_classes:
         return model(labels_B, codes_BN, at_BN)
     none = torch.full_like(labels_B, model.num_classes)
     return guide(*model(torch.cat([labels_B, none]), codes_BN.repeat(2, 1), at_BN.repeat(2, 1)).chunk(2), guidance)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EVAL_IMAGES = 256  # of each split, evenly spread, so that watching costs little
+LIKELIHOOD_BATCH = 64  # images at once; masks are drawn for so many, so no setting may change it
 BOUND_MASKS = 5_000  # behind masked's bound, several of an image where there are few
 
 
@@ -81,12 +82,16 @@ def publish(out: Path, network: torch.nn.Module, config: dict[str, Any]) -> None
 
 
 def announce(out: Path, network: Any, data: dict[str, Tokens], params: Params) -> None:
-    """The plan: weights, optimizer and averages are five copies; activations about 25 values a position and layer."""
-    size = sum(p.numel() for p in network.parameters())
-    activations = params.optim.batch_size * network.num_patches * params.model.dim * params.model.depth * 100
+    """The plan: weights, optimizer and averages are five copies; activations about 25 values a position and layer.
+
+    Logits and what the loss makes of them are three values a position and code.
+    """
+    size, positions = sum(p.numel() for p in network.parameters()), params.optim.batch_size * network.num_patches
+    activations = positions * params.model.dim * params.model.depth * 100
+    logits = max(positions, LIKELIHOOD_BATCH * network.num_patches) * network.num_codes * 12
     print_plan(
         "generator", out, {"images": len(data["train"].labels), "parameters": size},
-        disk_bytes=size * 20, memory_bytes=600 * 2**20 + size * 24 + activations,
+        disk_bytes=size * 20, memory_bytes=600 * 2**20 + size * 24 + activations + logits,
     )  # fmt: skip
 
 
@@ -163,7 +168,7 @@ def nats_an_image(model: Any, data: Tokens, name: str, device: torch.device, lim
 
     kind, rng = kinds.KINDS[name], torch.Generator().manual_seed(0)
     chosen = evenly(len(data.labels), limit)
-    parts = np.array_split(chosen, math.ceil(len(chosen) / 256))
+    parts = np.array_split(chosen, math.ceil(len(chosen) / LIKELIHOOD_BATCH))
     found: list[Tensor] = []
     with torch.inference_mode():
         for part in parts * draws:

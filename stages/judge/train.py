@@ -15,13 +15,12 @@ from pydantic import Field, field_validator
 
 from stages.core import artefact, runtime
 from stages.core.augment import Affine
-from stages.core.loop import Optim, epoch_batch, fit
+from stages.core.loop import Optim, fit
 from stages.core.params import Machine, Section, load
 from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, image_facts
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor
 
@@ -42,7 +41,7 @@ class Params(Section):
 
 def make(images: Path, out: Path, report: Path, params: Params, machine: Machine) -> None:
     """Write the judge artefact `out` and `report`/metrics.json; without classes they say that there is no judge."""
-    if has_classes(images):
+    if len(image_facts(images)["classes"]) > 1:
         train(images, out, report, params, machine)
     else:
         skip(images, out, report)
@@ -52,6 +51,7 @@ def train(images: Path, out: Path, report: Path, params: Params, machine: Machin
     """Train it, publish it with its averaged weights, say how often it is right."""
     import torch
 
+    from stages.core.batches import Batches
     from stages.core.curves import Curves
     from stages.core.device import pick_device
     from stages.core.figures import write_figures
@@ -70,16 +70,21 @@ def train(images: Path, out: Path, report: Path, params: Params, machine: Machin
     torch.manual_seed(params.optim.seed)
     network = Judge(**shape).to(device)
     with scratch("judge", params, [images]) as work:
-        batch_at, batch_keys = batches(splits["train"], params, device)
+        moved = Batches("judge", splits, params.augment, params.optim, device)
+
+        def batch_at(step: int) -> tuple[Tensor, Tensor]:
+            labels = splits["train"].labels[moved.batch_index(step)]
+            return moved.batch_at(step), torch.from_numpy(labels).to(device)
 
         def watch(step: int, model: Any) -> dict[str, float]:
             return {"val/accuracy": accuracy(model, splits["val"], machine.infer_batch_size, device)}
 
         fit(
             network, params.optim, batch_at, loss_fn(params, device), watch, curves,
-            work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name="judge", batch_keys=batch_keys,
+            work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name="judge",
+            batch_keys=moved.batch_keys,
         )  # fmt: skip
-        figures = {"val_accuracy": curves.last()["val/accuracy"], "train_loss": curves.last()["loss"]}
+        figures = {"val_accuracy": curves.last()["val/accuracy"]}
         write_figures(report, figures)
         publish(out, network, {**config, **figures})
 
@@ -89,30 +94,6 @@ def publish(out: Path, network: torch.nn.Module | None, config: dict[str, Any]) 
     with artefact.new_artefact(out, "judge", config) as folder:
         if network is not None:
             artefact.save_tensors(folder / "model.safetensors", network.state_dict())
-
-
-def batches(split: ImageSplit, params: Params, device: torch.device) -> tuple[Any, Any]:
-    """step -> (moved pixels float [B, 3, H, W], classes int64 [B]) of labelled images; step -> their keys."""
-    import numpy as np
-    import torch
-
-    from stages.core.augment import random_maps, warp
-    from stages.core.pixels import to_float
-    from stages.core.rng import seed_of
-
-    optim, known = params.optim, np.flatnonzero(split.labels >= 0)
-
-    def images_at(step: int) -> np.ndarray:
-        return known[epoch_batch(step, count=len(known), batch_size=optim.batch_size, seed=optim.seed)]
-
-    def batch_at(step: int) -> tuple[Tensor, Tensor]:
-        index, rng = images_at(step), torch.Generator().manual_seed(seed_of("judge", optim.seed, step))
-        pixels = to_float(split.read(index), device)
-        return warp(pixels, random_maps(len(index), params.augment, rng)), torch.from_numpy(split.labels[index]).to(
-            device
-        )
-
-    return batch_at, lambda step: [split.keys[i] for i in images_at(step)]
 
 
 def loss_fn(params: Params, device: torch.device) -> Any:
@@ -130,24 +111,18 @@ def loss_fn(params: Params, device: torch.device) -> Any:
 
 
 def accuracy(model: Any, split: ImageSplit, batch_size: int, device: torch.device) -> float:
-    """Share of labelled images whose class has the highest logit."""
+    """Share of images whose class has the highest logit."""
     import numpy as np
     import torch
 
     from stages.core.pixels import to_float
 
-    known, right = np.flatnonzero(split.labels >= 0), 0
+    right = 0
     with torch.inference_mode():
-        for part in np.array_split(known, -(-len(known) // batch_size)):
+        for part in np.array_split(np.arange(len(split)), -(-len(split) // batch_size)):
             seen = model(to_float(split.read(part), device))[1].argmax(1).cpu().numpy()
             right += int((seen == split.labels[part]).sum())
-    return right / len(known)
-
-
-def has_classes(images: Path) -> bool:
-    """Whether there are at least two classes to tell apart, on either side of the split."""
-    facts = image_facts(images)
-    return len(facts["classes"]) > 1 and all((ImageSplit(images, split).labels >= 0).any() for split in facts["splits"])
+    return right / len(split)
 
 
 def main() -> None:

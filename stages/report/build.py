@@ -3,8 +3,9 @@
 Run:    dvc repro report
 Expect: 5 s; reports/index.html, about 2 MB for digits. Open it in any browser; it loads nothing from elsewhere.
 
-Evaluations are required, other parts are named as missing in the page. Figures of different protocols never share a
-table. The params shown are those that dvc.lock says the stages ran with.
+Evaluations are required, other parts are named as missing in the page. Results of names that params.yaml no longer
+asks for are left out, and named. Figures of different protocols never share a table. The params shown are those that
+dvc.lock says the stages ran with.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from stages.report import gather
 TEMPLATE = Path(__file__).with_name("template.html")
 
 
-def build(reports: Path, out: Path, lock: Path) -> None:
-    """Write the page `out` from the folder `reports`."""
+def build(reports: gather.Reports, out: Path, lock: Path) -> None:
+    """Write the page `out`."""
     from stages.report import codes, comparison, decoders, sections, studies
 
-    evaluations, study, params = gather.read_evaluations(reports), decoders.study(reports), used_params(lock)
+    evaluations, study = gather.read_evaluations(reports), decoders.study(reports)
+    params = used_params(lock, reports.names)
     optional = {
         "larger images": decoders.resolution(reports),
         "encoder probe": sections.probe(reports),
@@ -51,11 +53,11 @@ def build(reports: Path, out: Path, lock: Path) -> None:
         name for name, part in {"decoders": study, **optional, "params (no dvc.lock)": params}.items() if not part
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, render(parts, missing, as_yaml(params)).encode())
+    write_atomically(out, render(parts, missing, reports.left_out(), as_yaml(params)).encode())
     print(f"report: {out}, {out.stat().st_size / 1e6:.1f} MB" + (f"; missing: {', '.join(missing)}" if missing else ""))
 
 
-def render(parts: list[Any], missing: list[str], params: str) -> str:
+def render(parts: list[Any], missing: list[str], left_out: list[str], params: str) -> str:
     """The page's HTML."""
     from jinja2 import Environment, StrictUndefined
 
@@ -63,15 +65,25 @@ def render(parts: list[Any], missing: list[str], params: str) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(seen(str(TEMPLATE.name), TEMPLATE.read_text))
-    return template.render(sections=parts, missing=missing, params=params, protocol_lines=protocol_lines)
+    return template.render(
+        sections=parts, missing=missing, left_out=left_out, params=params, protocol_lines=protocol_lines
+    )
 
 
-def used_params(lock: Path) -> dict[str, Any]:
-    """The params each stage last ran with, from DVC's own record; {} without one."""
+def used_params(lock: Path, names: dict[str, list[str]]) -> dict[str, Any]:
+    """The params each stage last ran with, from DVC's own record; {} without one.
+
+    The record keeps what has left a stage's names, and of the report an earlier run: neither made what is shown.
+    """
     from ruamel.yaml import YAML
 
-    stages = YAML(typ="safe").load(lock).get("stages", {}).values() if lock.is_file() else ()
-    return {key: value for stage in stages for key, value in stage.get("params", {}).get("params.yaml", {}).items()}
+    stages = YAML(typ="safe").load(lock).get("stages", {}) if lock.is_file() else {}
+    found: dict[str, Any] = {}
+    for entry, run in stages.items():
+        stage, _, name = entry.partition("@")  # no name where the stage has no matrix
+        if stage != "report" and name in names.get(stage, [""]):
+            found |= run.get("params", {}).get("params.yaml", {})
+    return found
 
 
 def as_yaml(params: dict[str, Any]) -> str:
@@ -91,8 +103,9 @@ def main() -> None:
     parser.add_argument("--reports", type=Path, required=True, help="folder with the stages' reports")
     parser.add_argument("--out", type=Path, required=True, help="page to write")
     parser.add_argument("--lock", type=Path, default=Path("dvc.lock"), help="DVC's record of the params")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
-    build(args.reports, args.out, args.lock)
+    build(gather.Reports(args.reports, gather.read_names(args.params)), args.out, args.lock)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.report import draw, gather
@@ -28,9 +27,9 @@ PANELS = {  # group and name of a figure -> title of its plot
 Metrics = dict[str, Any]
 
 
-def anatomy(reports: Path) -> Section | None:
+def anatomy(reports: gather.Reports) -> Section | None:
     """What the codes of every tokenizer mean: read-outs, galleries, t-SNE."""
-    found = gather.read_named(reports / "anatomy")
+    found = reports.named("anatomy")
     if not found:
         return None
     rows = [
@@ -63,7 +62,7 @@ def look_up_cells(metrics: Metrics) -> dict[str, str]:
     return cells | {"one patch for all, dB": spread(look_up, "one_patch_psnr_db")}
 
 
-def anatomy_pictures(reports: Path, names: list[str]) -> list[Picture]:
+def anatomy_pictures(reports: gather.Reports, names: list[str]) -> list[Picture]:
     """Galleries and t-SNE."""
     captions = {
         "gallery.png": "codes with their share of train positions, the most used first; the mean patch of each, then "
@@ -76,9 +75,9 @@ def anatomy_pictures(reports: Path, names: list[str]) -> list[Picture]:
     return pictures(paths)
 
 
-def ablation(reports: Path) -> Section | None:
+def ablation(reports: gather.Reports) -> Section | None:
     """Codebook size x dimension: a row and a point a cell."""
-    named = gather.read_named(reports / "ablation")
+    named = reports.named("ablation")
     if not named:
         return None
     found = sorted(named.values(), key=lambda cell: (cell["dim"], cell["num_codes"]))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stages.report import gather
@@ -62,7 +61,7 @@ CLAIMS = [
 ]  # fmt: skip
 
 
-def comparison(reports: Path, evaluations: dict[str, Metrics], data: Metrics) -> Section:
+def comparison(reports: gather.Reports, evaluations: dict[str, Metrics], data: Metrics) -> Section:
     """One row for each tokenizer and decoder; below it the orderings. `data`: params of the images."""
     rows = [row(name, metrics, stability(reports, metrics)) for name, metrics in evaluations.items()]
     text = (
@@ -114,13 +113,13 @@ def generator_cells(generator: str, figures: Metrics, space: str) -> dict[str, s
     return cells
 
 
-def stability(reports: Path, metrics: Metrics) -> Metrics:
+def stability(reports: gather.Reports, metrics: Metrics) -> Metrics:
     """{change, change_std} of a tokenizer at STABILITY_DB, and the protocol; empty where it was not measured."""
     found = gather.read_metrics(reports / "stability" / metrics["tokenizer"]["name"]) or {}
     return {**found.get(f"snr_{STABILITY_DB}_db", {}), "protocol": protocol_of(found, "stability")}
 
 
-def verdicts(reports: Path, evaluations: dict[str, Metrics]) -> list[Table]:
+def verdicts(reports: gather.Reports, evaluations: dict[str, Metrics]) -> list[Table]:
     """A row for each of the orderings whose two tokenizers were both evaluated, with the same decoder."""
     by_decoder: dict[str, dict[str, Metrics]] = {}
     for name, metrics in evaluations.items():

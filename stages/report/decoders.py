@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import variance
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +32,13 @@ VERDICTS = (
 Metrics = dict[str, Any]
 
 
-def study(reports: Path) -> list[Section]:
+def study(reports: gather.Reports) -> list[Section]:
     """What the sweeps found, and the ladder where there is one; empty without sweeps."""
-    found = gather.read_named(reports / "sweep")
+    found = reports.named("sweep")
     return [decoders(reports, found), *ladder([*found.values()])] if found else []
 
 
-def decoders(reports: Path, found: dict[str, Metrics]) -> Section:
+def decoders(reports: gather.Reports, found: dict[str, Metrics]) -> Section:
     """Every decoder at every number of steps: table, plots, the same images through all."""
     text = (
         "Val images through tokenizer and decoder. Steps: those of diffusion, MaskGIT steps of masked renderers; "
@@ -205,9 +204,9 @@ def verdict(own: Metrics, other: Metrics, key: str) -> str:
     return f"{said}: {-gain:+.3g} ± {noise:.2g}"
 
 
-def resolution(reports: Path) -> Section | None:
+def resolution(reports: gather.Reports) -> Section | None:
     """Convolutions at larger sizes than those of their training."""
-    found = gather.read_named(reports / "resolution")
+    found = reports.named("resolution")
     measured = {name: metrics for name, metrics in found.items() if "skipped" not in metrics}
     left_out = "; ".join(metrics["skipped"] for metrics in found.values() if "skipped" in metrics)
     if not measured:

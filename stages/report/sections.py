@@ -72,7 +72,7 @@ def generator_cells(figures: dict[str, Any]) -> dict[str, str]:
     return cells | {"near copies": spread(figures, "near_copies[pixel]")}
 
 
-def reconstructions(reports: Path, evaluations: dict[str, dict[str, Any]]) -> Section:
+def reconstructions(reports: gather.Reports, evaluations: dict[str, dict[str, Any]]) -> Section:
     """Val images through tokenizer and decoder."""
     rows = [
         Row([name], reconstruction_cells(metrics), protocol_of(metrics, "reconstruction"))
@@ -99,7 +99,7 @@ def reconstruction_cells(metrics: dict[str, Any]) -> dict[str, str]:
     return cells | {"live codes": spread(figures.get("code_usage", {}), "live_codes")}
 
 
-def samples(reports: Path, evaluations: dict[str, dict[str, Any]]) -> Iterator[Section]:
+def samples(reports: gather.Reports, evaluations: dict[str, dict[str, Any]]) -> Iterator[Section]:
     """Pictures of every generator, and what its nearest training images say."""
     for name, metrics in evaluations.items():
         for generator in generators(metrics):
@@ -130,7 +130,7 @@ def neighbour_table(metrics: dict[str, Any], generator: str) -> Table:
     return Table(["images", "space", "median", "1 %", "99 %", "near copies"], rows, protocol)
 
 
-def probe(reports: Path) -> Section | None:
+def probe(reports: gather.Reports) -> Section | None:
     """The linear probe."""
     metrics = gather.read_metrics(reports / "probe")
     if metrics is None:
@@ -154,9 +154,9 @@ def probe(reports: Path) -> Section | None:
     return Section("Encoder probe", text, tables(["features"], rows), shown)
 
 
-def codebooks(reports: Path) -> Section | None:
+def codebooks(reports: gather.Reports) -> Section | None:
     """Usage of every tokenizer's codes."""
-    found = gather.read_named(reports / "codebook")
+    found = reports.named("codebook")
     if not found:
         return None
     details = [(f"Codebook {name}", figure_table(metrics, {})) for name, metrics in found.items()]
@@ -164,7 +164,7 @@ def codebooks(reports: Path) -> Section | None:
     return Section("Codebook", text, details=details)
 
 
-def training(reports: Path) -> Section | None:
+def training(reports: gather.Reports) -> Section | None:
     """Curves of every training, train and val in one plot where both were logged."""
     runs = gather.read_runs(reports)
     if not runs:

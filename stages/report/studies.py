@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from stages.report import draw, gather
@@ -20,9 +19,9 @@ TIMES = {"change": "changed", "foreground_change": "on foreground"}  # told as m
 PROJECTIONS = {"pca": "PCA", "lda": "LDA", "bayes": "Bayes limit in the plane"}
 
 
-def stability(reports: Path) -> Section | None:
+def stability(reports: gather.Reports) -> Section | None:
     """Codes under noise: every figure of all tokenizers, level by level, tables and plots by protocol."""
-    found = gather.read_named(reports / "stability")
+    found = reports.named("stability")
     if not found:
         return None
     text = (
@@ -74,7 +73,7 @@ def band(figure: str, metrics: dict[str, Any]) -> draw.Band:
     return [snr for snr, _ in known], [one[figure] for _, one in known], [one[f"{figure}_std"] for _, one in known]
 
 
-def projection(reports: Path) -> Section | None:
+def projection(reports: gather.Reports) -> Section | None:
     """Accuracy after PCA and LDA under noise, a table for each case."""
     metrics = gather.read_metrics(reports / "projection")
     if metrics is None:

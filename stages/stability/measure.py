@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 
 class Params(Section):
-    snrs_db: Annotated[list[Annotated[float, Field(ge=-100, le=100)]], Field(min_length=1), DIFFERENT]
+    # Noise fainter than 60 dB would drown in the rounding of float32 pixels.
+    snrs_db: Annotated[list[Annotated[float, Field(ge=-100, le=60)]], Field(min_length=1), DIFFERENT]
     seeds: Annotated[list[int], Field(min_length=2), DIFFERENT]
     max_images: int = Field(gt=0)
     foreground_variance: float = Field(ge=0)
