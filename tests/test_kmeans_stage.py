@@ -94,7 +94,7 @@ def test_computed_rows_that_a_killed_fit_left_are_kept(toy, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"blocks": [2]}, r"blocks = \[2\]: the encoder has 2 blocks: expected -2 … 1"),
+        ({"blocks": [2]}, r"blocks = 2: the encoder has 2 blocks: expected -2 … 1"),
         ({"blocks": [1, -1]}, "expected different blocks"),
         ({"pca_dim": 33}, "pca_dim = 33: expected at most the 32 values"),
         ({"method": "lloyd", "chunk_vectors": 4}, "at most the 4 vectors of codebook.kmeans.chunk_vectors"),

@@ -19,10 +19,10 @@ from stages.core.errors import UserError
 from stages.core.pixels import to_float, to_uint8
 from stages.core.usage import usage
 from stages.data.reader import ImageSplit
+from stages.encoder.blocks import block_number
 from stages.encoder.fetch import Params as EncoderParams
 from stages.encoder.fetch import check, fetch
 from stages.encoder.model import Encoder, load_encoder, random_twin
-from stages.features.extract import block_number
 from stages.tokens.reader import load_tokens
 
 REGISTERS = "vit_wee_patch16_reg1_gap_256"  # timm's smallest with a register token
@@ -78,9 +78,9 @@ def test_dinov2_with_registers_gives_256_patches_of_block_9_before_its_final_nor
 
 
 def test_three_blocks_from_the_end_are_block_9_of_12_and_21_of_24():
-    assert (block_number(-3, 12), block_number(-3, 24)) == (9, 21)
+    assert (block_number("features.block", -3, 12), block_number("features.block", -3, 24)) == (9, 21)
     with pytest.raises(UserError, match="24 blocks: expected -24 … 23"):
-        block_number(24, 24)
+        block_number("features.block", 24, 24)
 
 
 def test_the_final_norm_gives_mean_zero_and_variance_one_before_its_affine(timm_encoder):

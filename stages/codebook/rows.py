@@ -19,6 +19,7 @@ from stages.core.choice import choose
 from stages.core.errors import UserError
 from stages.core.params import Machine, impossible
 from stages.data.reader import ImageSplit
+from stages.encoder.blocks import block_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,11 +59,7 @@ class Layout:
 def layout(section: str, sources: Sources, params: Params) -> Layout:
     """From the artefacts' facts; `UserError` for a block that the encoder has not."""
     stored, depth = read_config(sources.features, "features"), read_config(sources.encoder, "encoder")["depth"]
-    for block in params.blocks:
-        if not -depth <= block < depth:
-            allowed = f"the encoder has {depth} blocks: expected {-depth} … {depth - 1}"
-            raise impossible(f"{section}.blocks", params.blocks, allowed)
-    blocks = [block % depth for block in params.blocks] or [stored["block"]]
+    blocks = [block_number(f"{section}.blocks", block, depth) for block in params.blocks] or [stored["block"]]
     if len({*blocks}) < len(blocks):
         raise impossible(f"{section}.blocks", params.blocks, "expected different blocks")
     groups = len(blocks) if params.layers == "separate" else 1
@@ -136,20 +133,15 @@ def regroup(arrays: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
 def stored_rows(sources: Sources, shape: Layout, normalise: bool) -> Rows:
     """The rows of the features artefact."""
     pieces: dict[str, list[Piece]] = {
-        split: [partial(read_shard, path) for path in shards.shard_paths(sources.features, "features", split)]
+        split: [partial(rows_of_shard, path) for path in shards.shard_paths(sources.features, "features", split)]
         for split in SPLITS
     }
     return Rows(shape, pieces, normalise)
 
 
-def read_shard(path: Path) -> Iterator[np.ndarray]:
+def rows_of_shard(path: Path) -> Iterator[np.ndarray]:
     """float16 [1, 1, patches, dim], one image at a time."""
-    import numpy as np
-
-    with open(path, "rb") as file:
-        for _, offset, size in shards.members(path, "npy"):
-            file.seek(offset)
-            yield np.load(io.BytesIO(file.read(size)), allow_pickle=False)[None, None]
+    return (array[None, None] for _, array in shards.read_shard(path))
 
 
 def computed_rows(

@@ -123,12 +123,17 @@ def shard_paths(folder: Path, kind: str, split: str) -> list[Path]:
     return paths
 
 
-def read_arrays(folder: Path, kind: str, split: str, field: str = "npy") -> Iterator[tuple[str, np.ndarray]]:
-    """(key, array) of every sample of a split, in order; arrays are plain .npy, never pickled."""
+def read_arrays(folder: Path, kind: str, split: str) -> Iterator[tuple[str, np.ndarray]]:
+    """(key, array) of every sample of a split, in order."""
+    for path in shard_paths(folder, kind, split):
+        yield from read_shard(path)
+
+
+def read_shard(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(key, array) of every sample of a shard, in order; arrays are plain .npy, never pickled."""
     import numpy as np
 
-    for path in shard_paths(folder, kind, split):
-        with open(path, "rb") as file:
-            for key, offset, size in members(path, field):
-                file.seek(offset)
-                yield key, np.load(io.BytesIO(file.read(size)), allow_pickle=False)
+    with open(path, "rb") as file:
+        for key, offset, size in members(path, "npy"):
+            file.seek(offset)
+            yield key, np.load(io.BytesIO(file.read(size)), allow_pickle=False)

@@ -17,9 +17,10 @@ from pydantic import Field
 
 from stages.core import artefact, distributed, runtime, shards
 from stages.core.choice import choose
-from stages.core.params import Machine, Section, impossible, load
+from stages.core.params import Machine, Section, load
 from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, num_images
+from stages.encoder.blocks import block_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +44,7 @@ def extract(images: Path, encoder: Path, out: Path, params: Params, machine: Mac
     from stages.encoder.model import load_encoder
 
     config = artefact.read_config(encoder, "encoder")
-    block = block_number(params.block, config["depth"])
+    block = block_number("features.block", params.block, config["depth"])
     chosen = {split: choose_images(images, split, params) for split in ("train", "val")}
     parts = {
         f"{split}-{start // params.shard_images:06d}": (split, index[start : start + params.shard_images])
@@ -64,13 +65,6 @@ def extract(images: Path, encoder: Path, out: Path, params: Params, machine: Mac
             inputs = {"images": artefact.digest(images), "encoder": artefact.digest(encoder)}
             publish(work, out, list(parts), {**facts, "inputs": inputs})
         distributed.barrier()
-
-
-def block_number(block: int, depth: int) -> int:
-    """Count blocks from 0, a negative number from the end; out of range is an error."""
-    if not -depth <= block < depth:
-        raise impossible("features.block", block, f"the encoder has {depth} blocks: expected {-depth} … {depth - 1}")
-    return block % depth
 
 
 def choose_images(images: Path, split: str, params: Params) -> np.ndarray:
@@ -144,7 +138,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     params, machine = load("features", Params, args.params), load("machine", Machine, args.params)
-    block_number(params.block, artefact.read_config(args.encoder, "encoder")["depth"])
+    block_number("features.block", params.block, artefact.read_config(args.encoder, "encoder")["depth"])
     artefact.find(args.images)
     extract(args.images, args.encoder, args.out, params, machine)
 

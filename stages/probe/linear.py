@@ -21,6 +21,7 @@ from stages.core.augment import Affine, random_maps, warp
 from stages.core.choice import choose
 from stages.core.params import Machine, Section, impossible, load
 from stages.data.reader import ImageSplit, image_facts
+from stages.encoder.blocks import block_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,7 @@ def probe(images: Path, encoder: Path, report: Path, params: Params, machine: Ma
     from stages.core.readout import told_apart
     from stages.encoder.model import load_encoder, random_twin
 
-    check(encoder, params)
+    block_number("probe.block", params.block, artefact.read_config(encoder, "encoder")["depth"])
     train, val = (ImageSplit(images, split, machine.num_workers) for split in ("train", "val"))
     chosen = {
         name: choose(len(split), params.max_images, params.seed) for name, split in (("train", train), ("val", val))
@@ -72,14 +73,6 @@ def probe(images: Path, encoder: Path, report: Path, params: Params, machine: Ma
         figures[name] = accuracies(see(train, chosen["train"], moved=False), tests, *labels, few, params)
         print(f"probe: {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in figures[name].items()))
     write_figures(report, {**figures, "protocol": [protocol(images, encoder, chosen, params)]})
-
-
-def check(encoder: Path, params: Params) -> None:
-    """Blocks count from 0, a negative number from the end; out of range is an error."""
-    depth = artefact.read_config(encoder, "encoder")["depth"]
-    if not -depth <= params.block < depth:
-        allowed = f"the encoder has {depth} blocks: expected {-depth} … {depth - 1}"
-        raise impossible("probe.block", params.block, allowed)
 
 
 def moved_maps(index: np.ndarray, params: Params) -> Tensor:
@@ -113,7 +106,7 @@ def describe(
 
 def pooled(network: Encoder, pixels: Tensor, params: Params) -> Tensor:
     """float32 [B, D]: mean over patches."""
-    block = params.block % network.config["depth"]
+    block = block_number("probe.block", params.block, network.config["depth"])
     return network(pixels, blocks=[block], final_norm=params.final_norm)[0].mean(1)
 
 
