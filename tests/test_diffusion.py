@@ -31,7 +31,7 @@ LADDER = {
     "sampling": {"steps": 2, "spacing": "linear"},
     "perceptual_weight": 0.0,
     "gan": {"start_step": 0, "pairs": "plain"},
-    "optim": {"total_steps": 2},
+    "optim": {"total_steps": 3},
 }
 
 
