@@ -1,7 +1,7 @@
 """Train a generator on codes: `ar` (next code) or `masked` (hidden codes), class-conditional and unconditional in one.
 
 Run:    dvc repro generator                 (one of them: dvc repro generator@kmeans-ar; on four GPUs: NPROC=4 dvc …)
-Expect: digits: 3 minutes each on two cores; train and val likelihood in reports/generator/<name>/.
+Expect: digits: 1 to 2 minutes each on two cores; train and val likelihood in reports/generator/<name>/.
 """
 
 from __future__ import annotations

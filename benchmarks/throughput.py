@@ -1,0 +1,137 @@
+"""Where does a decoder's training spend its time? Images a second, use of the chip, and the operations that take longest.
+
+Run:    uv run python benchmarks/throughput.py onestep diffusion --tokenizer kmeans
+        (after: uv run dvc repro codebook palette, with these in params.yaml)
+Expect: for each decoder, minutes on a CPU: medians of --rounds rounds of --steps updates, all of them with the
+        discriminator's. `updates`: on batches made before; `batches`: made alone; `both`: as in training, the next
+        batch being made meanwhile. MFU: 10^12 operations a second of `updates` over those of a product of large
+        matrices in the same precision on the same chip. Then the operations by the chip's time.
+
+The stage itself runs, with its loop replaced by the measurement; what it would write is thrown away.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from stages.core.game import Game
+from stages.core.loop import Watch, prefetch
+from stages.core.params import Machine, load
+from stages.decoder.sources import Sources
+from stages.decoder.train import load_params
+
+SIDE = 8192  # of the matrices that give the chip's rate; 1024 on a CPU
+
+
+class Operations(TorchDispatchMode):
+    """Multiplications and additions inside the block; FlopCounterMode cannot follow the discriminator's R1."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=made)
+        return made
+
+
+def wait(device: torch.device) -> None:
+    """Until the chip has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(work: Iterable[Any], device: torch.device) -> float:
+    """How long it takes to run through `work`."""
+    wait(device)
+    started = time.perf_counter()
+    for _ in work:
+        pass
+    wait(device)
+    return time.perf_counter() - started
+
+
+def tflops_of_chip(device: torch.device, precision: str) -> float:
+    """10^12 operations a second of a product of large random matrices, the median of ten."""
+    side = SIDE if device.type == "cuda" else SIDE // 8
+    dtype = torch.bfloat16 if precision == "bf16" and device.type == "cuda" else torch.float32
+    left, right = torch.randn(2, side, side, device=device, dtype=dtype)
+    times = [seconds_of((left @ right for _ in range(10)), device) / 10 for _ in range(11)][1:]
+    return 2 * side**3 / statistics.median(times) / 1e12
+
+
+def measure(game: Game, steps: int, rounds: int) -> None:
+    """Print the figures of one decoder; the discriminator plays from the first of the measured updates."""
+    optim, device = game.recipe.optim, game.device
+    first, watch = min(game.recipe.gan.start_step, optim.total_steps - 1), Watch(device)
+
+    def update(step: int, pixels: torch.Tensor) -> None:
+        game.step(step, pixels, watch)
+
+    made = [(first, game.batches.batch_at(first + k)) for k in range(4)]
+    for pair in made:  # warm up
+        update(*pair)
+    with Operations() as counted:
+        update(*made[0])
+    timed: dict[str, list[float]] = {"updates": [], "batches": [], "both": []}
+    for _ in range(rounds):
+        timed["updates"].append(seconds_of((update(*made[k % 4]) for k in range(steps)), device))
+        timed["batches"].append(seconds_of((game.batches.batch_at(k) for k in range(steps)), device))
+        timed["both"].append(seconds_of((update(first, pixels) for _, pixels in prefetch(game.batches.batch_at, 0, steps)), device))
+    report(game, {name: statistics.median(seconds) / steps for name, seconds in timed.items()}, counted.total)
+    longest(lambda: [update(*pair) for pair in made], device)
+
+
+def report(game: Game, seconds: dict[str, float], flops: int) -> None:
+    """Images a second and MFU."""
+    size, chip = game.recipe.optim.batch_size, tflops_of_chip(game.device, game.recipe.optim.precision)
+    rates = ", ".join(f"{name} {size / taken:,.4g}" for name, taken in seconds.items())
+    reached = flops / seconds["updates"] / 1e12
+    print(f"{game.name}: {sum(p.numel() for p in game.network.parameters()):,} parameters, batches of {size}")
+    print(f"  images/s: {rates}")
+    print(f"  {flops / size / 1e9:.1f} GFLOP an image, {reached:.3g} TFLOP/s; the chip {chip:.3g}: MFU {reached / chip:.1%}")
+    if game.device.type == "cuda":
+        print(f"  GPU memory {torch.cuda.max_memory_allocated(game.device) / 2**30:.1f} GiB")
+
+
+def longest(work: Any, device: torch.device) -> None:
+    """Print the ten operations that take most of the chip's time in a few updates."""
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with profile(activities=activities) as seen:
+        work()
+        wait(device)
+    own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    events = sorted(seen.key_averages(), key=lambda event: -getattr(event, own))
+    total = sum(getattr(event, own) for event in events)
+    for event in events[:10]:
+        print(f"  {getattr(event, own) / total:6.1%} {event.count:6} x {event.key[:90]}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("decoders", nargs="+")
+    parser.add_argument("--tokenizer", default="kmeans")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    machine = load("machine", Machine)
+    for name in args.decoders:
+        kind, params = load_params(name)
+        sources = Sources(*map(Path, ("data/images", "data/encoder", f"data/codebook/{args.tokenizer}", f"data/palette/{name}")))
+        Game.play = lambda game, *_: measure(game, args.steps, args.rounds)  # ty: ignore[invalid-assignment]
+        Game.write_report = lambda *_: None  # ty: ignore[invalid-assignment]
+        with tempfile.TemporaryDirectory() as folder:
+            kind.fit(name, sources, Path(folder) / name, Path(folder) / "report", params, machine)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""A GPU makes what the CPU makes, up to rounding: features, codes, k-means, training, decoded images.
+
+Run: uv run pytest tests/test_gpu.py      (skipped without a GPU; flash-kmeans: uv pip install flash-kmeans)
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import toy as toys
+
+from stages.codebook import kmeans
+from stages.codebook.engines import faiss_kmeans, flash_kmeans
+from stages.codebook.quantise import nearest
+from stages.core import shards
+from stages.core.params import load
+from stages.tokens.reader import load_tokens
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+DECODERS = ("onestep", "diffusion")
+
+
+def decoder_line(name: str) -> str:
+    """The command of a decoder of the toy."""
+    return toys.COMMANDS["decoder"].replace("onestep", name)
+
+
+@pytest.fixture(scope="module")
+def roots(toy, tmp_path_factory):
+    """The toy to its tokens and two trained decoders, all on the CPU and all on the GPU."""
+    made = {}
+    for device in ("cpu", "cuda"):
+        root = shutil.copytree(toy, tmp_path_factory.mktemp("on") / device, ignore=shutil.ignore_patterns("scratch"))
+        toys.write_params(root, {"machine": {"device": device}})
+        for command in ("features", "tokens"):
+            toys.run(command, root)
+        for name in DECODERS:
+            toys.run_line(f"stages.palette.pick --name {name} --codebooks data/codebook --out data/palette/{name}", root)
+            toys.run_line(decoder_line(name), root)
+        made[device] = root
+    return made
+
+
+def arrays_of(folder, field):
+    """All of a split's rows."""
+    return np.concatenate([array for _, array in shards.read_arrays(folder, field, "train")])
+
+
+def test_features_and_codes_are_those_of_the_cpu(roots):
+    cpu, gpu = (arrays_of(root / "data/features", "features").astype(np.float32) for root in roots.values())
+    assert np.abs(cpu - gpu).max() < 0.02 * cpu.std()
+    codes = [load_tokens(root / "data/tokens/kmeans", "train").codes for root in roots.values()]
+    assert np.mean(codes[0] == codes[1]) > 0.99
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_training_ends_where_it_ends_on_the_cpu(roots, name):
+    cpu, gpu = (
+        json.loads((root / f"reports/decoder/kmeans-{name}/metrics.json").read_text()) for root in roots.values()
+    )
+    assert gpu["val"]["psnr_db"] == pytest.approx(cpu["val"]["psnr_db"], abs=0.1)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_an_image_is_that_of_the_cpu_alone_and_in_a_batch(roots, name):
+    from stages.decoder import load_decoder
+
+    folder = roots["cpu"] / f"data/decoder/kmeans-{name}"
+    cpu, gpu = load_decoder(folder, CPU), load_decoder(folder, GPU)
+    codes = np.random.default_rng(0).integers(0, cpu.num_codes, (6, cpu.num_patches))
+    expected, made = (one.decode(codes, torch.Generator().manual_seed(0), 4) for one in (cpu, gpu))
+    assert np.abs(expected.astype(int) - made).max() <= 2
+    alone = gpu.decode(codes[:1], torch.Generator().manual_seed(0), 1)
+    assert np.abs(alone.astype(int) - made[:1]).max() <= 2
+
+
+def blobs(count: int, dim: int, groups: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(groups, dim))[rng.integers(groups, size=count)] * 2 + rng.normal(size=(count, dim))).astype(
+        np.float32
+    )
+
+
+def section(**changes) -> kmeans.Params:
+    base = load("codebook.kmeans", kmeans.Params, toys.ROOT / "params.yaml").model_dump()
+    return kmeans.Params(**{**base, "num_codes": 32, "iterations": 6, "init": "random", **changes})
+
+
+def error_of(rows: np.ndarray, centroids: torch.Tensor) -> float:
+    found = torch.from_numpy(rows)
+    return float((found - centroids[nearest(found, centroids)]).square().sum(1).mean())
+
+
+def test_faiss_finds_on_a_gpu_what_it_finds_on_the_cpu():
+    rows = blobs(20_000, 24, 64)
+    cpu, gpu = (error_of(rows, faiss_kmeans(rows, section(), device)[0]) for device in (CPU, GPU))
+    assert gpu == pytest.approx(cpu, rel=0.01)
+
+
+def test_flash_kmeans_finds_what_lloyds_algorithm_finds_from_the_same_start():
+    pytest.importorskip("flash_kmeans")
+    from stages.codebook.engines import initial
+
+    rows = blobs(20_000, 64, 64)
+    found, progress = flash_kmeans(rows, section(), GPU)
+    vectors, points = torch.from_numpy(initial(rows, section(), GPU)), torch.from_numpy(rows)
+    for _ in range(6):
+        codes = nearest(points, vectors)
+        counts = torch.bincount(codes, minlength=32)
+        vectors = torch.zeros_like(vectors).index_add_(0, codes, points) / counts.clamp(min=1)[:, None]
+    assert error_of(rows, found) == pytest.approx(error_of(rows, vectors), rel=0.002)
+    assert progress.last()["objective"] == pytest.approx(error_of(rows, found) * len(rows), rel=0.002)
