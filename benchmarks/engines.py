@@ -57,7 +57,30 @@ def error_of(rows: np.ndarray, centroids: torch.Tensor, device: torch.device) ->
     return total / len(rows)
 
 
+def compare(rows: np.ndarray, num_codes: int, counts: dict[str, list[int]], rounds: int, where: torch.device) -> None:
+    """Print each engine's seconds and error for its two numbers of iterations; round r of all has seed r."""
+    seconds: dict[tuple[str, int], list[float]] = {(engine, count): [] for engine in counts for count in counts[engine]}
+    errors: dict[tuple[str, int], float] = {}
+    for seed in range(rounds):
+        for (engine, count), taken in seconds.items():
+            if "GPU" in engine or not taken:
+                started = time.perf_counter()
+                centroids, _ = ENGINES[engine](rows, params_of(num_codes, count, seed))
+                taken.append(time.perf_counter() - started)
+                print(f"  {engine}, {count} iterations, seed {seed}: {taken[-1]:.2f} s", flush=True)
+                if seed == 0:
+                    errors[engine, count] = error_of(rows, centroids, where)
+    medians = {key: statistics.median(taken) for key, taken in seconds.items()}
+    for (engine, count), taken in seconds.items():
+        spread = f"{medians[engine, count]:8.2f} s ({min(taken):.2f} to {max(taken):.2f})"
+        print(f"  {engine:18} {count:3} iterations {spread}, error {errors[engine, count]:.5f}")
+    for engine, (few, many) in counts.items():
+        each = (medians[engine, many] - medians[engine, few]) / (many - few)
+        print(f"  {engine:18} {each:.3f} s an iteration more", flush=True)
+
+
 def main() -> None:
+    here = [name for name in ENGINES if "GPU" not in name or torch.cuda.is_available()]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vectors", type=int, default=2**21)
     parser.add_argument("--dim", type=int, default=384)
@@ -65,37 +88,17 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, nargs=2, default=[2, 10])
     parser.add_argument("--cpu-iterations", type=int, nargs=2, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
-    here = [name for name in ENGINES if "GPU" not in name or torch.cuda.is_available()]
     parser.add_argument("--engines", nargs="+", choices=here, default=here)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", module="flash_kmeans")
     rows = mixture(args.vectors, args.dim, 4 * args.codes)
     where = torch.device("cuda") if torch.cuda.is_available() else CPU
-    name = torch.cuda.get_device_name() if where.type == "cuda" else "no GPU"
-    print(f"{len(rows):,} x {args.dim}, K = {args.codes:,}; {torch.get_num_threads()} threads, {name}", flush=True)
-    counts = {engine: args.cpu_iterations if "CPU" in engine else args.iterations for engine in args.engines}
-    seconds: dict = {(engine, count): [] for engine, both in counts.items() for count in both}
-    errors: dict = {}
-    for engine in args.engines:
-        if "GPU" in engine:
-            ENGINES[engine](rows[:65536], params_of(64, 2, 0))  # warm up: compiles
-    for seed in range(args.rounds):
-        for (engine, count), taken in seconds.items():
-            if "CPU" in engine and taken:
-                continue
-            started = time.perf_counter()
-            centroids, _ = ENGINES[engine](rows, params_of(args.codes, count, seed))
-            taken.append(time.perf_counter() - started)
-            if seed == 0:
-                errors[engine, count] = error_of(rows, centroids, where)
-            print(f"  {engine}, {count} iterations, seed {seed}: {taken[-1]:.2f} s", flush=True)
-    for engine, (few, many) in counts.items():
-        each = (statistics.median(seconds[engine, many]) - statistics.median(seconds[engine, few])) / (many - few)
-        for count in (few, many):
-            taken = seconds[engine, count]
-            spread = f"{statistics.median(taken):8.2f} s ({min(taken):.2f} to {max(taken):.2f})"
-            print(f"  {engine:18} {count:3} iterations {spread}, error {errors[engine, count]:.5f}")
-        print(f"  {engine:18} {each:.3f} s an iteration", flush=True)
+    chip = torch.cuda.get_device_name() if where.type == "cuda" else "no GPU"
+    print(f"{len(rows):,} x {args.dim}, K = {args.codes:,}; {torch.get_num_threads()} threads, {chip}", flush=True)
+    counts = {name: args.cpu_iterations if "CPU" in name else args.iterations for name in args.engines}
+    for name in args.engines:
+        ENGINES[name](rows[:65536], params_of(64, 2, 0))  # warm up: imports, compiles
+    compare(rows, args.codes, counts, args.rounds, where)
 
 
 if __name__ == "__main__":

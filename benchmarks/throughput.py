@@ -1,4 +1,4 @@
-"""Where does a decoder's training spend its time? Images a second, use of the chip, and the operations that take longest.
+"""Where does a decoder's training spend its time? Images a second, use of the chip, the longest operations.
 
 Run:    uv run python benchmarks/throughput.py onestep diffusion --tokenizer kmeans
         (after: uv run dvc repro codebook palette, with these in params.yaml)
@@ -14,9 +14,10 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -70,25 +71,27 @@ def tflops_of_chip(device: torch.device, precision: str) -> float:
 
 
 def measure(game: Game, steps: int, rounds: int) -> None:
-    """Print the figures of one decoder; the discriminator plays from the first of the measured updates."""
-    optim, device = game.recipe.optim, game.device
-    first, watch = min(game.recipe.gan.start_step, optim.total_steps - 1), Watch(device)
+    """Print the figures of one decoder; the discriminator plays in all of the measured updates."""
+    optim, device, watch = game.recipe.optim, game.device, Watch(game.device)
+    first = min(game.recipe.gan.start_step, optim.total_steps - 1)
+    made = [game.batches.batch_at(first + k) for k in range(4)]
 
-    def update(step: int, pixels: torch.Tensor) -> None:
-        game.step(step, pixels, watch)
+    def updates(batches: Iterable[torch.Tensor]) -> Iterator[None]:
+        for pixels in batches:
+            game.step(first, pixels, watch)
+            yield
 
-    made = [(first, game.batches.batch_at(first + k)) for k in range(4)]
-    for pair in made:  # warm up
-        update(*pair)
+    seconds_of(updates(made), device)  # warm up
     with Operations() as counted:
-        update(*made[0])
-    timed: dict[str, list[float]] = {"updates": [], "batches": [], "both": []}
-    for _ in range(rounds):
-        timed["updates"].append(seconds_of((update(*made[k % 4]) for k in range(steps)), device))
-        timed["batches"].append(seconds_of((game.batches.batch_at(k) for k in range(steps)), device))
-        timed["both"].append(seconds_of((update(first, pixels) for _, pixels in prefetch(game.batches.batch_at, 0, steps)), device))
-    report(game, {name: statistics.median(seconds) / steps for name, seconds in timed.items()}, counted.total)
-    longest(lambda: [update(*pair) for pair in made], device)
+        seconds_of(updates(made[:1]), device)
+    work: dict[str, Callable[[], Iterable[Any]]] = {
+        "updates": lambda: updates(made[k % 4] for k in range(steps)),
+        "batches": lambda: map(game.batches.batch_at, range(steps)),
+        "both": lambda: updates(pixels for _, pixels in prefetch(game.batches.batch_at, 0, steps)),
+    }
+    timed = [{name: seconds_of(run(), device) / steps for name, run in work.items()} for _ in range(rounds)]
+    report(game, {name: statistics.median(one[name] for one in timed) for name in work}, counted.total)
+    longest(lambda: seconds_of(updates(made), device), device)
 
 
 def report(game: Game, seconds: dict[str, float], flops: int) -> None:
@@ -98,17 +101,17 @@ def report(game: Game, seconds: dict[str, float], flops: int) -> None:
     reached = flops / seconds["updates"] / 1e12
     print(f"{game.name}: {sum(p.numel() for p in game.network.parameters()):,} parameters, batches of {size}")
     print(f"  images/s: {rates}")
-    print(f"  {flops / size / 1e9:.1f} GFLOP an image, {reached:.3g} TFLOP/s; the chip {chip:.3g}: MFU {reached / chip:.1%}")
+    mfu = f"{reached:.3g} TFLOP/s; the chip {chip:.3g}: MFU {reached / chip:.1%}"
+    print(f"  {flops / size / 1e9:.1f} GFLOP an image, {mfu}")
     if game.device.type == "cuda":
         print(f"  GPU memory {torch.cuda.max_memory_allocated(game.device) / 2**30:.1f} GiB")
 
 
-def longest(work: Any, device: torch.device) -> None:
+def longest(work: Callable[[], Any], device: torch.device) -> None:
     """Print the ten operations that take most of the chip's time in a few updates."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     with profile(activities=activities) as seen:
         work()
-        wait(device)
     own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     events = sorted(seen.key_averages(), key=lambda event: -getattr(event, own))
     total = sum(getattr(event, own) for event in events)
@@ -126,11 +129,11 @@ def main() -> None:
     machine = load("machine", Machine)
     for name in args.decoders:
         kind, params = load_params(name)
-        sources = Sources(*map(Path, ("data/images", "data/encoder", f"data/codebook/{args.tokenizer}", f"data/palette/{name}")))
-        Game.play = lambda game, *_: measure(game, args.steps, args.rounds)  # ty: ignore[invalid-assignment]
-        Game.write_report = lambda *_: None  # ty: ignore[invalid-assignment]
-        with tempfile.TemporaryDirectory() as folder:
-            kind.fit(name, sources, Path(folder) / name, Path(folder) / "report", params, machine)
+        made = "data/images", "data/encoder", f"data/codebook/{args.tokenizer}", f"data/palette/{name}"
+        measured = patch.object(Game, "play", lambda game: measure(game, args.steps, args.rounds))
+        silent = patch.object(Game, "write_report")
+        with tempfile.TemporaryDirectory() as folder, measured, silent:
+            kind.fit(name, Sources(*map(Path, made)), Path(folder) / name, Path(folder) / "report", params, machine)
 
 
 if __name__ == "__main__":

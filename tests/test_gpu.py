@@ -24,11 +24,6 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 DECODERS = ("onestep", "diffusion")
 
 
-def decoder_line(name: str) -> str:
-    """The command of a decoder of the toy."""
-    return toys.COMMANDS["decoder"].replace("onestep", name)
-
-
 @pytest.fixture(scope="module")
 def roots(toy, tmp_path_factory):
     """The toy to its tokens and two trained decoders, all on the CPU and all on the GPU."""
@@ -39,8 +34,8 @@ def roots(toy, tmp_path_factory):
         for command in ("features", "tokens"):
             toys.run(command, root)
         for name in DECODERS:
-            toys.run_line(f"stages.palette.pick --name {name} --codebooks data/codebook --out data/palette/{name}", root)
-            toys.run_line(decoder_line(name), root)
+            for command in ("palette", "decoder"):
+                toys.run_line(toys.COMMANDS[command].replace("onestep", name), root)
         made[device] = root
     return made
 
@@ -79,10 +74,10 @@ def test_an_image_is_that_of_the_cpu_alone_and_in_a_batch(roots, name):
 
 
 def blobs(count: int, dim: int, groups: int) -> np.ndarray:
+    """float32 [count, dim]: unit noise around centres of deviation 2."""
     rng = np.random.default_rng(0)
-    return (rng.normal(size=(groups, dim))[rng.integers(groups, size=count)] * 2 + rng.normal(size=(count, dim))).astype(
-        np.float32
-    )
+    centres = 2 * rng.normal(size=(groups, dim))
+    return (centres[rng.integers(groups, size=count)] + rng.normal(size=(count, dim))).astype(np.float32)
 
 
 def section(**changes) -> kmeans.Params:
