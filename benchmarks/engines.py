@@ -1,12 +1,12 @@
 """k-means of vectors in memory: faiss on the CPU, faiss on a GPU and flash-kmeans on a GPU, time beside error.
 
 Run:    uv pip install flash-kmeans && uv run --no-sync python benchmarks/engines.py      (without a GPU: faiss alone)
-Expect: a table for two numbers of iterations: seconds from vectors in the CPU's memory to centroids there, medians of
-        5 alternated runs (the CPU: one), with their range; error, the mean squared distance to the nearest centroid in
-        fp32, equal to a thousandth for equal engines. Minutes; 2,097,152 x 384 vectors need 10 GB.
+Expect: for each engine two numbers of iterations: seconds from vectors in the CPU's memory to centroids there, medians
+        of 5 alternated runs (the CPU: one), with their range; error, the mean squared distance to the nearest centroid
+        in fp32; then what one iteration more takes, without start and copies. The defaults want a GPU, minutes and
+        10 GB of memory; a CPU takes over a minute an iteration: --vectors 100000 --codes 1024 there.
 
-Vectors: a seeded mixture of four times as many unit-free Gaussians as codes. All start from random vectors; the last
-difference of iterations gives the seconds an iteration, without start and copies.
+Vectors: a seeded mixture of four times as many Gaussians of unit deviation as codes. All start from random vectors.
 """
 
 import argparse
@@ -57,8 +57,10 @@ def error_of(rows: np.ndarray, centroids: torch.Tensor, device: torch.device) ->
     return total / len(rows)
 
 
-def compare(rows: np.ndarray, num_codes: int, counts: dict[str, list[int]], rounds: int, where: torch.device) -> None:
-    """Print each engine's seconds and error for its two numbers of iterations; round r of all has seed r."""
+def measured(
+    rows: np.ndarray, num_codes: int, counts: dict[str, list[int]], rounds: int, where: torch.device
+) -> tuple[dict[tuple[str, int], list[float]], dict[tuple[str, int], float]]:
+    """Seconds and error by engine and number of iterations; round r of all has seed r, the error is of seed 0."""
     seconds: dict[tuple[str, int], list[float]] = {(engine, count): [] for engine in counts for count in counts[engine]}
     errors: dict[tuple[str, int], float] = {}
     for seed in range(rounds):
@@ -68,15 +70,21 @@ def compare(rows: np.ndarray, num_codes: int, counts: dict[str, list[int]], roun
                 centroids, _ = ENGINES[engine](rows, params_of(num_codes, count, seed))
                 taken.append(time.perf_counter() - started)
                 print(f"  {engine}, {count} iterations, seed {seed}: {taken[-1]:.2f} s", flush=True)
-                if seed == 0:
-                    errors[engine, count] = error_of(rows, centroids, where)
-    medians = {key: statistics.median(taken) for key, taken in seconds.items()}
+                errors.setdefault((engine, count), error_of(rows, centroids, where))
+    return seconds, errors
+
+
+def show(
+    seconds: dict[tuple[str, int], list[float]], errors: dict[tuple[str, int], float], counts: dict[str, list[int]]
+) -> None:
+    """Medians, ranges and errors; what an iteration more takes, by seed."""
     for (engine, count), taken in seconds.items():
-        spread = f"{medians[engine, count]:8.2f} s ({min(taken):.2f} to {max(taken):.2f})"
+        spread = f"{statistics.median(taken):8.2f} s ({min(taken):.2f} to {max(taken):.2f})"
         print(f"  {engine:18} {count:3} iterations {spread}, error {errors[engine, count]:.5f}")
     for engine, (few, many) in counts.items():
-        each = (medians[engine, many] - medians[engine, few]) / (many - few)
-        print(f"  {engine:18} {each:.3f} s an iteration more", flush=True)
+        pairs = zip(seconds[engine, few], seconds[engine, many], strict=True)
+        each = [(longer - shorter) / (many - few) for shorter, longer in pairs]
+        print(f"  {engine:18} {statistics.median(each):.3f} s ({min(each):.3f} to {max(each):.3f}) an iteration more")
 
 
 def main() -> None:
@@ -85,7 +93,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=2**21)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--codes", type=int, default=8192)
-    parser.add_argument("--iterations", type=int, nargs=2, default=[2, 10])
+    parser.add_argument("--iterations", type=int, nargs=2, default=[1, 20])
     parser.add_argument("--cpu-iterations", type=int, nargs=2, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--engines", nargs="+", choices=here, default=here)
@@ -96,9 +104,9 @@ def main() -> None:
     chip = torch.cuda.get_device_name() if where.type == "cuda" else "no GPU"
     print(f"{len(rows):,} x {args.dim}, K = {args.codes:,}; {torch.get_num_threads()} threads, {chip}", flush=True)
     counts = {name: args.cpu_iterations if "CPU" in name else args.iterations for name in args.engines}
-    for name in args.engines:
-        ENGINES[name](rows[:65536], params_of(64, 2, 0))  # warm up: imports, compiles
-    compare(rows, args.codes, counts, args.rounds, where)
+    for name in args.engines:  # warm up; flash-kmeans compiles for these very sizes
+        ENGINES[name](rows if "GPU" in name else rows[: args.codes], params_of(args.codes, 1, 0))
+    show(*measured(rows, args.codes, counts, args.rounds, where), counts)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 Run:    uv run python benchmarks/throughput.py onestep diffusion --tokenizer kmeans
         (after: uv run dvc repro codebook palette, with these in params.yaml)
-Expect: for each decoder, minutes on a CPU: medians of --rounds rounds of --steps updates, all of them with the
-        discriminator's. `updates`: on batches made before; `batches`: made alone; `both`: as in training, the next
-        batch being made meanwhile. MFU: 10^12 operations a second of `updates` over those of a product of large
-        matrices in the same precision on the same chip. Then the operations by the chip's time.
+Expect: for each decoder, minutes on a CPU: medians of --rounds rounds of --steps updates, with the discriminator's
+        where the decoder has one. `updates`: on batches made before; `batches`: made alone; `both`: as in training, the
+        next batch being made meanwhile. MFU: 10^12 operations a second of `updates` over those of a product of large
+        matrices under the same autocast on the same chip. Then the operations by the chip's time.
 
 The stage itself runs, with its loop replaced by the measurement; what it would write is thrown away.
 """
@@ -20,17 +20,19 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from stages.core.device import compute
 from stages.core.game import Game
 from stages.core.loop import Watch, prefetch
-from stages.core.params import Machine, load
+from stages.core.params import Machine, Precision, load
 from stages.decoder.sources import Sources
 from stages.decoder.train import load_params
 
-SIDE = 8192  # of the matrices that give the chip's rate; 1024 on a CPU
+SIDE = 8192  # of the matrices that give the chip's rate; 512 on a CPU
 
 
 class Operations(TorchDispatchMode):
@@ -61,33 +63,40 @@ def seconds_of(work: Iterable[Any], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def tflops_of_chip(device: torch.device, precision: str) -> float:
+def tflops_of_chip(device: torch.device, precision: Precision) -> float:
     """10^12 operations a second of a product of large random matrices, the median of ten."""
-    side = SIDE if device.type == "cuda" else SIDE // 8
-    dtype = torch.bfloat16 if precision == "bf16" and device.type == "cuda" else torch.float32
-    left, right = torch.randn(2, side, side, device=device, dtype=dtype)
+    side = SIDE if device.type == "cuda" else SIDE // 16
+    left, right = torch.randn(2, side, side, device=device)
+    with compute(device, precision):
+        dtype = (left[:1] @ right).dtype
+    left, right = left.to(dtype), right.to(dtype)
     times = [seconds_of((left @ right for _ in range(10)), device) / 10 for _ in range(11)][1:]
     return 2 * side**3 / statistics.median(times) / 1e12
 
 
 def measure(game: Game, steps: int, rounds: int) -> None:
-    """Print the figures of one decoder; the discriminator plays in all of the measured updates."""
-    optim, device, watch = game.recipe.optim, game.device, Watch(game.device)
+    """Print the figures of one decoder; where it has a discriminator, that plays in all of the measured updates."""
+    optim, device, batch_at, watch = game.recipe.optim, game.device, game.batches.batch_at, Watch(game.device)
     first = min(game.recipe.gan.start_step, optim.total_steps - 1)
-    made = [game.batches.batch_at(first + k) for k in range(4)]
+    made = [batch_at(first + k) for k in range(4)]
 
     def updates(batches: Iterable[torch.Tensor]) -> Iterator[None]:
         for pixels in batches:
             game.step(first, pixels, watch)
             yield
 
+    def as_in_training() -> Iterator[None]:
+        stream = prefetch(batch_at, 0, steps + 1)
+        next(stream)  # nothing runs beside the making of the first
+        return updates(pixels for _, pixels in stream)
+
     seconds_of(updates(made), device)  # warm up
     with Operations() as counted:
         seconds_of(updates(made[:1]), device)
     work: dict[str, Callable[[], Iterable[Any]]] = {
         "updates": lambda: updates(made[k % 4] for k in range(steps)),
-        "batches": lambda: map(game.batches.batch_at, range(steps)),
-        "both": lambda: updates(pixels for _, pixels in prefetch(game.batches.batch_at, 0, steps)),
+        "batches": lambda: map(batch_at, range(steps)),
+        "both": as_in_training,
     }
     timed = [{name: seconds_of(run(), device) / steps for name, run in work.items()} for _ in range(rounds)]
     report(game, {name: statistics.median(one[name] for one in timed) for name in work}, counted.total)
@@ -95,16 +104,16 @@ def measure(game: Game, steps: int, rounds: int) -> None:
 
 
 def report(game: Game, seconds: dict[str, float], flops: int) -> None:
-    """Images a second and MFU."""
-    size, chip = game.recipe.optim.batch_size, tflops_of_chip(game.device, game.recipe.optim.precision)
+    """Images a second, memory and MFU."""
+    size, device = game.recipe.optim.batch_size, game.device
     rates = ", ".join(f"{name} {size / taken:,.4g}" for name, taken in seconds.items())
-    reached = flops / seconds["updates"] / 1e12
     print(f"{game.name}: {sum(p.numel() for p in game.network.parameters()):,} parameters, batches of {size}")
     print(f"  images/s: {rates}")
+    if device.type == "cuda":
+        print(f"  GPU memory {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
+    reached, chip = flops / seconds["updates"] / 1e12, tflops_of_chip(device, game.recipe.optim.precision)
     mfu = f"{reached:.3g} TFLOP/s; the chip {chip:.3g}: MFU {reached / chip:.1%}"
-    print(f"  {flops / size / 1e9:.1f} GFLOP an image, {mfu}")
-    if game.device.type == "cuda":
-        print(f"  GPU memory {torch.cuda.max_memory_allocated(game.device) / 2**30:.1f} GiB")
+    print(f"  {flops / size / 1e9:.4g} GFLOP an image, {mfu}")
 
 
 def longest(work: Callable[[], Any], device: torch.device) -> None:
@@ -113,10 +122,11 @@ def longest(work: Callable[[], Any], device: torch.device) -> None:
     with profile(activities=activities) as seen:
         work()
     own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    events = sorted(seen.key_averages(), key=lambda event: -getattr(event, own))
-    total = sum(getattr(event, own) for event in events)
-    for event in events[:10]:
-        print(f"  {getattr(event, own) / total:6.1%} {event.count:6} x {event.key[:90]}", flush=True)
+    # Operations alone: a GPU's kernels are events, too, whose time their operations have already.
+    taken = {e.key: (getattr(e, own), e.count) for e in seen.key_averages() if e.device_type == DeviceType.CPU}
+    total = sum(spent for spent, _ in taken.values())
+    for name, (spent, count) in sorted(taken.items(), key=lambda item: -item[1][0])[:10]:
+        print(f"  {spent / total:6.1%} {count:6} x {name[:90]}", flush=True)
 
 
 def main() -> None:
@@ -132,6 +142,8 @@ def main() -> None:
         made = "data/images", "data/encoder", f"data/codebook/{args.tokenizer}", f"data/palette/{name}"
         measured = patch.object(Game, "play", lambda game: measure(game, args.steps, args.rounds))
         silent = patch.object(Game, "write_report")
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         with tempfile.TemporaryDirectory() as folder, measured, silent:
             kind.fit(name, Sources(*map(Path, made)), Path(folder) / name, Path(folder) / "report", params, machine)
 

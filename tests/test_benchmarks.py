@@ -4,17 +4,18 @@ Run: uv run pytest tests/test_benchmarks.py
 """
 
 import re
+import shutil
 import sys
 
 import pytest
 import torch
+import toy as toys
 from ruamel.yaml import YAML
-from toy import ROOT
 
 from benchmarks import engines, throughput
 from benchmarks.trainings import seeded
 
-TEXT = (ROOT / "params.yaml").read_text()
+TEXT = (toys.ROOT / "params.yaml").read_text()
 
 
 @pytest.mark.parametrize("decoder", ["onestep", "onestep_vqgan", "render_masked", "diffusion_uniform"])
@@ -25,14 +26,29 @@ def test_the_seed_of_any_decoder_can_be_set_and_of_no_other(decoder):
     assert made == expected
 
 
-def test_throughput_counts_all_operations_of_an_update(toy, monkeypatch, capsys):
-    monkeypatch.chdir(toy)
-    monkeypatch.setattr(sys, "argv", "throughput onestep --steps 1 --rounds 1".split())
+def throughput_of(root, decoder, game, monkeypatch, capsys):
+    """What the benchmark prints of the toy's decoder, trained with these values of its discriminator."""
+    toys.write_params(root, {"decoder": {decoder: {"gan": game}}})
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", f"throughput {decoder} --steps 1 --rounds 1".split())
     throughput.main()
-    printed = capsys.readouterr().out
-    assert re.search(r"images/s: updates [\d.,]+, batches [\d.,]+, both [\d.,]+", printed)
-    assert 0 < float(re.search(r"MFU ([\d.]+)%", printed)[1]) < 100
-    assert "convolution" in printed and not (toy / "data/decoder/kmeans-onestep").exists()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("decoder", ["onestep", "diffusion"])
+def test_throughput_measures_updates_with_the_discriminators(decoder, toy, tmp_path, monkeypatch, capsys):
+    root = shutil.copytree(toy, tmp_path / "toy")
+    toys.run_line(f"stages.palette.pick --name {decoder} --codebooks data/codebook --out data/palette/{decoder}", root)
+    printed = [
+        throughput_of(root, decoder, {"weight": weight, "start_step": 2}, monkeypatch, capsys) for weight in (0.0, 0.5)
+    ]
+    for text in printed:
+        assert re.search(r"images/s: updates [\d.,]+, batches [\d.,]+, both [\d.,]+", text)
+        assert 0 < float(re.search(r"MFU ([\d.]+)%", text)[1]) < 150
+        assert "convolution" in text
+    alone, playing = (float(re.search(r"([\d.e-]+) GFLOP an image", text)[1]) for text in printed)
+    assert playing > alone > 0
+    assert not (root / "data/decoder").exists() and not (root / "reports/decoder").exists()
 
 
 def test_operations_are_counted_forwards_and_backwards():
@@ -42,11 +58,11 @@ def test_operations_are_counted_forwards_and_backwards():
     assert counted.total == 2 * (2 * 3 * 5 * 7)  # the product, and its gradient by `left`
 
 
-def test_engines_are_compared_at_equal_vectors(monkeypatch, capsys, workdir):
+def test_engines_start_alike_and_more_iterations_leave_less_error(monkeypatch, capsys, workdir):
     (workdir / "params.yaml").write_text(TEXT)
-    monkeypatch.setattr(
-        sys, "argv", "engines --vectors 3000 --dim 8 --codes 16 --rounds 1 --engines".split() + ["faiss, CPU"]
-    )
+    monkeypatch.setitem(engines.ENGINES, "faiss, again", engines.ENGINES["faiss, CPU"])
+    sizes = "--vectors 3000 --dim 8 --codes 16 --rounds 1 --iterations 1 2"
+    monkeypatch.setattr(sys, "argv", ["engines", *sizes.split(), "--engines", "faiss, CPU", "faiss, again"])
     engines.main()
     errors = [float(error) for error in re.findall(r"error ([\d.]+)", capsys.readouterr().out)]
-    assert len(errors) == 2 and errors[1] < errors[0]
+    assert errors[0] > errors[1] and errors[:2] == errors[2:]

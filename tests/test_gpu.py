@@ -21,16 +21,16 @@ from stages.tokens.reader import load_tokens
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-DECODERS = ("onestep", "diffusion")
+DECODERS, GAN = ("onestep", "diffusion"), {"weight": 0.1, "start_step": 4}
 
 
 @pytest.fixture(scope="module")
 def roots(toy, tmp_path_factory):
-    """The toy to its tokens and two trained decoders, all on the CPU and all on the GPU."""
+    """The toy's features, tokens and two decoders, in fp32 with their games, made on the CPU and on the GPU."""
     made = {}
     for device in ("cpu", "cuda"):
         root = shutil.copytree(toy, tmp_path_factory.mktemp("on") / device, ignore=shutil.ignore_patterns("scratch"))
-        toys.write_params(root, {"machine": {"device": device}})
+        toys.write_params(root, {"machine": {"device": device}, "decoder": dict.fromkeys(DECODERS, {"gan": GAN})})
         for command in ("features", "tokens"):
             toys.run(command, root)
         for name in DECODERS:
@@ -52,12 +52,26 @@ def test_features_and_codes_are_those_of_the_cpu(roots):
     assert np.mean(codes[0] == codes[1]) > 0.99
 
 
+def scores(root, name):
+    """The last row of a decoder's curves."""
+    return json.loads((root / f"reports/decoder/kmeans-{name}/metrics.json").read_text())
+
+
 @pytest.mark.parametrize("name", DECODERS)
 def test_training_ends_where_it_ends_on_the_cpu(roots, name):
-    cpu, gpu = (
-        json.loads((root / f"reports/decoder/kmeans-{name}/metrics.json").read_text()) for root in roots.values()
-    )
+    cpu, gpu = (scores(root, name) for root in roots.values())
+    assert gpu["discriminator"] == pytest.approx(cpu["discriminator"], rel=0.05)
+    assert gpu["pixel"] == pytest.approx(cpu["pixel"], rel=0.02)
     assert gpu["val"]["psnr_db"] == pytest.approx(cpu["val"]["psnr_db"], abs=0.1)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_bf16_trains_about_as_well(roots, name, tmp_path):
+    root = shutil.copytree(roots["cuda"], tmp_path / "bf16", ignore=shutil.ignore_patterns("scratch"))
+    optim = {**toys.OPTIM, "precision": "bf16"}
+    toys.write_params(root, {"machine": {"device": "cuda"}, "decoder": {name: {"gan": GAN, "optim": optim}}})
+    toys.run_line(toys.COMMANDS["decoder"].replace("onestep", name), root)
+    assert scores(root, name)["pixel"] == pytest.approx(scores(roots["cuda"], name)["pixel"], rel=0.1)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -91,6 +105,9 @@ def error_of(rows: np.ndarray, centroids: torch.Tensor) -> float:
 
 
 def test_faiss_finds_on_a_gpu_what_it_finds_on_the_cpu():
+    import faiss
+
+    assert faiss.get_num_gpus() > 0
     rows = blobs(20_000, 24, 64)
     cpu, gpu = (error_of(rows, faiss_kmeans(rows, section(), device)[0]) for device in (CPU, GPU))
     assert gpu == pytest.approx(cpu, rel=0.01)

@@ -51,6 +51,14 @@ def test_every_preset_is_possible_and_changes_something(preset, project):
     assert " -> " in printed and tiny.stages_in(printed) == ["one"]
 
 
+def test_presets_can_be_laid_over_one_another_and_take_over_values_in_themselves(project):
+    tiny.with_real_params(project)
+    printed = tiny.semtok(project, "set", *(f"@{tiny.ROOT}/presets/{name}.yaml" for name in ("scenes", "scenes128")))
+    for said in ("data.source  digits -> scenes", "onestep.optim.total_steps  280 -> 2200"):
+        assert said in printed
+    assert "diffusion.optim.batch_size  16 -> 64" in printed and "diffusion.optim.total_steps  215 -> 1450" in printed
+
+
 def test_every_rung_of_the_ladder_differs_from_diffusion_in_one_value():
     from ruamel.yaml import YAML
 

@@ -1,6 +1,7 @@
 """kmeans: patch features of a frozen encoder -> code vectors (DiGIT, 1.1).
 
-Digits: 256 codes from 96,000 vectors, seconds. K = 8,192 from 2.1 M DINOv2-B vectors: 10 minutes on 16 cores.
+Digits: 256 codes from 96,000 vectors, seconds. K = 8,192 from 2.1 M DINOv2-B vectors, 20 iterations:
+by multiplication 45 minutes on 16 cores, one on a GPU (LOG.md has an iteration of half as wide vectors).
 It says how many of how many vectors it used: faiss itself never sub-samples here. A GPU is used where there is one.
 
 Rows come from the features artefact (rows.py), or from other blocks or the encoder's untrained twin, the control
