@@ -35,9 +35,8 @@ def throughput_of(root, decoder, game, monkeypatch, capsys):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("decoder", ["onestep", "diffusion"])
-def test_throughput_measures_updates_with_the_discriminators(decoder, toy, tmp_path, monkeypatch, capsys):
-    root = shutil.copytree(toy, tmp_path / "toy")
+def test_throughput_measures_updates_with_the_discriminators(toy, tmp_path, monkeypatch, capsys):
+    root, decoder = shutil.copytree(toy, tmp_path / "toy"), "diffusion"
     toys.run_line(f"stages.palette.pick --name {decoder} --codebooks data/codebook --out data/palette/{decoder}", root)
     printed = [
         throughput_of(root, decoder, {"weight": weight, "start_step": 2}, monkeypatch, capsys) for weight in (0.0, 0.5)
