@@ -11,6 +11,7 @@ import pytest
 import torch
 import toy as toys
 
+from benchmarks.engines import error_of, mixture
 from stages.codebook import kmeans
 from stages.codebook.engines import faiss_kmeans, flash_kmeans
 from stages.codebook.quantise import nearest
@@ -87,29 +88,18 @@ def test_an_image_is_that_of_the_cpu_alone_and_in_a_batch(roots, name):
     assert np.abs(alone.astype(int) - made[:1]).max() <= 2
 
 
-def blobs(count: int, dim: int, groups: int) -> np.ndarray:
-    """float32 [count, dim]: unit noise around centres of deviation 2."""
-    rng = np.random.default_rng(0)
-    centres = 2 * rng.normal(size=(groups, dim))
-    return (centres[rng.integers(groups, size=count)] + rng.normal(size=(count, dim))).astype(np.float32)
-
-
-def section(**changes) -> kmeans.Params:
+def section() -> kmeans.Params:
+    """32 codes in six iterations from random vectors."""
     base = load("codebook.kmeans", kmeans.Params, toys.ROOT / "params.yaml").model_dump()
-    return kmeans.Params(**{**base, "num_codes": 32, "iterations": 6, "init": "random", **changes})
-
-
-def error_of(rows: np.ndarray, centroids: torch.Tensor) -> float:
-    found = torch.from_numpy(rows)
-    return float((found - centroids[nearest(found, centroids)]).square().sum(1).mean())
+    return kmeans.Params(**{**base, "num_codes": 32, "iterations": 6, "init": "random"})
 
 
 def test_faiss_finds_on_a_gpu_what_it_finds_on_the_cpu():
     import faiss
 
     assert faiss.get_num_gpus() > 0
-    rows = blobs(20_000, 24, 64)
-    cpu, gpu = (error_of(rows, faiss_kmeans(rows, section(), device)[0]) for device in (CPU, GPU))
+    rows = mixture(20_000, 24, 64)
+    cpu, gpu = (error_of(rows, faiss_kmeans(rows, section(), device)[0], CPU) for device in (CPU, GPU))
     assert gpu == pytest.approx(cpu, rel=0.01)
 
 
@@ -117,12 +107,13 @@ def test_flash_kmeans_finds_what_lloyds_algorithm_finds_from_the_same_start():
     pytest.importorskip("flash_kmeans")
     from stages.codebook.engines import initial
 
-    rows = blobs(20_000, 64, 64)
+    rows = mixture(20_000, 64, 64)
     found, progress = flash_kmeans(rows, section(), GPU)
     vectors, points = torch.from_numpy(initial(rows, section(), GPU)), torch.from_numpy(rows)
     for _ in range(6):
         codes = nearest(points, vectors)
         counts = torch.bincount(codes, minlength=32)
         vectors = torch.zeros_like(vectors).index_add_(0, codes, points) / counts.clamp(min=1)[:, None]
-    assert error_of(rows, found) == pytest.approx(error_of(rows, vectors), rel=0.002)
-    assert progress.last()["objective"] == pytest.approx(error_of(rows, found) * len(rows), rel=0.002)
+    error = error_of(rows, found, CPU)
+    assert error == pytest.approx(error_of(rows, vectors, CPU), rel=0.002)
+    assert progress.last()["objective"] == pytest.approx(error * len(rows), rel=0.002)
