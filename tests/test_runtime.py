@@ -144,3 +144,16 @@ def test_bytecode_that_may_not_lie_beside_sources_is_kept_in_the_environment(kee
     assert path.is_relative_to(f"{sys.prefix}/bytecode{tmp_path}") and path.exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["heavy.py"]
     path.unlink()
+
+
+def test_freed_memory_is_kept_so_that_the_next_step_takes_no_page_faults():
+    script = (
+        "import resource, stages.core.runtime as runtime; runtime.keep_memory(); faults = []\n"
+        "for _ in range(20):\n"
+        "    blocks = [bytearray(8 * 2**20) for _ in range(4)]; del blocks\n"
+        "    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
+        "print(faults[0], faults[-1] - faults[9])"
+    )
+    said = subprocess.run([sys.executable, "-c", script], cwd=tiny.ROOT, capture_output=True, text=True, check=True)
+    first, later = map(int, said.stdout.split())
+    assert first > 1000 and later < 100
