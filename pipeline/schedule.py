@@ -5,6 +5,7 @@ Tasks are not all submitted at the start: those that wait would sit in the threa
 
 from __future__ import annotations
 
+import os
 import queue
 from typing import Any
 
@@ -37,13 +38,20 @@ def execute(
             if len(given) >= slots or not gpus.enough(node.settings.gpus):
                 continue
             given[node.name] = gpus.take(node.settings.gpus)
-            env = gpus.env(given[node.name]) | ({"OMP_WAIT_POLICY": "PASSIVE"} if slots > 1 else {})
+            env = gpus.env(given[node.name]) | cores_env(slots)
             futures[node.name] = submit(todo.pop(node.name), node.name in fresh, force, env, children, futures)
             futures[node.name].add_done_callback(lambda _, name=node.name: over.put(name))
         gpus.give_back(given.pop(next_over(over)))
     for future in futures.values():
         future.wait()  # its state is the server's until then, which may lag
     return {name: future.state for name, future in futures.items()}
+
+
+def cores_env(slots: int) -> dict[str, str]:
+    """What tells each of several stages at once to use its share of the cores, unless the environment says how many."""
+    if slots == 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // slots))}
 
 
 def is_ready(node: Node, nodes: dict[str, Node], futures: dict[str, Any], running: dict[str, Any]) -> bool:

@@ -235,3 +235,14 @@ def test_two_gpus_are_handed_out_one_a_stage_and_a_stage_may_ask_for_both():
     gpus.give_back(one)
     assert gpus.env(gpus.take(4)) == {"CUDA_VISIBLE_DEVICES": "1,0", "NPROC": "2"}
     assert Gpus([]).enough(8) and Gpus([]).env([]) == {}
+
+
+def test_stages_at_once_share_the_cores_unless_told_otherwise(monkeypatch):
+    from pipeline.schedule import cores_env
+
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    threads = [cores_env(slots).get("OMP_NUM_THREADS") for slots in (1, 2, 3, 16)]
+    assert threads == [None, "4", "2", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert cores_env(2) == {}
