@@ -35,7 +35,10 @@ def parser() -> argparse.ArgumentParser:
     serve = verbs.add_parser("serve", help="wait for runs that are started in the UI, with parameters; Ctrl-C ends it")
     serve.add_argument("--pool", help="register with this Prefect work pool, whose workers wait instead, and end")
     edit = verbs.add_parser("set", help="change values of params.yaml, checked first; says which stages that reruns")
-    edit.add_argument("assignments", nargs="+", metavar="KEY=VALUE", help="such as codebook.kmeans.num_codes=512")
+    edit.add_argument(
+        "assignments", nargs="+", metavar="KEY=VALUE",
+        help="such as codebook.kmeans.num_codes=512; @FILE: all values of that file, such as @presets/scenes.yaml",
+    )  # fmt: skip
     verbs.add_parser("status", help="each stage: up to date or why not, and how long it took last time")
     doctor = verbs.add_parser("doctor", help="check the installation, the GPU, the disk, and what a crash left behind")
     doctor.add_argument("--fix", action="store_true", help="repair what can be repaired")

@@ -19,7 +19,8 @@ def side(value: float, std: float | None = None) -> dict:
         (side(25.0, 0.3), side(30.0, 0.4), "reversed"),
         (side(26.0, 0.3), side(25.01, 0.4), "undecided"),  # 0.99 is within twice 0.5
         (side(26.01, 0.3), side(25.0, 0.4), "appears"),
-        (side(25.0), side(25.0), "undecided"),
+        (side(25.0, 0.3), side(25.0, 0.4), "undecided"),
+        (side(30.0), side(25.0, 0.4), "no verdict: one seed has no spread"),
     ],
 )
 def test_a_difference_counts_beyond_twice_its_deviation(first, second, said):
@@ -28,7 +29,7 @@ def test_a_difference_counts_beyond_twice_its_deviation(first, second, said):
 
 def test_where_less_is_better_the_sign_turns():
     claim = Claim("", "vqgan", "kmeans", "reconstruction.psnr_db", -1)
-    assert verdict(claim, {"vqgan": side(30.0), "kmeans": side(25.0)})[-1] == "reversed"
+    assert verdict(claim, {"vqgan": side(30.0, 0.1), "kmeans": side(25.0, 0.1)})[-1] == "reversed"
 
 
 def test_a_claim_about_a_tokenizer_that_was_not_evaluated_is_left_out():
@@ -37,18 +38,20 @@ def test_a_claim_about_a_tokenizer_that_was_not_evaluated_is_left_out():
 
 def test_tokenizers_are_compared_under_one_decoder_only(tmp_path):
     def metrics(name: str, psnr: float) -> dict:
-        return {"tokenizer": {"name": name}, **side(psnr)}
+        return {"tokenizer": {"name": name}, **side(psnr, 0.1)}
 
     apart = {"vqgan-onestep": metrics("vqgan", 30.0), "kmeans-other": metrics("kmeans", 25.0)}
     assert verdicts(tmp_path, apart) == []
     [table] = verdicts(tmp_path, {**apart, "kmeans-onestep": metrics("kmeans", 25.0)})
-    assert table.rows == [[PSNR.text, "appears", "onestep: reconstruction.psnr_db", "vqgan 30", "kmeans 25"]]
+    assert table.rows == [
+        [PSNR.text, "appears", "onestep: reconstruction.psnr_db", "vqgan 30 ± 0.1", "kmeans 25 ± 0.1"]
+    ]
 
 
 def test_figures_made_in_different_ways_are_not_compared(tmp_path):
     def metrics(name: str, digest: str, psnr: float) -> dict:
         made = {"of": "reconstruction", "reference_digest": digest}
-        return {"tokenizer": {"name": name}, **side(psnr), "protocol": [made]}
+        return {"tokenizer": {"name": name}, **side(psnr, 0.1), "protocol": [made]}
 
     found = {"vqgan-onestep": metrics("vqgan", "ab", 30.0), "kmeans-onestep": metrics("kmeans", "cd", 25.0)}
     [table] = verdicts(tmp_path, found)
@@ -66,7 +69,8 @@ def test_every_claim_names_two_tokenizers_of_params_yaml():
 
 def test_nothing_is_said_of_generation_before_reconstructions_show_their_classes():
     def rated(agreement: float) -> dict:
-        return {"reconstruction": {"agreement": agreement, "psnr_db": 20.0}, "ar": {"agreement": agreement}}
+        return {"reconstruction": {"agreement": agreement, **side(20.0, 0.1)["reconstruction"]},
+                "ar": {"agreement": agreement, "agreement_std": 0.01}}  # fmt: skip
 
     claim = Claim("", "kmeans", "vqgan", "ar.agreement", 1)
     assert verdict(claim, {"kmeans": rated(0.95), "vqgan": rated(0.9)})[-1] == "appears"

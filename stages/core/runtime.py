@@ -27,7 +27,7 @@ from stages.core.errors import UserError
 from stages.core.lifeline import die_with_parent, tie_to_parent
 
 LOCKS, DURATIONS = Path("scratch/locks"), Path("scratch/durations")
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # numbers of mallopt(3)
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of mallopt(3)
 
 
 def run(main: Callable[[], None], parallel: bool = False) -> None:
@@ -60,12 +60,13 @@ def keep_bytecode() -> None:
 
 
 def keep_memory() -> None:
-    """Let glibc keep freed memory for the next allocation, so that peak memory is the same and later steps are faster.
+    """Let glibc keep freed blocks of up to 32 MB for the next allocation.
 
-    By default it returns large blocks to the kernel, and a training step takes thousands of page faults anew.
+    By default it returns them to the kernel, and each step of a training takes thousands of page faults anew. Larger
+    ones, which are data rather than activations, go back as before.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # other C libraries have none
-        mallopt(MMAP_MAX, 0)
+        mallopt(MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc accepts
         mallopt(TRIM_THRESHOLD, 2**31 - 1)
 
 

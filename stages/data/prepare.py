@@ -41,6 +41,7 @@ from stages.data.scenes import Scenes, open_scenes
 
 JPG_QUALITY = 95
 SHOWN = 20  # refused files on the console
+LEAST_IMAGES = 2  # a split of one has no covariance for a distance between image sets
 TAR_BYTES = 3 * 1024  # headers and padding of an image's members
 BASE_BYTES = 200 * 10**6  # Python and its libraries
 
@@ -164,13 +165,14 @@ def in_threads(function: Callable[[Any], Any], items: Iterable[Any], num_workers
 
 
 def check_splits(entries: list[dict[str, Any]], refused: list[dict[str, str]], params: Params) -> None:
-    """`UserError` if train or val has no good image."""
+    """`UserError` if train or val has too few good images."""
     counts = {split: sum(entry["samples"] for entry in of_split(entries, split)) for split in ("train", "val")}
-    if min(counts.values()) == 0:
+    if min(counts.values()) < LEAST_IMAGES:
         reasons = "".join(f"\n  {item['name']}: {item['reason']}" for item in refused[:SHOWN])
         raise UserError(
             f"data.folder = {params.folder!r}: {counts['train']} good images for train and {counts['val']} for val "
-            f"(val_fraction {params.val_fraction}), expected at least 1 each; {len(refused)} files refused{reasons}"
+            f"(val_fraction {params.val_fraction}), expected at least {LEAST_IMAGES} each; "
+            f"{len(refused)} files refused{reasons}"
         )
 
 

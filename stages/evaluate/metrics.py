@@ -48,7 +48,10 @@ def precision_recall(
 
 
 def inception_score(logits: Tensor, seed: int) -> float:
-    """exp of the mean KL from class probabilities to their mean, 10 splits; from 1 to the number of classes."""
+    """exp of the mean KL from class probabilities to their mean, the mean of 10 splits.
+
+    From 1 to the number of classes; less where splits are small: 10 classes in random splits of 50 reach 9.2.
+    """
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 
     return isc_features_to_metric(logits, splits=IS_SPLITS, rng_seed=seed)[KEY_METRIC_ISC_MEAN]

@@ -1,9 +1,9 @@
 """The tokenizers side by side: one table, and which of the expected orderings it shows.
 
-A difference counts where it exceeds twice the deviation of a difference of the two figures; else it is undecided. Of
-generation nothing is said before the judge reads GATE of both tokenizers' reconstructions right. Nor is anything said
-"at matched rate" or "at matched PSNR" where bits or dB differ by more than MATCHED, or where the control's samples have
-their class by chance; nor of figures that were made in different ways.
+A difference counts where it exceeds twice the deviation of a difference of the two figures, each of a single seed;
+else it is undecided. Of generation nothing is said before the judge reads GATE of both tokenizers' reconstructions
+right. Nor is anything said "at matched rate" or "at matched PSNR" where bits or dB differ by more than MATCHED, or
+where the control's samples have their class by chance; nor of figures without a spread or made in different ways.
 """
 
 from __future__ import annotations
@@ -149,10 +149,16 @@ def verdict(claim: Claim, found: dict[str, Metrics]) -> list[str]:
     said = "undecided" if abs(gain) <= SIGMAS * noise else "appears" if gain > 0 else "reversed"
     objections = [
         *unlike(claim, found, group), *unread(claim, found, group), *unmatched(claim, found),
-        *by_chance(claim, found, group),
+        *by_chance(claim, found, group), *unspread(sides, name),
     ]  # fmt: skip
     said = f"no verdict: {objections[0]}" if objections else said
     return [f"{claim.better} {spread(sides[0], name)}", f"{claim.worse} {spread(sides[1], name)}", said]
+
+
+def unspread(sides: list[Metrics], name: str) -> Iterator[str]:
+    """A figure of one seed alone has no deviation to compare with."""
+    if any(f"{name}_std" not in side for side in sides):
+        yield "one seed has no spread"
 
 
 def unlike(claim: Claim, found: dict[str, Metrics], group: str) -> Iterator[str]:

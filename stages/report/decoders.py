@@ -185,20 +185,22 @@ def rung(metrics: Metrics, base: Metrics) -> dict[str, str]:
 
 def against(metrics: Metrics, level: str, base: Metrics) -> dict[str, str]:
     """How rfid at a number of steps compares with another decoder's; nothing under another protocol."""
-    if metrics is base or protocol_of(metrics, "sweep") != protocol_of(base, "sweep"):
+    protocol = protocol_of(metrics, "sweep")
+    if metrics is base or protocol != protocol_of(base, "sweep"):
         return {}
+    seeds = len(protocol["decoding_seeds"])
     own, other, name = metrics[level], base[own_level(base)], base["decoder"]["name"]
-    return {f"{key}: against {name}": verdict(own, other, key) for key in COMPARED if key in own}
+    return {f"{key}: against {name}": verdict(own, other, key, seeds) for key in COMPARED if key in own}
 
 
-def verdict(own: Metrics, other: Metrics, key: str) -> str:
+def verdict(own: Metrics, other: Metrics, key: str, seeds: int) -> str:
     """How much less the figure is, with its deviation, and: better | worse | undecided. Less is better.
 
-    Deviations are of the difference of bootstrap draws, which are of the same images, and of both sets of seeds.
+    Deviations are of the difference of bootstrap draws, which are of the same images, and of means over `seeds`.
     """
     pairs = zip(own["bootstrap"][key], other["bootstrap"][key], strict=True)
     variances = [variance(mine - theirs for mine, theirs in pairs)]
-    variances += [one.get(f"{key}_seed_std", 0.0) ** 2 for one in (own, other)]
+    variances += [one.get(f"{key}_seed_std", 0.0) ** 2 / seeds for one in (own, other)]
     gain, noise = other[key] - own[key], sum(variances) ** 0.5
     said = "undecided" if abs(gain) <= SIGMAS * noise else "better" if gain > 0 else "worse"
     return f"{said}: {-gain:+.3g} ± {noise:.2g}"

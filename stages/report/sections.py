@@ -50,7 +50,7 @@ def headline(evaluations: dict[str, dict[str, Any]]) -> Section:
         "the mean over val images. Agreement: an independent classifier sees the class that was asked for. gfid, gkid: "
         "distance to real training images. Perplexity and bits compare generators of one tokenizer; ≤ marks an upper "
         "bound. Near copies: share of samples nearer to a training image, by their pixels, than 99 % of real val "
-        "images are; 0.01 is what fresh real images have."
+        "images are; 0.01 is what fresh real images have (with fewer than 99 val images, one in their number + 1)."
     )
     return Section("Generated images", text, tables(["tokenizer-decoder", "generator"], rows))
 
