@@ -14,6 +14,8 @@ def test_guidance_identity():
     conditional, unconditional = torch.randn(4, 7), torch.randn(4, 7)
     assert torch.equal(filters.guide(conditional, unconditional, 1.0), conditional)
     assert torch.equal(filters.guide(conditional, unconditional, 0.0), unconditional)
+    further = conditional + 0.5 * (conditional - unconditional)
+    torch.testing.assert_close(filters.guide(conditional, unconditional, 1.5), further)
 
 
 @given(st.integers(1, 12), st.integers(0, 1000))

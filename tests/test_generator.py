@@ -149,11 +149,25 @@ def test_a_code_once_kept_is_never_masked_again(monkeypatch):
     assert len(seen) == MASKED.steps and (final < model.num_codes).all()
 
 
-def test_gumbel_noise_has_no_weight_at_the_last_step():
-    model, labels = network(False), torch.zeros(8, dtype=torch.long)
-    one_step = MASKED.model_copy(update={"steps": 1})
-    quiet = one_step.model_copy(update={"choice_temperature": 0.0})
-    assert torch.equal(masked.sample(model, labels, one_step, 0), masked.sample(model, labels, quiet, 0))
+@pytest.mark.parametrize("choice_temperature", [0.0, 3.0])
+def test_the_least_sure_positions_are_masked_again(choice_temperature):
+    uniform, looks = torch.rand(20, 4, 2, 9, generator=torch.Generator().manual_seed(0)), []
+    share = torch.linspace(0.5, 0.9, 9)  # of code 0, position by position; that of code 1 is the rest
+
+    def logits_of(codes, unknown):
+        looks.append(codes.clone())
+        return torch.stack([share, 1 - share], 1).log().expand(20, 9, 2)[unknown]
+
+    setting = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "choice_temperature": choice_temperature}
+    final = masking.draw_by_steps(logits_of, uniform, num_codes=2, **setting)
+    for step, (before, after) in enumerate(itertools.pairwise([*looks, final])):
+        filled = torch.where(before == 2, (uniform[:, step, 0] >= share).long(), before)
+        gumbel = -(-uniform[:, step, 1].log()).log()
+        sure = torch.where(filled == 0, share, 1 - share).log() + choice_temperature * (1 - (step + 1) / 4) * gumbel
+        sure = sure.masked_fill(before != 2, torch.inf)
+        kept = sure.argsort(1).argsort(1) >= (after == 2).sum(1, keepdim=True)
+        assert torch.equal(after, filled.masked_fill(~kept, 2))
+    assert [int((look == 2).sum(1).max()) for look in looks] == [9, 8, 6, 3] and (final < 2).all()
 
 
 def test_masked_sampling_takes_at_most_as_many_forwards_as_steps(monkeypatch):

@@ -88,10 +88,10 @@ def test_other_protocols_get_a_table_of_their_own_with_a_note(reports, changes):
 
 def test_tokenizers_share_a_table_and_a_plot_of_their_noise_and_are_measured_against_kmeans(reports):
     alone = page(reports)
-    assert "0.125 ± 0.01" in alone and "30 dB" in alone and "÷" not in alone
+    assert "0.125 ± 0.006, images ± 0.008" in alone and "30 dB" in alone and "÷" not in alone
     write_stability(reports / "stability" / "fsq", 0.25, foreground=0.6)
     html = page(reports)
-    fsq = "<td>30 dB</td><td>fsq</td><td>256</td><td>0.25 ± 0.01</td>"
+    fsq = "<td>30 dB</td><td>fsq</td><td>256</td><td>0.25 ± 0.006, images ± 0.008</td>"
     assert "<th>changed ÷ kmeans</th><th>on foreground ÷ kmeans</th>" in html
     assert re.search(f"{fsq}.*<td>2</td><td>3</td></tr>\n.*<td>1</td><td>1</td></tr>", html)
     assert "kmeans: falling" in alone and "fsq, kmeans: falling" in html

@@ -76,6 +76,9 @@ def test_scores_are_plotted_by_steps_if_there_are_any_and_by_bits_if_they_differ
     other = {**metrics["kmeans-onestep"], "codes": {"kind": "kmeans", "bits_an_image": 100.0}}
     both = decoders.against_bits("psnr_db", {**metrics, "small-onestep": other})
     assert both["onestep of kmeans"] == ([100.0, 512.0], [25.0, 25.0], [0.1, 0.1])
+    control = {**metrics["kmeans-onestep"], "decoder": {"name": "onestep", "tokenizer": "kmeans_random"}}
+    apart = decoders.against_bits("psnr_db", {**metrics, "kmeans_random-onestep": control})
+    assert apart["onestep of kmeans"] == apart["onestep of kmeans_random"] == curves["onestep of kmeans"]
     flat = decoders.against_steps("psnr_db", metrics["kmeans-onestep"], metrics)
     assert flat[:2] == ([1, 10], [25.0, 25.0])
     steep = decoders.against_steps("psnr_db", metrics["kmeans-diffusion"], metrics)

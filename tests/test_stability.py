@@ -56,7 +56,7 @@ def test_without_noise_nothing_changes(toy, monkeypatch):
     tokenizer, pixels = load_tokenizer(toy.codebook), pixels_of(toy, 12)
     batch = Batch(list(range(12)), pixels, torch.ones(12, 16, dtype=torch.bool))
     with torch.inference_mode():
-        means = disturb(tokenizer, batch, [10.0], [0])[0, 0] / how_many(batch)
+        means = disturb(tokenizer, batch, [10.0], [0])[:, 0, 0].sum(0) / how_many(batch).sum(0)
     assert means[:4].tolist() == [0, 0, 1, 1] and means[4] == torch.inf
 
 
@@ -65,8 +65,8 @@ def test_figures_equal_a_count_image_by_image(toy):
     shown = by_variance(pixels, tokenizer.grid, 0.01)
     changed, shown_changed, codes, rows = [], [], [], []
     with torch.inference_mode():
-        means = disturb(tokenizer, Batch(list(range(12)), pixels, shown), [10.0], [5])[0, 0]
-        means /= how_many(Batch(list(range(12)), pixels, shown))
+        means = disturb(tokenizer, Batch(list(range(12)), pixels, shown), [10.0], [5])[:, 0, 0].sum(0)
+        means /= how_many(Batch(list(range(12)), pixels, shown)).sum(0)
         for number, image in enumerate(pixels):
             noisy = image + unit_noise([number], 16, seed=5)[0] * (image.var((1, 2), correction=0).mean() / 10).sqrt()
             before, after = (tokenizer.encode_pixels(one[None])[0] for one in (image, noisy))
@@ -194,7 +194,7 @@ def test_flat_images_have_no_signal_and_are_left_out(toy, tmp_path):
     val = ImageSplit(tmp_path / "some", "val").read(range(entry["images"] + entry["flat_images"]))
     assert 0 < entry["flat_images"] == sum(len(np.unique(image.reshape(-1, 3), axis=0)) == 1 for image in val)
     write_image_artefact(tmp_path / "flat", images[::2], np.full(15, -1), [])
-    with pytest.raises(UserError, match=r"all \d+ val images used are of one flat colour"):
+    with pytest.raises(UserError, match=r"0 of the \d+ val images used are not of one flat colour: expected 2"):
         run(toy, tmp_path / "report", tmp_path / "flat")
 
 

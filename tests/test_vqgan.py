@@ -36,7 +36,8 @@ def trained(toy, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("levels", "count"), [([8, 8, 4], 256), ([8, 8, 8, 4], 2048), ([4, 2, 3], 24), ([8, 8, 8, 5, 5, 5], 64_000)]
+    ("levels", "count"),
+    [([8, 8, 4], 256), ([8, 8, 8, 4], 2048), ([4, 2, 3], 24), ([8, 8, 5, 5, 5], 8000), ([8, 8, 8, 5, 5, 5], 64_000)],
 )
 def test_fsq_index_and_vector_name_each_other_for_every_code(levels, count):
     fsq = Fsq(levels)

@@ -75,8 +75,9 @@ def picture(path: Path, shape: tuple[int, int, int] = (8, 8, 3)) -> None:
 
 def write_stability(folder: Path, change: float, foreground: float = 0.2, **changes) -> None:
     """Two levels of noise; `changes` go into the protocol."""
-    figures = {"change": change, "change_std": 0.01, "code_cosine": 0.9, "code_cosine_std": 0.001}
-    figures |= {"foreground_change": foreground, "foreground_change_std": 0.02}
+    figures = {"change": change, "foreground_change": foreground, "code_cosine": 0.9}
+    spreads = {"_std": 0.006, "_image_std": 0.008}
+    figures |= {f"{name}{suffix}": value for name in figures for suffix, value in spreads.items()}
     entry = {"of": "stability", "reference_digest": "0123456789ab", "snrs_db": [30.0, 0.01], "noise_seeds": [0, 1]}
     levels = {"snr_30_db": figures, "snr_0.01_db": {**figures, "change": 0.96}}
     entries = [{**entry, **changes}, {"of": "tokenizer", "num_codes": 256}]

@@ -33,6 +33,8 @@ def faiss_kmeans(sample: np.ndarray, params: Params, device: torch.device) -> tu
     best = kmeans.iteration_stats[-params.iterations :]  # faiss keeps those of earlier redos before them
     for iteration, it in enumerate(best):
         objective = 2 * (len(sample) - it["obj"]) if params.normalise else it["obj"]  # ||f - c||² = 2 - 2 cos
+        if len(sample) == params.num_codes:  # faiss copies them, and logs 0 of either kind
+            objective = 0.0
         progress.log(iteration, objective=float(objective), splits=float(it["nsplit"]))
     return torch.from_numpy(kmeans.centroids.copy()), progress
 

@@ -16,6 +16,8 @@ from stages.codebook.joint import JointRecipe, fit_autoencoder
 from stages.codebook.sources import Sources
 from stages.core.params import Machine
 
+MOST_LEVELS = 1000  # with more the bounds of quantise.Fsq reach beyond the outermost level
+
 
 class Params(JointRecipe):
     kind: Literal["fsq"]
@@ -24,8 +26,8 @@ class Params(JointRecipe):
     @field_validator("levels")
     @classmethod
     def each_has_a_choice(cls, levels: list[int]) -> list[int]:
-        if min(levels) < 2 or math.prod(levels) > 2**24:
-            raise ValueError(f"{levels}: expected two or more levels each, and at most 2^24 codes")
+        if min(levels) < 2 or max(levels) > MOST_LEVELS or math.prod(levels) > 2**24:
+            raise ValueError(f"{levels}: expected 2 to {MOST_LEVELS} levels each, and at most 2^24 codes")
         return levels
 
 

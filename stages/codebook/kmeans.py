@@ -60,6 +60,9 @@ class Params(Section):
         for key, (value, only) in in_memory.items():
             if self.method != "sample" and value != only:
                 raise ValueError(f"method: {self.method} passes over all vectors: expected {key}: {only}, got {value}")
+        if self.method == "minibatch" and self.batch_vectors > self.chunk_vectors:
+            at_once = f"{self.chunk_vectors} of chunk_vectors"
+            raise ValueError(f"batch_vectors = {self.batch_vectors}: expected at most the {at_once}")
         if self.engine == "flash" and (self.normalise or self.redo > 1):
             raise ValueError("engine: flash has no spherical k-means and no redo: expected normalise: false, redo: 1")
         return self

@@ -87,7 +87,7 @@ def prefetch(batch_at: Callable[[int], Any], start: int, stop: int) -> Iterator[
 
 
 def adamw(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
-    """AdamW; norms, biases, position tables and what embeds patches, codes or classes are not decayed."""
+    """AdamW; norms, biases, position tables and what embeds patches, classes or a generator's codes are not decayed."""
     import torch
 
     decayed, free = [], []

@@ -63,11 +63,17 @@ CLAIMS = [
 
 def comparison(reports: gather.Reports, evaluations: dict[str, Metrics], data: Metrics) -> Section:
     """One row for each tokenizer and decoder; below it the orderings. `data`: params of the images."""
-    rows = [row(name, metrics, stability(reports, metrics)) for name, metrics in evaluations.items()]
+    stable = {name: stability(reports, metrics) for name, metrics in evaluations.items()}
+    first = next((shared(one["protocol"]) for one in stable.values() if one["protocol"]), "")
+    rows = [
+        row(name, metrics, stable[name] if shared(stable[name]["protocol"]) == first else {})
+        for name, metrics in evaluations.items()
+    ]
     text = (
         "Bits: what a generator needs for a val image, given its class; ≤ a bound. ± is the deviation between sampling "
         "seeds; for reconstructions, entropy, perplexity and bits the standard error over val images. Changed: share "
-        f"of codes that differ after noise at {STABILITY_DB} dB. Compare generators at equal bits or equal PSNR, not "
+        f"of codes that differ after noise at {STABILITY_DB} dB, ± over noise seeds and val images; left out where it "
+        "was measured in another way than in the first row that has it. Compare generators at equal bits or PSNR, not "
         "at equal K: fewer bits are easier to generate. Figures with [judge] are made in the feature space of the "
         "judge of agreement, a classifier of real images that no tokenizer knows; those in the encoder's own space, "
         "[embedded], favour semantic codes. Orderings are those that the papers expect, or controls: one appears, or "
@@ -114,9 +120,14 @@ def generator_cells(generator: str, figures: Metrics, space: str) -> dict[str, s
 
 
 def stability(reports: gather.Reports, metrics: Metrics) -> Metrics:
-    """{change, change_std} of a tokenizer at STABILITY_DB, and the protocol; empty where it was not measured."""
+    """{change, change_std} of a tokenizer at STABILITY_DB, and the protocol; empty where it was not measured.
+
+    The deviation is that between noise seeds and the standard error over val images together.
+    """
     found = gather.read_metrics(reports / "stability" / metrics["tokenizer"]["name"]) or {}
-    return {**found.get(f"snr_{STABILITY_DB}_db", {}), "protocol": protocol_of(found, "stability")}
+    figures, spreads = found.get(f"snr_{STABILITY_DB}_db", {}), ("change_std", "change_image_std")
+    noise = {"change_std": sum(figures[key] ** 2 for key in spreads) ** 0.5} if figures else {}
+    return {**figures, **noise, "protocol": protocol_of(found, "stability")}
 
 
 def verdicts(reports: gather.Reports, evaluations: dict[str, Metrics]) -> list[Table]:

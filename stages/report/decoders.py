@@ -141,11 +141,17 @@ def against_steps(key: str, metrics: Metrics, group: dict[str, Metrics]) -> draw
 
 
 def against_bits(key: str, group: dict[str, Metrics]) -> dict[str, draw.Band]:
-    """{decoder and kind of tokenizer: a figure by bits, over the tokenizers of that kind}."""
+    """{decoder and kind of tokenizer: a figure by bits, over the tokenizers of that kind}.
+
+    Of those with equal bits, which differ in something else, the first is on the line; others have one of their own.
+    """
     found: dict[str, list[tuple[float, Metrics]]] = {}
     for metrics in group.values():
-        line = found.setdefault(f"{metrics['decoder']['name']} of {metrics['codes']['kind']}", [])
-        line.append((metrics["codes"]["bits_an_image"], metrics[own_level(metrics)]))
+        decoder, bits = metrics["decoder"]["name"], metrics["codes"]["bits_an_image"]
+        name = f"{decoder} of {metrics['codes']['kind']}"
+        if any(x == bits for x, _ in found.get(name, [])):
+            name = f"{decoder} of {metrics['decoder']['tokenizer']}"
+        found.setdefault(name, []).append((bits, metrics[own_level(metrics)]))
     return {name: band(key, line) for name, line in found.items()}
 
 
@@ -194,7 +200,7 @@ def against(metrics: Metrics, level: str, base: Metrics) -> dict[str, str]:
 
 
 def verdict(own: Metrics, other: Metrics, key: str, seeds: int) -> str:
-    """How much less the figure is, with its deviation, and: better | worse | undecided. Less is better.
+    """How much more the figure is, with its deviation, and: better | worse | undecided. Less is better.
 
     Deviations are of the difference of bootstrap draws, which are of the same images, and of means over `seeds`.
     """

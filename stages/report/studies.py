@@ -26,10 +26,10 @@ def stability(reports: gather.Reports) -> Section | None:
         return None
     text = (
         "Gaussian noise on the pixels of val images, signal-to-noise ratio in dB; mean ± standard deviation between "
-        "noise seeds. Changed: share of codes, also of those alone whose patch shows something, and as a multiple of "
-        f"{BASELINE}'s. Cosines: code vectors and features before against after. Few or coarse codes change less for "
-        "that reason alone: compare tokenizers of as many codes and of like PSNR, and know which encoder saw noise in "
-        "its training."
+        "noise seeds, then the standard error over images. Changed: share of codes, also of those alone whose patch "
+        f"shows something, and as a multiple of {BASELINE}'s. Cosines: code vectors and features before against after. "
+        "Few or coarse codes change less for that reason alone: compare tokenizers of as many codes and of like PSNR, "
+        "and know which encoder saw noise in its training."
     )
     groups = by_protocol(found, "stability")
     rows = [row for group in groups for snr in levels(next(iter(group.values()))) for row in rows_at(snr, group)]
@@ -49,7 +49,7 @@ def rows_at(snr: str, group: dict[str, dict[str, Any]]) -> list[Row]:
     rows = []
     for name, metrics in group.items():
         figures = levels(metrics)[snr]
-        cells = {title: spread(figures, key) for key, title in STABILITY.items()}
+        cells = {title: both_spreads(figures, key) for key, title in STABILITY.items()}
         cells |= {
             f"{title} ÷ {BASELINE}": number(figures[key] / base[key])
             for key, title in TIMES.items()
@@ -58,6 +58,11 @@ def rows_at(snr: str, group: dict[str, dict[str, Any]]) -> list[Row]:
         codes = number(protocol_of(metrics, "tokenizer")["num_codes"])
         rows.append(Row([snr, name, codes], cells, protocol_of(metrics, "stability")))
     return rows
+
+
+def both_spreads(figures: dict[str, float], key: str) -> str:
+    """A figure with its deviation between noise seeds and its standard error over images."""
+    return spread(figures, key) + (f", images ± {figures[f'{key}_image_std']:.2g}" if key in figures else "")
 
 
 def plot(group: dict[str, dict[str, Any]]) -> str:

@@ -27,13 +27,14 @@ class Batch:
 
 
 def how_many(batch: Batch) -> Tensor:
-    """float64 [FIGURES]: over how many positions, for the last over how many images, each figure is a mean."""
-    positions, shown = batch.foreground.numel(), int(batch.foreground.sum())
-    return torch.tensor([positions, shown, positions, positions, len(batch.numbers)], dtype=torch.float64)
+    """float64 [B, FIGURES] on the CPU: over how many of an image's positions, for the last 1, each figure is a mean."""
+    shown = batch.foreground.sum(1)
+    positions = torch.full_like(shown, batch.foreground.shape[1])
+    return torch.stack([positions, shown, positions, positions, torch.ones_like(shown)], 1).cpu().double()
 
 
 def disturb(tokenizer: Tokenizer, batch: Batch, snrs_db: list[float], seeds: list[int]) -> Tensor:
-    """float64 [seeds, levels, FIGURES] on the CPU: each figure summed over the batch."""
+    """float64 [B, seeds, levels, FIGURES] on the CPU: each figure summed over an image."""
     pixels, power, before = batch.pixels, signal_power(batch.pixels), tokenizer.rows(batch.pixels)
     found = []
     for seed in seeds:
@@ -41,18 +42,21 @@ def disturb(tokenizer: Tokenizer, batch: Batch, snrs_db: list[float], seeds: lis
         for snr_db in snrs_db:
             noisy = pixels + noise_sigma(power, snr_db)[:, None, None, None] * noise
             positions = compare(tokenizer, before, tokenizer.rows(noisy), batch.foreground)
-            found.append(torch.stack([*positions, measured_snr_db(pixels, noisy).sum()]))
-    return torch.stack(found).view(len(seeds), len(snrs_db), len(FIGURES)).cpu().double()
+            found.append(torch.stack([*positions, measured_snr_db(pixels, noisy)], 1))
+    return torch.stack(found, 1).unflatten(1, (len(seeds), len(snrs_db))).cpu().double()
 
 
 def compare(tokenizer: Tokenizer, before: Tensor, after: Tensor, foreground: Tensor) -> list[Tensor]:
-    """The figures of positions, each summed; before, after: rows float [B, N, D]; foreground bool [B, N]."""
+    """The figures of positions, summed over each image, [B] each.
+
+    before, after: rows float [B, N, D]; foreground bool [B, N].
+    """
     book = tokenizer.codebook
     old, new = book.assign(before), book.assign(after)
     changed = old != new
     codes = cosine(tokenizer.vectors(old), tokenizer.vectors(new))
     rows = cosine(book.placed(before), book.placed(after))
-    return [values.float().sum() for values in (changed, changed & foreground, codes, rows)]
+    return [values.float().sum(1) for values in (changed, changed & foreground, codes, rows)]
 
 
 def cosine(before: Tensor, after: Tensor) -> Tensor:

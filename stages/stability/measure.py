@@ -6,7 +6,7 @@ Expect: digits: 20 s a tokenizer; 297 images x 8 levels x 3 seeds go through the
 Noise (stages/stability/noise.py) is added to the pixels of val images and not clipped, since clipping would take it
 away where an image is black or white. An image gets the same noise for every tokenizer, and at every level the same
 but for its size. Images of one flat colour have no signal and are left out. Figures of a level, snr_<dB>_db, are means
-over seeds, with _std between them:
+over seeds, with _std between them and _image_std, the standard error over val images:
 
     change             share of positions whose code differs
     foreground_change  the same among positions that show something (stages/stability/foreground.py)
@@ -72,11 +72,13 @@ def measure(images: Path, codebook: Path, report: Path, params: Params, machine:
         for batch in batches(val, chosen, masks, tokenizer, params, machine.infer_batch_size):
             sums.append(disturb(tokenizer, batch, params.snrs_db, params.seeds))
             counts.append(how_many(batch))
-    if not counts:
-        raise UserError(f"{images}: all {len(chosen)} val images used are of one flat colour: nothing to disturb")
-    count = torch.stack(counts).sum(0)
-    figures = summary((torch.stack(sums).sum(0) / count).numpy(), params)
-    used = {"images": int(count[-1]), "flat_images": len(chosen) - int(count[-1])}
+    varied = sum(map(len, counts))
+    if varied < 2:
+        why = f"{varied} of the {len(chosen)} val images used are not of one flat colour: expected 2 or more to disturb"
+        raise UserError(f"{images}: {why}")
+    count = torch.cat(counts)
+    figures = summary(torch.cat(sums).numpy(), count.numpy(), params)
+    used, count = {"images": varied, "flat_images": len(chosen) - varied}, count.sum(0)
     entries = [{**protocol(images, tokenizer, masks, params), **used}, tokenizer_facts(codebook, tokenizer)]
     write_figures(report, {**figures, "foreground_share": float(count[1] / count[0]), "protocol": entries})
     names = [name for name in figures[level(params.snrs_db[0])] if not name.endswith("_std")]
@@ -126,21 +128,30 @@ def as_batch(
     return Batch(numbers, pixels, shown.repeat(1, tokenizer.num_patches // tokenizer.grid**2))
 
 
-def summary(means: np.ndarray, params: Params) -> dict[str, Any]:
-    """{level: figures with their deviations} from [seeds, levels, FIGURES]; what is a mean over nothing is left out."""
+def summary(sums: np.ndarray, counts: np.ndarray, params: Params) -> dict[str, Any]:
+    """{level: figures with their deviations}; what is a mean over nothing is left out.
+
+    sums [M, seeds, levels, FIGURES], counts [M, FIGURES] of M images. A figure is a ratio of sums over images, whose
+    standard error is that of the mean of what its images are above or below it (Cochran 1977, 6.4).
+    """
     import numpy as np
 
     from stages.stability.change import FIGURES
 
-    figures: dict[str, Any] = {}
-    for snr_db, of_seeds in zip(params.snrs_db, means.transpose(1, 2, 0), strict=True):
-        known = [(name, values) for name, values in zip(FIGURES, of_seeds, strict=True) if np.isfinite(values).all()]
-        figures[level(snr_db)] = {
-            key: float(value)
-            for name, values in known
-            for key, value in ((name, values.mean()), (f"{name}_std", values.std(ddof=1)))
+    total = np.where(counts.sum(0) > 0, counts.sum(0), np.nan)
+    of_seeds = sums.sum(0) / total
+    means = of_seeds.mean(0)
+    above = sums.mean(1) - means * counts[:, None]
+    found = {"": means, "_std": of_seeds.std(0, ddof=1), "_image_std": len(sums) ** 0.5 * above.std(0, ddof=1) / total}
+    return {
+        level(snr_db): {
+            f"{name}{suffix}": float(values[row, column])
+            for column, name in enumerate(FIGURES)
+            if np.isfinite(means[row, column])
+            for suffix, values in found.items()
         }
-    return figures
+        for row, snr_db in enumerate(params.snrs_db)
+    }
 
 
 def protocol(images: Path, tokenizer: Tokenizer, masks: Masks | None, params: Params) -> dict[str, Any]:

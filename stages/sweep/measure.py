@@ -42,7 +42,7 @@ BASE_BYTES = 10**9  # Python, its libraries, the networks and a batch
 
 class Params(Section):
     steps: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(min_length=1), DIFFERENT]
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), DIFFERENT]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=2), DIFFERENT]
     max_images: int = Field(ge=2)
     perceptual_blocks: list[int] = Field(min_length=1)
     bootstrap_draws: int = Field(ge=2)
