@@ -49,7 +49,8 @@ def add_run(verbs: Any) -> None:
     """`semtok run`."""
     run = verbs.add_parser("run", help="run what is stale, in the order of the graph")
     run.add_argument("targets", nargs="*", metavar="TARGET", help="a stage, such as generator or generator@kmeans-ar")
-    run.add_argument("--jobs", type=int, metavar="N", help="stages at once (default: one a GPU, else 1)")
+    run.add_argument("--jobs", type=int, metavar="N", help="stages at once (default: what GPUs take, else 1)")
+    run.add_argument("--per-gpu", type=int, metavar="N", default=1, help="stages at once on one GPU (default: 1)")
     which = run.add_mutually_exclusive_group()
     which.add_argument("--downstream", action="store_true", help="the targets and what is made from them")
     which.add_argument("--single", action="store_true", help="only the targets, even if what they read is stale")

@@ -25,6 +25,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from pipeline import record, repair, summary
 from pipeline.errors import PipelineError
+from pipeline.gpus import Gpus
 from pipeline.graph import Node, plan
 from pipeline.outlook import look
 from pipeline.repro import Children
@@ -40,15 +41,16 @@ def semtok(
     single: bool = False,
     force: bool = False,
     jobs: int | None = None,
+    per_gpu: int = 1,
 ) -> State:
     """Run what is stale of the targets (default: everything) and what they need; with `downstream` the targets and
     what is made from them, with `single` the targets alone; with `force` also what is up to date. At most `jobs` stages
-    at once (default: one a GPU, else 1)."""
+    at once, `per_gpu` of them on one GPU (default: as many as GPUs take, else 1)."""
     record.sign()
     children = Children()
     try:
         with sole_run():
-            return coordinate(targets or [], downstream, single, force, jobs, children)
+            return coordinate(targets or [], downstream, single, force, jobs, per_gpu, children)
     except PipelineError as error:
         return Failed(name="Refused", message=str(error))
     except CancelledInUi:
@@ -60,11 +62,12 @@ def semtok(
 
 
 def coordinate(
-    targets: list[str], downstream: bool, single: bool, force: bool, jobs: int | None, children: Children
+    targets: list[str], downstream: bool, single: bool, force: bool, jobs: int | None, per_gpu: int, children: Children
 ) -> State:
     """Plan, run, sum up."""
-    if jobs is not None and jobs < 1:
-        raise PipelineError(f"jobs = {jobs}: expected 1 or more")
+    for name, value in {"jobs": jobs, "per_gpu": per_gpu}.items():
+        if value is not None and value < 1:
+            raise PipelineError(f"{name} = {value}: expected 1 or more")
     log = get_run_logger()
     for sentence in repair.heal():
         log.warning("%s", sentence)
@@ -74,7 +77,8 @@ def coordinate(
     nodes = plan(outlook.nodes, targets, downstream, single)
     fresh = set() if force else still_fresh(nodes, {*outlook.reasons, *outlook.unknown})
     log.info("%d stages, %d of them up to date: %s", len(nodes), len(fresh), ", ".join(nodes))
-    states = execute(nodes, fresh, force, jobs, children)
+    gpus = Gpus.found(per_gpu)
+    states = execute(nodes, fresh, force, jobs or max(1, gpus.slots), gpus, children)
     text = summary.publish(nodes, states, children.outcomes, outlook.reasons)
     bad = [name for name, state in states.items() if not state.is_completed()]
     return Failed(message=f"{text}; not done: {', '.join(bad)}") if bad else Completed(message=text)

@@ -1,4 +1,4 @@
-"""Which stage when: each as a task, submitted when its upstreams are over, so many at once, on GPUs of its own.
+"""Which stage when: each as a task, submitted when its upstreams are over, so many at once, on its share of GPUs.
 
 Tasks are not all submitted at the start: those that wait would sit in the threads that others need.
 """
@@ -26,11 +26,9 @@ class CancelledInUi(Exception):
 
 
 def execute(
-    nodes: dict[str, Node], fresh: set[str], force: bool, jobs: int | None, children: Children
+    nodes: dict[str, Node], fresh: set[str], force: bool, slots: int, gpus: Gpus, children: Children
 ) -> dict[str, State]:
-    """Each node as a task, submitted when its upstreams are over, at most `jobs` at once; their final states."""
-    gpus = Gpus.found()
-    slots = jobs or max(1, len(gpus.free))
+    """Each node as a task, submitted when its upstreams are over, at most `slots` at once; their final states."""
     todo, given, over = dict(nodes), dict[str, list[str]](), queue.Queue()
     futures: dict[str, PrefectFuture] = {}
     while todo or given:

@@ -201,8 +201,9 @@ def test_a_second_run_refuses_with_the_reason_and_disturbs_nothing(project, serv
 
 
 def test_bad_targets_and_jobs_are_refused(project, server):
-    for arguments, word in ((["run", "lefft"], "lefft: no such stage"), (["run", "--jobs", "0"], "jobs = 0")):
-        done = semtok(project, server, *arguments)
+    bad = {"lefft": "lefft: no such stage", "--jobs 0": "jobs = 0", "--per-gpu 0": "per_gpu = 0"}
+    for arguments, word in bad.items():
+        done = semtok(project, server, "run", *arguments.split())
         assert done.returncode == 2 and word in done.stderr, done.stderr
 
 
@@ -222,27 +223,3 @@ def test_twenty_rounds_of_eight_stages_at_once_lose_nothing(tmp_path, server):
 def test_two_stages_at_once_get_a_gpu_each(project, server):
     done = semtok(project, server, "run", "right", "--single", "--force", "--jobs", "2", CUDA_VISIBLE_DEVICES="7,8")
     assert done.returncode == 0 and set(re.findall(r"gpus (\S+)", done.stderr)) == {"7", "8"}
-
-
-def test_two_gpus_are_handed_out_one_a_stage_and_a_stage_may_ask_for_both():
-    from pipeline.gpus import Gpus
-
-    gpus = Gpus(["0", "1"])
-    one, two = gpus.take(1), gpus.take(1)
-    assert (one, two) == (["0"], ["1"]) and not gpus.enough(1) and gpus.enough(0)
-    gpus.give_back(two)
-    assert not gpus.enough(2)
-    gpus.give_back(one)
-    assert gpus.env(gpus.take(4)) == {"CUDA_VISIBLE_DEVICES": "1,0", "NPROC": "2"}
-    assert Gpus([]).enough(8) and Gpus([]).env([]) == {}
-
-
-def test_stages_at_once_share_the_cores_unless_told_otherwise(monkeypatch):
-    from pipeline.schedule import cores_env
-
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    threads = [cores_env(slots).get("OMP_NUM_THREADS") for slots in (1, 2, 3, 16)]
-    assert threads == [None, "4", "2", "1"]
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert cores_env(2) == {}
