@@ -2,9 +2,10 @@
 
 import pytest
 
-from stages.report.comparison import CLAIMS, Claim, verdict, verdicts
+from stages.report.comparison import CLAIMS, GENERATION, RECONSTRUCTION, Claim, verdict, verdicts
 
-PSNR = Claim("pixel codes reconstruct better", "vqgan", "kmeans", "reconstruction.psnr_db", 1)
+PSNR = Claim("pixel codes reconstruct better", "vqgan", "kmeans", "reconstruction", {"psnr_db": 1})
+AGREEMENT = {"agreement": 1}
 
 
 def side(value: float, std: float | None = None) -> dict:
@@ -15,47 +16,45 @@ def side(value: float, std: float | None = None) -> dict:
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        (side(30.0, 0.3), side(25.0, 0.4), "appears"),
-        (side(25.0, 0.3), side(30.0, 0.4), "reversed"),
-        (side(26.0, 0.3), side(25.01, 0.4), "undecided"),  # 0.99 is within twice 0.5
-        (side(26.01, 0.3), side(25.0, 0.4), "appears"),
-        (side(25.0, 0.3), side(25.0, 0.4), "undecided"),
-        (side(30.0), side(25.0, 0.4), "no verdict: one seed has no spread"),
+        (side(30.0, 0.3), side(25.0, 0.4), "appears: 30 ± 0.3, 25 ± 0.4"),
+        (side(25.0, 0.3), side(30.0, 0.4), "reversed: 25 ± 0.3, 30 ± 0.4"),
+        (side(26.0, 0.3), side(25.01, 0.4), "undecided: 26 ± 0.3, 25.01 ± 0.4"),  # 0.99 is within twice 0.5
+        (side(26.01, 0.3), side(25.0, 0.4), "appears: 26.01 ± 0.3, 25 ± 0.4"),
+        (side(25.0, 0.3), side(25.0, 0.4), "undecided: 25 ± 0.3, 25 ± 0.4"),
+        (side(30.0), side(25.0, 0.4), "no spread: 30, 25 ± 0.4"),
     ],
 )
 def test_a_difference_counts_beyond_twice_its_deviation(first, second, said):
-    assert verdict(PSNR, {"vqgan": first, "kmeans": second})[-1] == said
+    assert verdict(PSNR, {"vqgan": first, "kmeans": second}) == [said, ""]
 
 
 def test_where_less_is_better_the_sign_turns():
-    claim = Claim("", "vqgan", "kmeans", "reconstruction.psnr_db", -1)
-    assert verdict(claim, {"vqgan": side(30.0, 0.1), "kmeans": side(25.0, 0.1)})[-1] == "reversed"
+    claim = Claim("", "vqgan", "kmeans", "reconstruction", {"psnr_db": -1})
+    assert verdict(claim, {"vqgan": side(30.0, 0.1), "kmeans": side(25.0, 0.1)})[0].startswith("reversed")
 
 
 def test_a_claim_about_a_tokenizer_that_was_not_evaluated_is_left_out():
-    assert verdict(PSNR, {"vqgan": side(30.0)}) == []
+    assert verdict(PSNR, {"vqgan": side(30.0)}) == ["", ""]
+
+
+def metrics(name: str, psnr: float, digest: str = "ab") -> dict:
+    made = {"of": "reconstruction", "reference_digest": digest}
+    return {"tokenizer": {"name": name}, **side(psnr, 0.1), "protocol": [made]}
 
 
 def test_tokenizers_are_compared_under_one_decoder_only(tmp_path):
-    def metrics(name: str, psnr: float) -> dict:
-        return {"tokenizer": {"name": name}, **side(psnr, 0.1)}
-
     apart = {"vqgan-onestep": metrics("vqgan", 30.0), "kmeans-other": metrics("kmeans", 25.0)}
     assert verdicts(tmp_path, apart) == []
     [table] = verdicts(tmp_path, {**apart, "kmeans-onestep": metrics("kmeans", 25.0)})
-    assert table.rows == [
-        [PSNR.text, "appears", "onestep: reconstruction.psnr_db", "vqgan 30 ± 0.1", "kmeans 25 ± 0.1"]
-    ]
+    assert table.columns == ["ordering", "of", *RECONSTRUCTION, "no verdict, since"]
+    told = ["appears: 30 ± 0.1, 25 ± 0.1", "", ""]
+    assert table.rows == [["vqgan codes reconstruct better than kmeans codes", "onestep, reconstruction", *told]]
 
 
 def test_figures_made_in_different_ways_are_not_compared(tmp_path):
-    def metrics(name: str, digest: str, psnr: float) -> dict:
-        made = {"of": "reconstruction", "reference_digest": digest}
-        return {"tokenizer": {"name": name}, **side(psnr, 0.1), "protocol": [made]}
-
-    found = {"vqgan-onestep": metrics("vqgan", "ab", 30.0), "kmeans-onestep": metrics("kmeans", "cd", 25.0)}
+    found = {"vqgan-onestep": metrics("vqgan", 30.0), "kmeans-onestep": metrics("kmeans", 25.0, "cd")}
     [table] = verdicts(tmp_path, found)
-    assert table.rows[0][1] == "no verdict: made under different protocols"
+    assert table.rows[0][2:] == ["30 ± 0.1, 25 ± 0.1", "", "made under different protocols"]
 
 
 def test_every_claim_names_two_tokenizers_of_params_yaml():
@@ -72,11 +71,11 @@ def test_nothing_is_said_of_generation_before_reconstructions_show_their_classes
         return {"reconstruction": {"agreement": agreement, **side(20.0, 0.1)["reconstruction"]},
                 "ar": {"agreement": agreement, "agreement_std": 0.01}}  # fmt: skip
 
-    claim = Claim("", "kmeans", "vqgan", "ar.agreement", 1)
-    assert verdict(claim, {"kmeans": rated(0.95), "vqgan": rated(0.9)})[-1] == "appears"
+    claim = Claim("", "kmeans", "vqgan", "ar", AGREEMENT)
+    assert verdict(claim, {"kmeans": rated(0.95), "vqgan": rated(0.9)}) == ["appears: 0.95 ± 0.01, 0.9 ± 0.01", ""]
     blind = {"kmeans": rated(0.95), "vqgan": rated(0.85)}
-    assert verdict(claim, blind)[-1] == "no verdict: the judge reads under 0.9 of vqgan reconstructions"
-    assert verdict(PSNR, blind)[-1] == "undecided", "reconstruction itself is not gated"
+    assert verdict(claim, blind)[-1] == "the judge reads under 0.9 of vqgan reconstructions"
+    assert verdict(PSNR, blind)[-1] == "", "reconstruction itself is not gated"
 
 
 def coded(bits: float, psnr_db: float, agreement: float) -> dict:
@@ -87,23 +86,26 @@ def coded(bits: float, psnr_db: float, agreement: float) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("matched", "control", "said"),
+    ("matched", "agreement", "control", "objection"),
     [
-        ("rate", coded(110, 30.0, 0.3), "appears"),
-        ("rate", coded(90, 30.0, 0.3), "no verdict: 100 and 90 bits an image"),
-        ("rate", coded(112, 30.0, 0.3), "no verdict: 100 and 112 bits an image"),
-        ("rate", coded(100, 30.0, 0.119), "no verdict: samples of vq_rate show their class by chance"),
-        ("psnr", coded(200, 25.9, 0.3), "appears"),
-        ("psnr", coded(100, 26.1, 0.3), "no verdict: 25.0 and 26.1 dB"),
-        ("", coded(200, 30.0, 0.1), "appears"),
+        ("rate", 0.6, coded(110, 30.0, 0.3), ""),
+        ("rate", 0.6, coded(90, 30.0, 0.3), "100 and 90 bits an image"),
+        ("rate", 0.6, coded(112, 30.0, 0.3), "100 and 112 bits an image"),
+        ("rate", 0.6, coded(100, 30.0, 0.119), "samples of vq_rate show their class by chance"),
+        ("psnr", 0.6, coded(200, 25.9, 0.3), ""),
+        ("psnr", 0.6, coded(100, 26.1, 0.3), "25.0 and 26.1 dB"),
+        ("", 0.6, coded(200, 30.0, 0.1), ""),
+        ("", 0.19, coded(200, 30.0, 0.1), "samples of neither show their class 2 times as often as chance"),
+        ("", 0.2, coded(200, 30.0, 0.1), ""),
     ],
 )
-def test_what_is_said_at_matched_rate_or_psnr_is_said_of_what_matches(matched, control, said):
-    claim = Claim("", "kmeans", "vq_rate", "ar.agreement", 1, matched)
-    assert verdict(claim, {"kmeans": coded(100, 25.0, 0.6), "vq_rate": control})[-1] == said
+def test_what_is_said_of_generators_is_said_of_what_matches_and_has_learnt(matched, agreement, control, objection):
+    claim = Claim("", "kmeans", "vq_rate", "ar", AGREEMENT, matched)
+    found = {"kmeans": coded(100, 25.0, agreement), "vq_rate": control}
+    assert verdict(claim, found)[-1] == objection
 
 
 def test_without_an_autoregressive_generator_no_rates_match():
-    claim = Claim("", "kmeans", "vq_rate", "masked.agreement", 1, "rate")
+    claim = Claim("", "kmeans", "vq_rate", "masked", GENERATION, "rate")
     masked = {"kmeans": {"masked": {"agreement": 0.9}}, "vq_rate": {"masked": {"agreement": 0.5}}}
-    assert verdict(claim, masked)[-1] == "no verdict: no ar generator tells the bits"
+    assert verdict(claim, masked) == ["", "0.9, 0.5", "", "no ar generator tells the bits"]

@@ -170,6 +170,25 @@ def test_agreement_of_perfect_reconstructions_is_the_judges_accuracy(toy):
     assert abs(figures["reconstruction"]["rfid[embedded]"]) < 1e-3 > abs(figures["reconstruction"]["rfid[judge]"])
 
 
+def test_real_val_images_are_scored_as_samples_would_be(toy, scored):
+    from stages.core import likeness
+    from stages.evaluate.bench import set_up
+    from stages.evaluate.extractor import open_spaces
+    from stages.evaluate.generation import score_real
+
+    bench, val = (
+        set_up(toy.images, open_spaces(toy.encoder, toy.judge, "", torch.device("cpu")), PARAMS, MACHINE),
+        ImageSplit(toy.images, "val"),
+    )
+    everything = score_real(val, 10**6, bench)["as_samples"]
+    sight = bench.look(val.read(range(len(val))))
+    wanted = likeness.fid(sight.features["judge"], bench.reference.features["judge"])
+    assert everything["images"] == len(val) and everything["gfid[judge]"] == pytest.approx(wanted, rel=1e-6)
+    assert everything["agreement"] == pytest.approx(scored[1]["val"]["agreement"])
+    assert scored[1]["val"]["as_samples"]["images"] == min(len(val), 60), "as many as samples of one seed"
+    assert "10 val images: 40 are needed" in score_real(val, 10, bench)["as_samples_skipped"]
+
+
 def test_without_classes_agreement_and_is_are_skipped_with_the_reason(toy, tmp_path):
     rng = np.random.default_rng(0)
     write_image_artefact(

@@ -52,6 +52,7 @@ def test_the_figures_are_in_the_page(whole):
         "0.93 ± 0.01",
         "1.25 ± 0.1",
         "≤ 2.9",
+        "<td>297 real val images</td><td>0.99</td><td>0.25</td>",
         "25 ± 0.1",
         "96,000",
         "num_codes: 256",
@@ -62,7 +63,7 @@ def test_the_figures_are_in_the_page(whole):
         "20.25",
     ):
         assert text in html, text
-    for text in ("Missing in this report", "Another protocol", "Left out, no longer in params.yaml"):
+    for text in ("Missing in this report", "Another protocol", "Left out, not in the lists of params.yaml"):
         assert text not in html, text
 
 
@@ -112,15 +113,15 @@ def test_what_params_no_longer_ask_for_is_neither_shown_nor_compared_nor_read_bu
     write_evaluation(reports / "evaluate" / "fsq-onestep")
     write_stability(reports / "stability" / "fsq", 0.25)
     write_curve(reports / "decoder" / "kmeans-diffusion" / "plots" / "metrics" / "loss.tsv")
-    compared = "pixel codes reconstruct better", "changed ÷ kmeans", "decoder/kmeans-diffusion: by step"
+    compared = "fsq codes reconstruct better than kmeans codes", "changed ÷ kmeans", "decoder/kmeans-diffusion: by step"
     before = page(reports)
-    assert all(text in before for text in compared) and "Left out, no longer" not in before
+    assert all(text in before for text in compared) and "Left out, not" not in before
     for old in ("sweep/fsq-onestep", "ablation/64-2"):
         (reports / old).mkdir()
         (reports / old / "metrics.json").write_text('{"of": "code of another time"}')
     html = page(reports, tokenizers=["kmeans", "vqgan"], decoders=["onestep"])
     named = "stability/fsq, ablation/64-2, decoder/kmeans-diffusion, evaluate/fsq-onestep, sweep/fsq-onestep"
-    assert f"Left out, no longer in params.yaml: {named}." in html
+    assert f"Left out, not in the lists of params.yaml: {named}." in html
     rest = html.replace(named, "")
     assert not [text for text in (*compared, "fsq", "kmeans-diffusion") if text in rest]
 

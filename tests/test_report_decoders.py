@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from written_reports import ROWS_PX, asked_for, write_resolution, write_sweep
 
-from stages.report import decoders
+from stages.report import decoders, studies
 
 DIFFUSION = {"steps_1": 24.0, "steps_10": 23.0, "steps_3": 26.0}
 
@@ -67,7 +67,9 @@ def test_scores_are_plotted_by_steps_if_there_are_any_and_by_bits_if_they_differ
     def captions() -> list[str]:
         return [one.caption for one in decoders.study(reports)[0].pictures]
 
-    assert "By steps" in captions() and not any("compression" in one for one in captions())
+    assert any(one.startswith("Codes of kmeans, by steps") for one in captions()) and not any(
+        "compression" in one for one in captions()
+    )
     write_sweep(reports / "sweep/vqgan-diffusion", "diffusion", DIFFUSION, bits=256.0)
     assert any("compression" in one for one in captions())
     metrics = reports.named("sweep")
@@ -112,7 +114,7 @@ def test_a_difference_has_the_spread_of_differences_for_the_images_are_the_same(
 def test_larger_images_have_a_row_for_each_decoder_and_one_for_the_joint_one(tmp_path):
     reports = asked_for(tmp_path / "reports")
     write_resolution(reports / "resolution/vqgan-onestep")
-    section = decoders.resolution(reports)
+    section = studies.resolution(reports)
     assert rows_of(section) == [
         ["vqgan", "onestep", "21.5 ± 0.2", "24.5 ± 0.2", "0.75", "0.75"],
         ["vqgan", "joint", "19.12 ± 0.2", "19.12 ± 0.2", "0.75", "0.75"],
@@ -123,4 +125,4 @@ def test_larger_images_have_a_row_for_each_decoder_and_one_for_the_joint_one(tmp
 
 def test_without_sweeps_there_is_nothing_to_say(tmp_path):
     reports = asked_for(tmp_path / "reports")
-    assert decoders.study(reports) == [] and decoders.resolution(reports) is None
+    assert decoders.study(reports) == [] and studies.resolution(reports) is None

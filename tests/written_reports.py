@@ -55,7 +55,8 @@ def write_evaluation(folder: Path, **changes) -> None:
     entries += [protocol(of, seeds=[0, 1], sampler={"top_k": k}, **changes) for k, of in enumerate(("ar", "masked"))]
     metrics = {
         "tokenizer": {"name": folder.name.removesuffix("-onestep"), "kind": "kmeans", "num_codes": 256, "dim": 128},
-        "val": {"agreement": 0.99, "neighbours": DISTANCES},
+        "val": {"agreement": 0.99, "neighbours": DISTANCES,
+                "as_samples": {"images": 297, "agreement": 0.99, "gfid[embedded]": 0.25}},
         "reconstruction": {"psnr_db": 25.0, "psnr_db_std": 0.1, "rfid[embedded]": 0.5, "neighbours": DISTANCES,
                            "code_usage": {"live_codes": 250, "live_fraction": 250 / 256}},
         "ar": generator("exact", 0.93), "masked": generator("upper", 0.88), "protocol": entries,

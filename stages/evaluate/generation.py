@@ -1,4 +1,4 @@
-"""Scores of generated samples: each a mean over seeds with the standard deviation between seeds."""
+"""Scores of generated samples, each a mean over seeds with the standard deviation between them, and of real images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core import artefact, likeness
+from stages.core.choice import choose
 from stages.core.errors import UserError
 from stages.evaluate import metrics
 from stages.evaluate.reconstruction import neighbour_figures
@@ -15,6 +16,7 @@ from stages.evaluate.sight import Sight, paint
 if TYPE_CHECKING:
     import numpy as np
 
+    from stages.data.reader import ImageSplit
     from stages.evaluate.bench import Bench
 
 
@@ -69,6 +71,16 @@ def score_samples(
         "code_usage": usage(counts),
         "neighbours": neighbours[0],
     }
+
+
+def score_real(val: ImageSplit, count: int, bench: Bench) -> dict[str, Any]:
+    """What `count` perfect samples would have: the scores of so many real val images, or of all; one set, no spread."""
+    index = choose(len(val), count, bench.params.seed)
+    least = max(bench.params.kid_subset_size, bench.params.prc_neighbours + 1, metrics.IS_SPLITS)
+    if len(index) < least:
+        return {"as_samples_skipped": f"{len(index)} val images: {least} are needed (evaluate.kid_subset_size)"}
+    sight = bench.see(len(index), lambda batch: val.read(index[batch.start : batch.stop]))
+    return {"as_samples": {"images": len(index), **seed_figures(sight, val.labels[index], bench)}}
 
 
 def seed_figures(sight: Sight, labels: np.ndarray, bench: Bench) -> dict[str, float]:

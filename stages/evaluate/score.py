@@ -22,7 +22,7 @@ from stages.core.errors import UserError
 from stages.core.params import Machine, Section, impossible, load, load_list
 from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, num_images
-from stages.evaluate.generation import Samples, load_samples, score_samples
+from stages.evaluate.generation import Samples, load_samples, score_real, score_samples
 from stages.evaluate.metrics import IS_SPLITS, PRC_BATCH
 from stages.evaluate.reconstruction import score_reconstruction
 
@@ -81,6 +81,7 @@ def score(
     figures: dict[str, Any] = {"tokenizer": {"name": codebook.name, **kind, "codes": tokenizer.num_patches}, **scores}
     references = {"val": "train", "reconstruction": "val"}
     protocol = [describe(of, reference, val.labels, bench) for of, reference in references.items()]
+    figures["val"] |= score_real(val, max(len(drawn.labels) for drawn in samples.values()), bench)
     for name, drawn in samples.items():
         figures[name] = score_samples(drawn, tokenizer.num_codes, painter, bench, val_distances)
         how = {"sampler": drawn.config["sampling"], "seeds": drawn.config["seeds"]}

@@ -29,7 +29,7 @@ def build(reports: gather.Reports, out: Path, lock: Path) -> None:
     evaluations, study = gather.read_evaluations(reports), decoders.study(reports)
     params = used_params(lock, reports.names)
     optional = {
-        "larger images": decoders.resolution(reports),
+        "larger images": studies.resolution(reports),
         "encoder probe": sections.probe(reports),
         "codebook": sections.codebooks(reports),
         "anatomy of the codes": codes.anatomy(reports),

@@ -40,10 +40,11 @@ def anatomy(reports: gather.Reports) -> Section | None:
     look_ups = [Row([name], look_up_cells(metrics), protocol_of(metrics, "anatomy")) for name, metrics in found.items()]
     text = (
         "Linear read-outs, learnt on train, tested on val: accuracy of the image's class from its bag of codes, its "
-        "mean code vector or its mean continuous row; R² of a patch's mean colour from its code alone, its code vector "
-        "or its continuous row. What the rows have and the vectors lack was lost in quantisation. Look-up: every patch "
-        "painted as the mean train patch of its code, without looking at its neighbours, beside one patch for all; a "
-        "trained decoder that sees the whole grid should do better. ± by bootstrap over val images."
+        "mean code vector or its mean continuous row; R² of a patch's mean colour from its code alone, its code "
+        "vector or its continuous row. What the rows have and code and vectors lack was lost in quantisation; by "
+        "chance a class is read once in their number. Look-up: every patch painted as the mean train patch of its "
+        "code, without looking at its neighbours, beside one patch for all; a trained decoder that sees the whole "
+        "grid should do better. ± by bootstrap over val images."
     )
     shown = [*tables(["tokenizer", "read from"], rows), *tables(["tokenizer"], look_ups)]
     return Section("What the codes mean", text, shown, anatomy_pictures(reports, list(found)))

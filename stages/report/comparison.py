@@ -1,9 +1,10 @@
 """The tokenizers side by side: one table, and which of the expected orderings it shows.
 
 A difference counts where it exceeds twice the deviation of a difference of the two figures, each of a single seed;
-else it is undecided. Of generation nothing is said before the judge reads GATE of both tokenizers' reconstructions
-right. Nor is anything said "at matched rate" or "at matched PSNR" where bits or dB differ by more than MATCHED, or
-where the control's samples have their class by chance; nor of figures without a spread or made in different ways.
+else it is undecided. Nothing is said of figures without a spread or made in different ways; of generation, before the
+judge reads GATE of both tokenizers' reconstructions right, and before one of the two generators shows the class asked
+for LEARNT times as often as chance; "at matched rate" or "at matched PSNR", where bits or dB differ by more than
+MATCHED, or where the control's samples have their class by chance.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from stages.report.tables import Row, Table, comparable, number, protocol_of, sh
 
 SIGMAS = 2.0
 GATE = 0.9
+LEARNT = 2.0
 MATCHED = {"rate": 0.1, "psnr": 1.0}  # part of the larger number of bits an image; dB
 STABILITY_DB = "20"
 
@@ -26,38 +28,37 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True)
 class Claim:
-    """An ordering of the papers or a control's: `better` before `worse` in a figure; `sign` +1 where more is better,
-    -1 where less is.
+    """An ordering of the papers or a control's: `better` before `worse` in the figures of a group of metrics.
 
-    `matched` says in what both must be alike: "rate", "psnr" or nothing.
+    `figures` {name: +1 where more is better, -1 where less is}; `matched` says in what both must be alike: "rate",
+    "psnr" or nothing.
     """
 
     text: str
     better: str
     worse: str
-    figure: str
-    sign: int
+    group: str
+    figures: dict[str, int]
     matched: str = ""
 
 
-RATED = [("gfid[judge]", -1), ("agreement", 1)]
-GENERATED = [*RATED, ("is[judge]", 1)]
-SEMANTIC, GENERATORS = ("kmeans", "cluster", "vqkd"), ("ar", "masked")
+GENERATION = {"gfid[judge]": -1, "agreement": 1, "is[judge]": 1}
+RECONSTRUCTION = {"psnr_db": 1, "rfid[judge]": -1}
+STABILITY = {"change": -1, "foreground_change": -1}
+SEMANTIC, PIXEL, GENERATORS = ("kmeans", "cluster", "vqkd"), ("vqgan", "fsq"), ("ar", "masked")
+CONTROLS = {"vq_rate": "rate", "vq_psnr": "psnr"}
+TOLD = {"": "", "rate": "at matched rate ", "psnr": "at matched PSNR "}
 CLAIMS = [
-    *(Claim(f"{better} codes generate better than vqgan codes", better, "vqgan", f"{kind}.{figure}", sign)
-      for better in SEMANTIC for kind in GENERATORS for figure, sign in GENERATED),
-    *(Claim(f"at matched rate {better} codes generate better", better, "vq_rate", f"{kind}.{figure}", sign, "rate")
-      for better in SEMANTIC for kind in GENERATORS for figure, sign in RATED),
-    Claim("at matched PSNR kmeans codes generate better", "kmeans", "vq_psnr", "ar.gfid[judge]", -1, "psnr"),
-    Claim("at matched PSNR kmeans codes generate better", "kmeans", "vq_psnr", "ar.agreement", 1, "psnr"),
-    Claim("trained features make better codes than random ones", "kmeans", "kmeans_random", "ar.gfid[judge]", -1),
-    Claim("trained features make better codes than random ones", "kmeans", "kmeans_random", "ar.agreement", 1),
-    Claim("pixel codes reconstruct better", "vqgan", "kmeans", "reconstruction.psnr_db", 1),
-    Claim("pixel codes reconstruct better", "fsq", "kmeans", "reconstruction.psnr_db", 1),
-    Claim("kmeans codes are more stable under noise", "kmeans", "vqgan", "stability.change", -1),
-    Claim("kmeans codes are more stable than vqgan's at matched rate", "kmeans", "vq_rate", "stability.change", -1,
-          "rate"),
-    Claim("training for noise does not close the gap", "kmeans", "vq_noise", "stability.change", -1),
+    *(Claim(f"{better} codes generate better than {worse} codes", better, worse, kind, GENERATION)
+      for better in SEMANTIC for worse in PIXEL for kind in GENERATORS),
+    *(Claim(f"{TOLD[like]}{better} codes generate better than {worse} codes", better, worse, kind, GENERATION, like)
+      for worse, like in CONTROLS.items() for better in SEMANTIC for kind in GENERATORS),
+    *(Claim("kmeans codes of trained features generate better than of random ones", "kmeans", "kmeans_random", kind,
+            GENERATION) for kind in GENERATORS),
+    *(Claim(f"{better} codes reconstruct better than {worse} codes", better, worse, "reconstruction", RECONSTRUCTION)
+      for better in PIXEL for worse in SEMANTIC),
+    *(Claim(f"{TOLD[like]}kmeans codes are more stable than {worse} codes", "kmeans", worse, "stability", STABILITY,
+            like) for worse, like in {**dict.fromkeys((*PIXEL, "vqkd", "vq_noise"), ""), **CONTROLS}.items()),
 ]  # fmt: skip
 
 
@@ -72,14 +73,18 @@ def comparison(reports: gather.Reports, evaluations: dict[str, Metrics], data: M
     text = (
         "Bits: what a generator needs for a val image, given its class; ≤ a bound. ± is the deviation between sampling "
         "seeds; for reconstructions, entropy, perplexity and bits the standard error over val images. Changed: share "
-        f"of codes that differ after noise at {STABILITY_DB} dB, ± over noise seeds and val images; left out where it "
-        "was measured in another way than in the first row that has it. Compare generators at equal bits or PSNR, not "
-        "at equal K: fewer bits are easier to generate. Figures with [judge] are made in the feature space of the "
-        "judge of agreement, a classifier of real images that no tokenizer knows; those in the encoder's own space, "
-        "[embedded], favour semantic codes. Orderings are those that the papers expect, or controls: one appears, or "
-        f"is reversed, where the two figures differ by more than {SIGMAS:g} deviations, taken as independent; there is "
-        f"no verdict on generation where the judge reads fewer than {GATE} of the reconstructions. Each network was "
-        "trained once: what another training seed would change is not in the spread."
+        f"of codes that differ after noise at {STABILITY_DB} dB, everywhere and where an object is, ± over noise seeds "
+        "and val images; left out where it was measured in another way than in the first row that has it. Compare "
+        "generators at equal bits or PSNR, not at equal K: fewer bits are easier to generate. Figures with [judge] are "
+        "made in the feature space of the judge of agreement, a classifier of real images that no tokenizer knows; "
+        "those in the encoder's own space, [embedded], favour semantic codes. Orderings are those that the papers "
+        "expect, or controls, the first one's figure before the second's: one appears, or is reversed, where the two "
+        f"differ by more than {SIGMAS:g} deviations, taken as independent. No verdict is given on generation where "
+        f"the judge reads fewer than {GATE} of the reconstructions, or where neither generator's samples show the "
+        f"class asked for {LEARNT:g} times as often as chance; none at matched rate where the bits of ar differ by "
+        f"more than {MATCHED['rate']:.0%}, at matched PSNR by more than {MATCHED['psnr']:g} dB, or where the control's "
+        "samples show their class by chance. Each network was trained once: what another training seed would change "
+        "is not in the spread, and may be several times as much."
     )
     if data.get("source") == "scenes":
         scenes = data["scenes"]
@@ -98,6 +103,7 @@ def row(name: str, metrics: Metrics, stable: Metrics) -> Row:
     space = "judge" if "rfid[judge]" in made else "embedded"  # images without classes have no judge
     cells |= {f"rfid[{space}]": spread(made, f"rfid[{space}]"), "PSNR dB": spread(made, "psnr_db")}
     cells |= {"agreement": spread(made, "agreement"), "changed": spread(stable, "change")}
+    cells |= {"changed, foreground": spread(stable, "foreground_change")}
     protocol: Metrics = {"reconstruction": comparable(protocol_of(metrics, "reconstruction"))}
     for generator in generators(metrics):
         cells |= generator_cells(generator, metrics[generator], space)
@@ -120,18 +126,22 @@ def generator_cells(generator: str, figures: Metrics, space: str) -> dict[str, s
 
 
 def stability(reports: gather.Reports, metrics: Metrics) -> Metrics:
-    """{change, change_std} of a tokenizer at STABILITY_DB, and the protocol; empty where it was not measured.
+    """{change, change_std, …} of a tokenizer at STABILITY_DB, and the protocol; empty where it was not measured.
 
     The deviation is that between noise seeds and the standard error over val images together.
     """
     found = gather.read_metrics(reports / "stability" / metrics["tokenizer"]["name"]) or {}
-    figures, spreads = found.get(f"snr_{STABILITY_DB}_db", {}), ("change_std", "change_image_std")
-    noise = {"change_std": sum(figures[key] ** 2 for key in spreads) ** 0.5} if figures else {}
+    figures = found.get(f"snr_{STABILITY_DB}_db", {})
+    noise = {
+        f"{name}_std": (figures[f"{name}_std"] ** 2 + figures[f"{name}_image_std"] ** 2) ** 0.5
+        for name in STABILITY
+        if name in figures
+    }
     return {**figures, **noise, "protocol": protocol_of(found, "stability")}
 
 
 def verdicts(reports: gather.Reports, evaluations: dict[str, Metrics]) -> list[Table]:
-    """A row for each of the orderings whose two tokenizers were both evaluated, with the same decoder."""
+    """A table for each kind of figures, a row for each ordering whose two tokenizers were evaluated alike."""
     by_decoder: dict[str, dict[str, Metrics]] = {}
     for name, metrics in evaluations.items():
         tokenizer = metrics["tokenizer"]["name"]
@@ -139,49 +149,56 @@ def verdicts(reports: gather.Reports, evaluations: dict[str, Metrics]) -> list[T
         protocol = [*metrics.get("protocol", []), {**stable["protocol"], "of": "stability"}]
         figures = {**metrics, "stability": stable, "protocol": protocol}
         by_decoder.setdefault(name.removeprefix(f"{tokenizer}-"), {})[tokenizer] = figures
-    rows = [
-        [claim.text, cells[-1], f"{decoder}: {claim.figure}", *cells[:-1]]
-        for decoder, found in by_decoder.items()
-        for claim in CLAIMS
-        if (cells := verdict(claim, found))
-    ]
-    heads = ["ordering", "here", "figure", "first", "second"]
-    return [Table(heads, rows)] if rows else []
+    shown = []
+    for figures in (GENERATION, RECONSTRUCTION, STABILITY):
+        rows = [
+            [claim.text, f"{decoder}, {claim.group}", *cells]
+            for decoder, found in by_decoder.items()
+            for claim in CLAIMS
+            if claim.figures is figures and any(cells := verdict(claim, found))
+        ]
+        shown += [Table(["ordering", "of", *figures, "no verdict, since"], rows)] if rows else []
+    return shown
 
 
 def verdict(claim: Claim, found: dict[str, Metrics]) -> list[str]:
-    """The two figures and whether the ordering appears, is reversed, undecided or not to be said; [] without both."""
-    group, _, name = claim.figure.partition(".")
-    sides = [found.get(side, {}).get(group, {}) for side in (claim.better, claim.worse)]
-    if any(name not in side for side in sides):
-        return []
-    gain = claim.sign * (sides[0][name] - sides[1][name])
-    noise = sum(side.get(f"{name}_std", 0.0) ** 2 for side in sides) ** 0.5
-    said = "undecided" if abs(gain) <= SIGMAS * noise else "appears" if gain > 0 else "reversed"
-    objections = [
-        *unlike(claim, found, group), *unread(claim, found, group), *unmatched(claim, found),
-        *by_chance(claim, found, group), *unspread(sides, name),
-    ]  # fmt: skip
-    said = f"no verdict: {objections[0]}" if objections else said
-    return [f"{claim.better} {spread(sides[0], name)}", f"{claim.worse} {spread(sides[1], name)}", said]
+    """A cell for each figure, the two values and what they say, and one why that is nothing; all empty without both."""
+    sides = [found.get(side, {}).get(claim.group, {}) for side in (claim.better, claim.worse)]
+    both = [name for name in claim.figures if all(name in side for side in sides)]
+    objection = next(objections(claim, found), "") if both else ""
+    cells = [told(sides, name, claim.figures[name], bool(objection)) if name in both else "" for name in claim.figures]
+    return [*cells, objection]
 
 
-def unspread(sides: list[Metrics], name: str) -> Iterator[str]:
-    """A figure of one seed alone has no deviation to compare with."""
+def told(sides: list[Metrics], name: str, sign: int, silent: bool) -> str:
+    """Both values of one figure; before them, unless `silent`, which ordering they are."""
+    values = ", ".join(spread(side, name) for side in sides)
+    if silent:
+        return values
     if any(f"{name}_std" not in side for side in sides):
-        yield "one seed has no spread"
+        return f"no spread: {values}"
+    gain = sign * (sides[0][name] - sides[1][name])
+    noise = sum(side[f"{name}_std"] ** 2 for side in sides) ** 0.5
+    said = "undecided" if abs(gain) <= SIGMAS * noise else "appears" if gain > 0 else "reversed"
+    return f"{said}: {values}"
 
 
-def unlike(claim: Claim, found: dict[str, Metrics], group: str) -> Iterator[str]:
+def objections(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
+    """Why a claim cannot be judged, if it cannot."""
+    for reasons in (unlike, unread, unmatched, by_chance):
+        yield from reasons(claim, found)
+
+
+def unlike(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
     """The two figures were made in different ways."""
-    ways = {shared(protocol_of(found[side], group)) for side in (claim.better, claim.worse)}
+    ways = {shared(protocol_of(found[side], claim.group)) for side in (claim.better, claim.worse)}
     if len(ways) > 1:
         yield "made under different protocols"
 
 
-def unread(claim: Claim, found: dict[str, Metrics], group: str) -> Iterator[str]:
+def unread(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
     """Of generation: too few of the reconstructions show their class."""
-    for side in (claim.better, claim.worse) if group in GENERATORS else ():
+    for side in (claim.better, claim.worse) if claim.group in GENERATORS else ():
         if found[side].get("reconstruction", {}).get("agreement", 1.0) < GATE:
             yield f"the judge reads under {GATE} of {side} reconstructions"
 
@@ -199,11 +216,21 @@ def unmatched(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
             yield f"{psnr_db[0]:.1f} and {psnr_db[1]:.1f} dB"
 
 
-def by_chance(claim: Claim, found: dict[str, Metrics], group: str) -> Iterator[str]:
-    """Of generation at matched rate or PSNR: the control's samples show the class asked for no more often than by
-    chance."""
-    figures, made = found[claim.worse].get(group, {}), protocol_of(found[claim.worse], group)
-    if claim.matched and made.get("per_class") and "agreement" in figures:
-        chance = made["per_class"]["max"] / made["count"]
-        if figures["agreement"] - SIGMAS * figures.get("agreement_std", 0.0) <= chance:
-            yield f"samples of {claim.worse} show their class by chance"
+def by_chance(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
+    """Of generation: the control's samples, or both sides', hardly show the class that was asked for."""
+    sides = {side: times_chance(found[side], claim.group) for side in (claim.better, claim.worse)}
+    rates = [times for times in sides.values() if times]
+    control = sides[claim.worse]
+    if claim.matched and control and control[0] - SIGMAS * control[1] <= 1:
+        yield f"samples of {claim.worse} show their class by chance"
+    if len(rates) == len(sides) and max(times for times, _ in rates) < LEARNT:
+        yield f"samples of neither show their class {LEARNT:g} times as often as chance"
+
+
+def times_chance(metrics: Metrics, group: str) -> tuple[float, float] | None:
+    """How often samples show the class asked for, as a multiple of chance, and its deviation; None without classes."""
+    figures, made = metrics.get(group, {}), protocol_of(metrics, group)
+    if not made.get("per_class") or "agreement" not in figures:
+        return None
+    chance = made["per_class"]["max"] / made["count"]
+    return figures["agreement"] / chance, figures.get("agreement_std", 0.0) / chance

@@ -1,4 +1,4 @@
-"""The sections of the decoder study: steps, compression, images side by side, diffusion's ladder, larger images."""
+"""The sections of the decoder study: steps, compression, images side by side, diffusion's ladder."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ FIGURES = {
 PLOTTED = ("rfid[judge]", "rfid[embedded]", "psnr_db")
 ONESTEP, BASE, SIGMAS = "onestep", "diffusion", 2.0
 COMPARED = ("rfid[judge]", "rfid[embedded]")
+BARS = "bars: one deviation over images"
 VERDICTS = (
     f"Against: the difference in rfid and its deviation, over the same resampled images and between decoding seeds; "
     f"worse or better beyond {SIGMAS:g} deviations, else undecided. Each was trained once: what another training seed "
@@ -41,13 +42,13 @@ def study(reports: gather.Reports) -> list[Section]:
 def decoders(reports: gather.Reports, found: dict[str, Metrics]) -> Section:
     """Every decoder at every number of steps: table, plots, the same images through all."""
     text = (
-        "Val images through tokenizer and decoder. Steps: those of diffusion, MaskGIT steps of masked renderers; "
-        "* is the decoder's own setting, – a kind without it. ± by bootstrap over images; where the decoder draws at "
+        "Val images through tokenizer and decoder. Steps: those of diffusion, MaskGIT steps of masked renderers; * is "
+        "the decoder's own setting, – a kind without it. ± by bootstrap over images; where the decoder draws at "
         "random, figures are means over decoding seeds, with the deviation between them. rfid is the distance to the "
         "same images before the tokenizer, perceptual that of the encoder's patch features, which decoders are "
-        "trained for where perceptual_weight is not 0. Bits: tokens an image times log2 of the codes that each may be. "
-        "GFLOP an image is the cost of decoding; images a second are not the same twice and stand in LOG.md "
-        f"(benchmarks/decoders.py). {VERDICTS}"
+        "trained for where perceptual_weight is not 0. Bits: of fixed length, tokens an image times log2 of the codes "
+        "that each may be (a generator needs fewer). GFLOP an image is the cost of decoding; images a second are not "
+        f"the same twice and stand in LOG.md (benchmarks/decoders.py). {VERDICTS}"
     )
     bases = {one["decoder"]["tokenizer"]: one for one in found.values() if one["decoder"]["name"] == ONESTEP}
     rows = [
@@ -116,14 +117,27 @@ def plots(group: dict[str, Metrics]) -> list[Picture]:
     figures = [key for key in PLOTTED if all(key in one[own_level(one)] for one in group.values())]
     shown = []
     if any(own_level(one) != "once" for one in group.values()):
-        lines = {FIGURES[key]: {name: against_steps(key, one, group) for name, one in group.items()} for key in figures}
-        shown.append(Picture(draw.bands(lines, "decoding steps; flat: a decoder without them", by_ratio), "By steps"))
+        shown += [by_steps(figures, own, tokenizer) for tokenizer, own in by_tokenizer(group).items()]
     if len({one["codes"]["bits_an_image"] for one in group.values()}) > 1:
         curves = {FIGURES[key]: against_bits(key, group) for key in figures}
-        shown.append(
-            Picture(draw.bands(curves, "bits an image", by_ratio), "By compression, at each decoder's own steps")
-        )
+        caption = f"By compression, at each decoder's own steps; {BARS}"
+        shown.append(Picture(draw.bands(curves, "bits an image", by_ratio, COMPARED), caption))
     return shown
+
+
+def by_tokenizer(group: dict[str, Metrics]) -> dict[str, dict[str, Metrics]]:
+    """The group's decoders, of each tokenizer apart."""
+    found: dict[str, dict[str, Metrics]] = {}
+    for name, metrics in group.items():
+        found.setdefault(metrics["decoder"]["tokenizer"], {})[name] = metrics
+    return found
+
+
+def by_steps(figures: list[str], own: dict[str, Metrics], tokenizer: str) -> Picture:
+    """Scores of one tokenizer's decoders against steps."""
+    lines = {FIGURES[key]: {of(one)[1]: against_steps(key, one, own) for one in own.values()} for key in figures}
+    shown = draw.bands(lines, "decoding steps; flat: a decoder without them", by_ratio, COMPARED)
+    return Picture(shown, f"Codes of {tokenizer}, by steps; {BARS}")
 
 
 def by_ratio(axis: Axes) -> None:
@@ -135,6 +149,7 @@ def by_ratio(axis: Axes) -> None:
 def against_steps(key: str, metrics: Metrics, group: dict[str, Metrics]) -> draw.Band:
     """A figure by steps; that of a decoder without steps from the fewest to the most of the others."""
     numbers = {int(level.removeprefix("steps_")) for one in group.values() for level in levels(one) if level != "once"}
+    numbers = numbers or {1}
     if own_level(metrics) == "once":
         return band(key, [(steps, metrics["once"]) for steps in (min(numbers), max(numbers))])
     return band(key, [(int(level.removeprefix("steps_")), metrics[level]) for level in levels(metrics)])
@@ -210,35 +225,3 @@ def verdict(own: Metrics, other: Metrics, key: str, seeds: int) -> str:
     gain, noise = other[key] - own[key], sum(variances) ** 0.5
     said = "undecided" if abs(gain) <= SIGMAS * noise else "better" if gain > 0 else "worse"
     return f"{said}: {-gain:+.3g} ± {noise:.2g}"
-
-
-def resolution(reports: gather.Reports) -> Section | None:
-    """Convolutions at larger sizes than those of their training."""
-    found = reports.named("resolution")
-    measured = {name: metrics for name, metrics in found.items() if "skipped" not in metrics}
-    left_out = "; ".join(metrics["skipped"] for metrics in found.values() if "skipped" in metrics)
-    if not measured:
-        return Section("Larger images", f"Nothing to measure: {left_out}.") if left_out else None
-    text = (
-        "Convolutional tokenizers and decoders at multiples of the size that they were trained at; joint is a "
-        "tokenizer's own decoder, trained with it. Scenes are rendered again at the larger size, with real detail; "
-        "other images are enlarged and have none. ± by bootstrap over images."
-    ) + (f" Left out: {left_out}." if left_out else "")
-    rows: dict[tuple[str, str], Row] = {}
-    for metrics in measured.values():
-        for key, name in (("decoder", metrics["name"]), ("joint", "joint")):
-            label = (metrics["tokenizer"], name)
-            rows.setdefault(label, Row([*label], scale_cells(metrics[key]), protocol_of(metrics, "resolution")))
-    paths = {name: reports / "resolution" / name / "pictures" / "scales.png" for name in measured}
-    shown = pictures({f"{name}: at each scale the original, its own image, that of the joint decoder": path
-                      for name, path in paths.items()})  # fmt: skip
-    return Section("Larger images", text, tables(["tokenizer", "decoder"], [*rows.values()]), shown)
-
-
-def scale_cells(scales: dict[str, Metrics]) -> dict[str, str]:
-    """PSNR and SSIM, scale by scale."""
-    return {
-        f"{scale.removeprefix('scale_')}x {title}": spread(figures, key)
-        for key, title in (("psnr_db", "PSNR dB"), ("ssim", "SSIM"))
-        for scale, figures in scales.items()
-    }

@@ -33,14 +33,21 @@ def curves(found: dict[str, dict[str, Series]]) -> str:
     return as_address(figure)
 
 
-def bands(found: dict[str, dict[str, Band]], x_title: str, adjust: Callable[[Axes], object]) -> str:
-    """{plot: {label: band}} as one PNG, two plots a row: means, bars of one deviation; `adjust` sees to each x axis."""
+def bands(
+    found: dict[str, dict[str, Band]], x_title: str, adjust: Callable[[Axes], object], ratios: tuple[str, ...] = ()
+) -> str:
+    """{plot: {label: band}} as one PNG, two plots a row: means, bars of one deviation.
+
+    `adjust` sees to each x axis; plots named in `ratios` show equal ratios of y at equal distances.
+    """
     figure, axes = panels(len(found), 2, 3.0)
     for axis, (name, own) in zip(axes, found.items(), strict=True):
         for place, (label, (x, mean, std)) in enumerate(own.items()):
             colour, line = OTHERS[place % len(OTHERS)], STYLES[place // len(OTHERS) % len(STYLES)]
             axis.errorbar(x, mean, std, color=colour, linestyle=line, label=label, linewidth=1.4, marker=".", capsize=2)
         adjust(axis)
+        if name in ratios:
+            axis.set_yscale("log")
         axis.set_xlabel(x_title, fontsize=8)
         finish(axis, name)
         axis.legend(fontsize=8, framealpha=0.7, edgecolor="none")

@@ -1,4 +1,4 @@
-"""The sections of the studies: what noise does to codes, and the toy of PCA and LDA."""
+"""The sections of the studies: what noise does to codes, convolutions at larger sizes, the toy of PCA and LDA."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def stability(reports: gather.Reports) -> Section | None:
         "noise seeds, then the standard error over images. Changed: share of codes, also of those alone whose patch "
         f"shows something, and as a multiple of {BASELINE}'s. Cosines: code vectors and features before against after. "
         "Few or coarse codes change less for that reason alone: compare tokenizers of as many codes and of like PSNR, "
-        "and know which encoder saw noise in its training."
+        "and know which encoder saw noise in its training. Cosines are taken in each tokenizer's own space, so compare "
+        "levels of one, not tokenizers. Bars in the plots: between noise seeds."
     )
     groups = by_protocol(found, "stability")
     rows = [row for group in groups for snr in levels(next(iter(group.values()))) for row in rows_at(snr, group)]
@@ -76,6 +77,38 @@ def band(figure: str, metrics: dict[str, Any]) -> draw.Band:
     snrs = protocol_of(metrics, "stability")["snrs_db"]
     known = [(snr, one) for snr, one in zip(snrs, levels(metrics).values(), strict=True) if figure in one]
     return [snr for snr, _ in known], [one[figure] for _, one in known], [one[f"{figure}_std"] for _, one in known]
+
+
+def resolution(reports: gather.Reports) -> Section | None:
+    """Convolutions at larger sizes than those of their training."""
+    found = reports.named("resolution")
+    measured = {name: metrics for name, metrics in found.items() if "skipped" not in metrics}
+    left_out = "; ".join(metrics["skipped"] for metrics in found.values() if "skipped" in metrics)
+    if not measured:
+        return Section("Larger images", f"Nothing to measure: {left_out}.") if left_out else None
+    text = (
+        "Convolutional tokenizers and decoders at multiples of the size that they were trained at; joint is a "
+        "tokenizer's own decoder, trained with it. Scenes are rendered again at the larger size, with real detail; "
+        "other images are enlarged and have none. ± by bootstrap over images."
+    ) + (f" Left out: {left_out}." if left_out else "")
+    rows: dict[tuple[str, str], Row] = {}
+    for metrics in measured.values():
+        for key, name in (("decoder", metrics["name"]), ("joint", "joint")):
+            label = (metrics["tokenizer"], name)
+            rows.setdefault(label, Row([*label], scale_cells(metrics[key]), protocol_of(metrics, "resolution")))
+    paths = {name: reports / "resolution" / name / "pictures" / "scales.png" for name in measured}
+    shown = pictures({f"{name}: at each scale the original, its own image, that of the joint decoder": path
+                      for name, path in paths.items()})  # fmt: skip
+    return Section("Larger images", text, tables(["tokenizer", "decoder"], [*rows.values()]), shown)
+
+
+def scale_cells(scales: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """PSNR and SSIM, scale by scale."""
+    return {
+        f"{scale.removeprefix('scale_')}x {title}": spread(figures, key)
+        for key, title in (("psnr_db", "PSNR dB"), ("ssim", "SSIM"))
+        for scale, figures in scales.items()
+    }
 
 
 def projection(reports: gather.Reports) -> Section | None:
