@@ -36,7 +36,7 @@ def curves(found: dict[str, dict[str, Series]]) -> str:
 def bands(
     found: dict[str, dict[str, Band]], x_title: str, adjust: Callable[[Axes], object], ratios: tuple[str, ...] = ()
 ) -> str:
-    """{plot: {label: band}} as one PNG, two plots a row: means, bars of one deviation.
+    """{plot: {label: band}} as one PNG, two plots a row: means, bars of one deviation; all plots have the same labels.
 
     `adjust` sees to each x axis; plots named in `ratios` show equal ratios of y at equal distances.
     """
@@ -50,7 +50,8 @@ def bands(
             axis.set_yscale("log")
         axis.set_xlabel(x_title, fontsize=8)
         finish(axis, name)
-        axis.legend(fontsize=8, framealpha=0.7, edgecolor="none")
+    names = axes[0].get_legend_handles_labels() if axes else ([], [])
+    figure.legend(*names, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     return as_address(figure)
 
 
@@ -85,5 +86,5 @@ def draw_curve(axis: Axes, name: str, splits: dict[str, Series]) -> None:
 def finish(axis: Axes, title: str) -> None:
     """What all plots of the page have in common."""
     axis.set_title(title, fontsize=9, loc="left")
-    axis.tick_params(labelsize=8)
+    axis.tick_params(which="both", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
