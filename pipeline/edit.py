@@ -156,7 +156,7 @@ def leaf_nodes(text: str, path: Path = PARAMS) -> Iterator[tuple[str, Any]]:
             yield from walk(value, (*above, name))
 
     try:
-        yield from walk(YAML().compose(text), ())
+        yield from walk(YAML(typ="safe").compose(text), ())  # in C, 8 times as fast as the default
     except YAMLError as error:
         raise PipelineError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
