@@ -143,6 +143,7 @@ def test_the_most_used_codes_come_first_then_others_down_to_the_least():
     counts = np.array([5, 0, 9, 1, 7, 3, 2, 8])
     assert shown_codes(counts, Gallery(most_used=2, others=2, patches=1, context=0)).tolist() == [2, 7, 5, 3]
     assert shown_codes(counts, Gallery(most_used=20, others=5, patches=1, context=0)).tolist() == [2, 7, 4, 0, 5, 6, 3]
+    assert shown_codes(counts, Gallery(most_used=2, others=5, patches=1, context=0)).tolist() == [2, 7, 4, 0, 5, 6, 3]
 
 
 def test_bags_and_usage_count():

@@ -105,6 +105,13 @@ def test_what_is_said_of_generators_is_said_of_what_matches_and_has_learnt(match
     assert verdict(claim, found)[-1] == objection
 
 
+def test_a_judge_that_reads_no_reconstruction_does_not_silence_what_is_said_of_them():
+    made = {"of": "reconstruction", "count": 200, "per_class": {"min": 20, "max": 20}}
+    found = {name: {"reconstruction": {"psnr_db": psnr_db, "psnr_db_std": 0.1, "agreement": 0.12}, "protocol": [made]}
+             for name, psnr_db in (("vqgan", 30.0), ("kmeans", 20.0))}  # fmt: skip
+    assert verdict(PSNR, found) == ["appears: 30 ± 0.1, 20 ± 0.1", ""]
+
+
 def test_without_an_autoregressive_generator_no_rates_match():
     claim = Claim("", "kmeans", "vq_rate", "masked", GENERATION, "rate")
     masked = {"kmeans": {"masked": {"agreement": 0.9}}, "vq_rate": {"masked": {"agreement": 0.5}}}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.core import artefact
-from stages.core.augment import Affine, random_maps, warp
+from stages.core.augment import Affine, own_maps, random_maps, warp
 from stages.core.checkpoint import Checkpoint
 from stages.core.curves import Curves
 from stages.core.device import _has_instructions, compute, pick_device
@@ -127,6 +127,13 @@ def test_still_maps_leave_images_as_they_are_and_mirrors_flip_them():
         for out, image in zip(mirrored, images, strict=True)
     ]
     assert set(kinds) == {(True, False), (False, True)}
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_map_of_ones_own_does_not_depend_on_the_others(mirror):
+    params = Affine(degrees=30.0, scale=0.2, translate=0.1, shear=0.3, mirror=mirror)
+    alone = [random_maps(1, params, torch.Generator().manual_seed(seed)) for seed in (3, 1, 4)]
+    assert torch.equal(own_maps([3, 1, 4], params), torch.cat(alone)) and not torch.equal(alone[0], alone[1])
 
 
 def test_curves_are_written_once_for_each_step_and_again_after_a_resume(tmp_path):

@@ -18,6 +18,7 @@ from stages.core.errors import UserError
 from stages.core.game import Game
 from stages.core.losses import CollapseGuard, EncoderPerceptual, LpipsPerceptual, adaptive_weight, finite_nudge
 from stages.decoder.model import load_decoder, standardised
+from stages.decoder.onestep import widths_from
 from stages.decoder.painter import OneStep
 from stages.encoder.model import load_encoder
 
@@ -65,11 +66,32 @@ def test_codes_of_another_shape_or_range_are_refused(codes, trained):
         load_decoder(trained / "data/decoder/kmeans-onestep").decode(codes)
 
 
+@pytest.mark.parametrize(
+    ("grid", "img_px", "widths"),
+    [(8, 32, [128, 64, 32]), (4, 32, [128, 128, 64, 32]), (2, 64, [128, 128, 128, 128, 64, 32]), (16, 32, [64, 32]),
+     (32, 32, [32])],
+)  # fmt: skip
+def test_levels_are_as_many_as_the_grid_needs_and_the_last_width_is_at_full_size(grid, img_px, widths):
+    assert widths_from(grid, img_px, [128, 64, 32]) == widths
+    made = OneStep(torch.randn(4, 8), 1, [8 * (width // 32) for width in widths], 1)(torch.zeros(1, grid**2).long())
+    assert made.shape == (1, 3, img_px, img_px)
+
+
 def test_a_decoder_of_an_unknown_kind_is_refused(trained, tmp_path):
     config = json.loads((trained / "data/decoder/kmeans-onestep/config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "decoder": "crystal"}))
     with pytest.raises(UserError, match="a decoder of kind 'crystal'"):
         load_decoder(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sweep", "resolution"])
+def test_a_decoder_of_another_tokenizers_codes_is_measured_by_nobody(command, trained, tmp_path):
+    root = tmp_path / "toy"
+    shutil.copytree(trained, root)
+    config = json.loads((root / "data/codebook/kmeans/config.json").read_text())
+    (root / "data/codebook/kmeans/config.json").write_text(json.dumps({**config, "seed": 1}))
+    with pytest.raises(UserError, match="kmeans-onestep: was not trained on the codes of data/codebook/kmeans"):
+        toys.run_line(toys.COMMANDS[command], root)
 
 
 def test_the_code_vectors_do_not_learn(trained):

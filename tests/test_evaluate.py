@@ -76,10 +76,11 @@ def test_every_group_has_its_protocol(scored, toy):
 
     _, metrics = scored
     entries = {entry["of"]: entry for entry in metrics["protocol"]}
-    assert set(entries) == set(metrics) - {"tokenizer", "protocol"}
+    assert set(entries) == set(metrics) - {"tokenizer", "protocol"} | {"as_samples"}
     assert {of: entry["reference"] for of, entry in entries.items()} == {
         "val": "train",
         "reconstruction": "val",
+        "as_samples": "train",
         "ar": "train",
     }
     assert all(artefact.digest(toy.images).startswith(entry["reference_digest"]) for entry in entries.values())
@@ -163,7 +164,7 @@ def test_agreement_of_perfect_reconstructions_is_the_judges_accuracy(toy):
 
     bench = set_up(toy.images, open_spaces(toy.encoder, toy.judge, "", torch.device("cpu")), PARAMS, MACHINE)
     perfect = Perfect()
-    figures, _ = score_reconstruction(ImageSplit(toy.images, "val"), perfect, perfect, bench)
+    figures, *_ = score_reconstruction(ImageSplit(toy.images, "val"), perfect, perfect, bench)
     assert figures["reconstruction"]["agreement"] == figures["val"]["agreement"]
     assert figures["reconstruction"]["neighbours"] == figures["val"]["neighbours"]
     assert figures["reconstruction"]["ssim"] == pytest.approx(1)
@@ -180,13 +181,16 @@ def test_real_val_images_are_scored_as_samples_would_be(toy, scored):
         set_up(toy.images, open_spaces(toy.encoder, toy.judge, "", torch.device("cpu")), PARAMS, MACHINE),
         ImageSplit(toy.images, "val"),
     )
-    everything = score_real(val, 10**6, bench)["as_samples"]
     sight = bench.look(val.read(range(len(val))))
+    everything = score_real(sight, val.labels, bench)["as_samples"]
     wanted = likeness.fid(sight.features["judge"], bench.reference.features["judge"])
     assert everything["images"] == len(val) and everything["gfid[judge]"] == pytest.approx(wanted, rel=1e-6)
     assert everything["agreement"] == pytest.approx(scored[1]["val"]["agreement"])
     assert scored[1]["val"]["as_samples"]["images"] == min(len(val), 60), "as many as samples of one seed"
-    assert "10 val images: 40 are needed" in score_real(val, 10, bench)["as_samples_skipped"]
+    assert (
+        "10 val images: 40 are needed"
+        in score_real(sight.rows(np.arange(10)), val.labels[:10], bench)["as_samples_skipped"]
+    )
 
 
 def test_without_classes_agreement_and_is_are_skipped_with_the_reason(toy, tmp_path):

@@ -30,6 +30,22 @@ def test_a_tokenizer_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("tokenizer", ["kmeans", "fsq", "vqkd", "vqgan_4x4"])
+@pytest.mark.parametrize("name", ["onestep", "render_ar", "diffusion"])
+def test_a_decoder_of_any_kind_paints_the_codes_of_any_tokenizer(tokenizer, name, toy, tmp_path):
+    root = tmp_path / "toy"
+    shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
+    coarse = {**toys.CHANGES["codebook"]["vqgan"], "widths": [16, 16, 8, 8]}
+    toys.write_params(root, {"tokenizers": ["vqgan", tokenizer], "codebook": {"vqgan_4x4": coarse}})
+    for kind in ("vqgan", tokenizer):
+        toys.run_line(toys.COMMANDS["codebook"].replace("kmeans", kind), root)
+    for command in ("palette", "decoder", "judge", "sweep"):
+        toys.run_line(toys.COMMANDS[command].replace("onestep", name).replace("kmeans", tokenizer), root)
+    swept = json.loads((root / f"reports/sweep/{tokenizer}-{name}/metrics.json").read_text())
+    assert 3 < swept["steps_3" if name == "diffusion" else "once"]["psnr_db"] < 60
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["render_ar", "render_masked", "diffusion"])
 def test_a_decoder_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
     root = tmp_path / "toy"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stages.codebook import kmeans, lloyd
 from stages.codebook.engines import ENGINES, check_flash, faiss_kmeans, initial
-from stages.codebook.project import fit_affine
+from stages.codebook.project import fit_row_map
 from stages.codebook.quantise import Codebook, nearest
 from stages.codebook.rows import Rows, stored_rows
 from stages.codebook.sources import Sources
@@ -182,15 +182,15 @@ def test_the_projection_is_scikit_learns_pca(whiten):
     from sklearn.decomposition import PCA
 
     points = (blobs(1000) @ np.random.default_rng(1).normal(size=(8, 8)) + 50).astype(np.float32)
-    affine = fit_affine(rows_of(points), kmeans_params(pca_dim=3, whiten=whiten, chunk_vectors=70))
-    found, oracle = affine.of(0, torch.from_numpy(points)).numpy(), PCA(3, whiten=bool(whiten)).fit_transform(points)
+    row_map = fit_row_map(rows_of(points), kmeans_params(pca_dim=3, whiten=whiten, chunk_vectors=70))
+    found, oracle = row_map.of(0, torch.from_numpy(points)).numpy(), PCA(3, whiten=bool(whiten)).fit_transform(points)
     oracle *= np.sign((found * oracle).sum(0))
     np.testing.assert_allclose(found, oracle, rtol=2e-3, atol=2e-3 * np.abs(oracle).max())
 
 
 def test_partial_whitening_lies_between():
     stds = [
-        fit_affine(rows_of(blobs(1000)), kmeans_params(whiten=whiten)).of(0, torch.from_numpy(blobs(1000))).std(0)
+        fit_row_map(rows_of(blobs(1000)), kmeans_params(whiten=whiten)).of(0, torch.from_numpy(blobs(1000))).std(0)
         for whiten in (0.25, 0.5, 1.0)
     ]
     spread = [float(std.max() / std.min()) for std in stds]
@@ -199,8 +199,8 @@ def test_partial_whitening_lies_between():
 
 def test_blocks_side_by_side_get_equal_weight():
     points = np.concatenate([blobs(500), 100 * blobs(500, seed=1)], 1)
-    affine = fit_affine(rows_of(points, layers=2), kmeans_params(blocks=[0, 1]))
-    mapped = affine.of(0, torch.from_numpy(points))
+    row_map = fit_row_map(rows_of(points, layers=2), kmeans_params(blocks=[0, 1]))
+    mapped = row_map.of(0, torch.from_numpy(points))
     for half in (mapped[:, :8], mapped[:, 8:]):
         assert float(half.var(0, correction=0).mean()) == pytest.approx(1, abs=1e-4)
-    assert affine.weight.shape == (1, 16), "no matrix without a projection"
+    assert row_map.weight.shape == (1, 16), "no matrix without a projection"

@@ -99,16 +99,16 @@ def test_both_tokenizers_see_the_same_moved_images_and_shares_join_to_the_batch(
     for tokenizer in (pairs.tokenizer, pairs.pixel_tokenizer):
         encode = tokenizer.encode_pixels
         monkeypatch.setattr(tokenizer, "encode_pixels", lambda p, encode=encode: (seen.append(p), encode(p))[1])
-    given, pixel = pairs.batch_at(3)
+    given, pixel = pairs.encode(pairs.batches.batch_at(3))
     assert torch.equal(*seen) and given.shape == (8, 16) and pixel.shape == (8, 16)
     plain = pairs.batches.splits["train"].read(pairs.batches.batch_index(3))
     assert not np.array_equal(pairs.codes_of(plain).pixel, pixel), "moved"
-    assert all(torch.equal(*both) for both in zip(pairs.batch_at(3), (given, pixel), strict=True))
+    assert all(torch.equal(*both) for both in zip(pairs.encode(pairs.batches.batch_at(3)), (given, pixel), strict=True))
     monkeypatch.setenv("WORLD_SIZE", "2")
     shares = []
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        shares.append(pairs.batch_at(3))
+        shares.append(pairs.encode(pairs.batches.batch_at(3)))
     for whole, *parts in zip((given, pixel), *shares, strict=True):
         assert torch.equal(whole, torch.cat(parts))
 

@@ -186,7 +186,8 @@ def test_the_images_artefact_holds_scenes_with_all_that_is_known_of_them(tmp_pat
         key = split.keys[i]
         assert found[f"{key}.txt"].decode() == words and json.loads(found[f"{key}.boxes.json"]) == corners
         mask = np.asarray(Image.open(io.BytesIO(found[f"{key}.mask.png"])))
-        assert np.array_equal(mask, (batch.owner[i] == 0) * 255)
+        assert all(np.array_equal(mask == 255 - k, batch.owner[i] == k) for k in range(3))
+        assert np.array_equal(mask == 0, batch.owner[i] < 0)
 
 
 def test_shards_and_threads_change_no_image(tmp_path, monkeypatch):

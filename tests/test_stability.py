@@ -20,7 +20,7 @@ from stages.core.errors import UserError
 from stages.core.params import load
 from stages.data.masks import Masks
 from stages.data.reader import ImageSplit
-from stages.stability.change import Batch, compare, cosine, disturb, how_many
+from stages.stability.change import Batch, compare, cosine, disturb, how_many, seen
 from stages.stability.foreground import by_mask, by_variance
 from stages.stability.measure import Params, measure
 from stages.stability.noise import unit_noise
@@ -224,9 +224,11 @@ def test_rows_are_what_is_quantised(toy):
 
 
 def test_unbounded_rows_are_compared_as_they_are_placed():
-    tokenizer = SimpleNamespace(codebook=Fsq([8, 8]), vectors=lambda codes: Fsq([8, 8]).vectors[codes])
+    book = Fsq([8, 8])
+    tokenizer = SimpleNamespace(codebook=book, vectors=lambda codes: book.vectors[codes], rows=lambda rows: rows)
     one, other = torch.tensor([[[5.0, 5.0]]]), torch.tensor([[[50.0, 5.0]]])
-    assert compare(tokenizer, one, other, torch.ones(1, 1, dtype=torch.bool))[3] > 0.9999 > cosine(one, other)
+    clean, noisy = seen(tokenizer, one), seen(tokenizer, other)
+    assert compare(clean, noisy, torch.ones(1, 1, dtype=torch.bool))[3] > 0.9999 > cosine(one, other)
 
 
 def test_equal_vectors_have_similarity_one_even_without_length():

@@ -160,6 +160,22 @@ def test_usage_and_the_joint_decoders_psnr_are_reported(trained, name):
     assert float(curve[-1].split("\t")[1]) > float(curve[1].split("\t")[1]), "it learns"
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "remedy"),
+    [("vqgan", {"num_codes": 200, "reanchor": False}, "reanchor: true"), ("fsq", {"levels": [64, 64]}, "fewer levels")],
+)
+def test_a_collapse_is_watched_and_said_with_its_remedy(name, changes, remedy, toy, tmp_path, capsys):
+    root = tmp_path / "toy"
+    shutil.copytree(toy, root)
+    toys.write_params(root, {"codebook": {name: changes}})
+    toys.run_line(FIT.format(name), root)
+    said = capsys.readouterr().err
+    assert f"warning: {name}: only" in said and remedy in said
+    assert "live_fraction" in said, "in the progress line"
+    curve = (root / f"reports/codebook/{name}/plots/metrics/live_fraction.tsv").read_text().splitlines()
+    assert len(curve) > 2 and all(0 < float(line.split("\t")[1]) < 0.5 for line in curve[1:])
+
+
 def test_a_killed_vqgan_goes_on_to_the_same_bytes(trained, tmp_path):
     root = tmp_path / "toy"
     shutil.copytree(trained, root)

@@ -51,7 +51,7 @@ def generator(bound: str, agreement: float) -> dict:
 
 def write_evaluation(folder: Path, **changes) -> None:
     """An evaluation with two generators; `changes` go into its protocols."""
-    entries = [protocol(of, **changes) for of in ("val", "reconstruction")]
+    entries = [protocol(of, **changes) for of in ("val", "reconstruction", "as_samples")]
     entries += [protocol(of, seeds=[0, 1], sampler={"top_k": k}, **changes) for k, of in enumerate(("ar", "masked"))]
     metrics = {
         "tokenizer": {"name": folder.name.removesuffix("-onestep"), "kind": "kmeans", "num_codes": 256, "dim": 128},

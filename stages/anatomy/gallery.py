@@ -64,7 +64,9 @@ def shown_codes(counts: np.ndarray, params: Gallery) -> np.ndarray:
 
     order = most_used(counts, len(counts))
     top, rest = order[: params.most_used], order[params.most_used :]
-    ranks = np.unique(np.linspace(0, len(rest) - 1, min(len(rest), params.others + 1)).round().astype(np.int64))
+    if len(rest) <= params.others:
+        return order
+    ranks = np.linspace(0, len(rest) - 1, params.others + 1).round().astype(np.int64)
     return np.concatenate([top, rest[ranks[1:]]])
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from stages.core import events
 from stages.core.params import Section, impossible
+from stages.core.pictures import save_figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,9 +117,3 @@ def scatter(plane: np.ndarray, picks: Picks, names: list[str]) -> tuple[Figure, 
         label = names[one] if one >= 0 else "row"
         axis.scatter(*plane[picks.labels == one].T, s=16, color=colour, alpha=0.7, linewidths=0, label=label)
     return figure, axis, palette
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write PNG; the same figure gives the same bytes."""
-    figure.savefig(path, metadata={"Software": None})
-    events.picture(path.stem, path.read_bytes())

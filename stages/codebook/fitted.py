@@ -11,13 +11,13 @@ from stages.core import artefact
 from stages.core.codes import code_dtype
 
 if TYPE_CHECKING:
-    from stages.codebook.frozen import Affine
+    from stages.codebook.frozen import RowMap
     from stages.codebook.quantise import Codebook
     from stages.encoder.model import Encoder
 
 
 def publish(
-    out: Path, sources: Sources, kind: str, codebook: Codebook, affine: Affine | None = None,
+    out: Path, sources: Sources, kind: str, codebook: Codebook, row_map: RowMap | None = None,
     twin: tuple[Encoder, int] | None = None, **facts: Any,
 ) -> None:  # fmt: skip
     """Write the codebook artefact `out`, with the map of rows and the random twin (and its seed) inside if there are.
@@ -37,8 +37,8 @@ def publish(
     }  # fmt: skip
     with artefact.new_artefact(out, "codebook", config) as folder:
         artefact.save_tensors(folder / "codes.safetensors", {"vectors": codebook.vectors})
-        if affine:
-            artefact.save_tensors(folder / PROJECTION, affine.state_dict())
+        if row_map:
+            artefact.save_tensors(folder / PROJECTION, row_map.state_dict())
         if twin:
             save_twin(folder / "encoder", *twin, inputs["encoder"])
             inputs["images"], inputs["twin_of"] = artefact.digest(sources.images), inputs["encoder"]

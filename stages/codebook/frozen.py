@@ -15,7 +15,7 @@ from stages.encoder.model import Encoder, load_encoder
 PROJECTION = "projection.safetensors"
 
 
-class Affine(nn.Module):
+class RowMap(nn.Module):
     """A map of rows for each of G groups: (row - shift) * weight, or (row - shift) @ weight where it has a matrix."""
 
     shift: Tensor  # float32 [G, D]
@@ -38,7 +38,7 @@ class Affine(nn.Module):
 
 
 class FrozenRows(nn.Module):
-    """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D], row-major, from `blocks`, then mapped by `affine`.
+    """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D], row-major, from `blocks`, then mapped by `row_map`.
 
     `separate`: the rows of one block after those of the other, N = blocks * grid²; else side by side in D.
     """
@@ -49,16 +49,16 @@ class FrozenRows(nn.Module):
         blocks: list[int],
         final_norm: bool,
         separate: bool = False,
-        affine: Affine | None = None,
+        row_map: RowMap | None = None,
     ):
         super().__init__()
         self.encoder, self.blocks, self.final_norm = encoder, blocks, final_norm
-        self.separate, self.affine = separate, affine
+        self.separate, self.row_map = separate, row_map
 
     def forward(self, pixels: Tensor) -> Tensor:
         layers = self.encoder(pixels, blocks=self.blocks, final_norm=self.final_norm)
         rows = torch.cat(layers, 1 if self.separate else 2)
-        return self.affine(rows) if self.affine else rows
+        return self.row_map(rows) if self.row_map else rows
 
 
 def load_frozen(folder: Path, config: dict[str, Any], device: torch.device | str) -> FrozenRows:
@@ -66,12 +66,12 @@ def load_frozen(folder: Path, config: dict[str, Any], device: torch.device | str
     path = folder / config["encoder"]
     if artefact.digest(path) != config["inputs"]["encoder"]:
         raise UserError(f"{path}: not the encoder that {folder} was fitted on. Run `dvc repro codebook`.")
-    affine = load_affine(folder, device) if PROJECTION in config["files"] else None
+    row_map = load_row_map(folder, device) if PROJECTION in config["files"] else None
     encoder = load_encoder(path, device)
-    return FrozenRows(encoder, config["blocks"], config["final_norm"], config["layers"] == "separate", affine)
+    return FrozenRows(encoder, config["blocks"], config["final_norm"], config["layers"] == "separate", row_map)
 
 
-def load_affine(folder: Path, device: torch.device | str) -> Affine:
+def load_row_map(folder: Path, device: torch.device | str) -> RowMap:
     """The map of rows inside a codebook artefact."""
     state = artefact.load_tensors(folder, PROJECTION)
-    return Affine(state["shift"], state["weight"]).to(device)
+    return RowMap(state["shift"], state["weight"]).to(device)

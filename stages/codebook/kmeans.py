@@ -90,7 +90,7 @@ def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Mach
     import torch
 
     from stages.codebook.engines import check_flash
-    from stages.codebook.project import fit_affine
+    from stages.codebook.project import fit_row_map
     from stages.codebook.quantise import Codebook
     from stages.core.device import pick_device
     from stages.core.scratch import scratch
@@ -104,7 +104,7 @@ def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Mach
         device = pick_device(machine.device)
         twin = make_twin(sources, params.seed, device) if params.encoder == "random" else None
         rows = open_rows(sources, shape, twin, params, machine, work, device)
-        rows.affine = fit_affine(rows, params)
+        rows.row_map = fit_row_map(rows, params)
         fitted = [cluster(rows, group, used, params, work, device) for group in range(shape.groups)]
         codebook = Codebook(torch.cat([vectors for vectors, _ in fitted]), params.normalise).to(device)
         curves = join([curves for _, curves in fitted])
@@ -116,7 +116,7 @@ def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Mach
         }
         counts = {"vectors_used": used, "vectors_total": total}
         publish(
-            out, sources, params.kind, codebook, rows.affine, (twin, params.seed) if twin else None,
+            out, sources, params.kind, codebook, rows.row_map, (twin, params.seed) if twin else None,
             blocks=shape.blocks, layers=params.layers, num_patches=shape.patches * shape.groups, **counts,
         )  # fmt: skip
     curves.write(report)

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from stages.codebook.frozen import Affine
+    from stages.codebook.frozen import RowMap
     from stages.codebook.kmeans import Params
     from stages.codebook.rows import Rows
 
 FLOOR = 1e-6  # of the largest variance: a component with less is whitened as if it had this much
 
 
-def fit_affine(rows: Rows, params: Params) -> Affine | None:
+def fit_row_map(rows: Rows, params: Params) -> RowMap | None:
     """What `params` ask for, from all train rows; None where rows stay as they are."""
     import numpy as np
     import torch
 
-    from stages.codebook.frozen import Affine
+    from stages.codebook.frozen import RowMap
 
     side_by_side = len(rows.layout.blocks) // rows.layout.groups
     if side_by_side == 1 and not params.pca_dim and not params.whiten:
@@ -32,7 +32,7 @@ def fit_affine(rows: Rows, params: Params) -> Affine | None:
         mean, covariance = moments(rows, group, params.chunk_vectors)
         maps.append(map_of(mean, covariance, side_by_side, params.pca_dim, params.whiten))
     shift, weight = (torch.from_numpy(np.stack(part).astype(np.float32)) for part in zip(*maps, strict=True))
-    return Affine(shift, weight)
+    return RowMap(shift, weight)
 
 
 def moments(rows: Rows, group: int, chunk_vectors: int) -> tuple[np.ndarray, np.ndarray]:

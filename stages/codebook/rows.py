@@ -24,7 +24,7 @@ from stages.encoder.blocks import block_number
 if TYPE_CHECKING:
     import numpy as np
 
-    from stages.codebook.frozen import Affine, FrozenRows
+    from stages.codebook.frozen import FrozenRows, RowMap
     from stages.codebook.kmeans import Params
     from stages.codebook.sources import Sources
 
@@ -71,11 +71,11 @@ def layout(section: str, sources: Sources, params: Params) -> Layout:
 
 
 class Rows:
-    """The rows of both splits, read a piece at a time: float32, mapped by `affine`, of unit length if `normalise`."""
+    """The rows of both splits, read a piece at a time: float32, mapped by `row_map`, of unit length if `normalise`."""
 
     def __init__(self, shape: Layout, pieces: dict[str, list[Piece]], normalise: bool):
         self.layout, self.pieces, self.normalise = shape, pieces, normalise
-        self.affine: Affine | None = None
+        self.row_map: RowMap | None = None
 
     def arrays(self, split: str, group: int, order: Iterable[int] | None = None) -> Iterator[np.ndarray]:
         """float16 [M, D] rows of a group as they were made, in the order of the numbered files."""
@@ -106,8 +106,8 @@ class Rows:
         import torch
 
         rows = rows.astype(np.float32, copy=False)
-        if self.affine:
-            rows = self.affine.of(group, torch.from_numpy(rows)).numpy()
+        if self.row_map:
+            rows = self.row_map.of(group, torch.from_numpy(rows)).numpy()
         if self.normalise:
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return rows

@@ -1,6 +1,6 @@
 """Random geometry and light for whole batches of images, seeded, on the images' own device.
 
-Used for self-supervised views, for the "moved" probe images and for the augmented views that are tokenised.
+Used wherever a network trains on moved images, for the "moved" probe images and for the views that are tokenised.
 """
 
 from __future__ import annotations
@@ -33,15 +33,32 @@ def random_maps(count: int, params: Affine, rng: torch.Generator, strength: floa
     """
     import torch
 
+    return maps_of(torch.rand((5 + params.mirror, count), generator=rng), params, strength)
+
+
+def own_maps(seeds: list[int], params: Affine) -> Tensor:
+    """float [len(seeds), 2, 3]: a map a seed, whatever the others: that of `random_maps(1, …)` with that seed."""
+    import torch
+
+    draws = [torch.rand(5 + params.mirror, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return maps_of(torch.stack(draws, 1), params, 1.0)
+
+
+def maps_of(uniform: Tensor, params: Affine, strength: float) -> Tensor:
+    """The maps of draws from 0 to 1: rows of angle, shear, (mirror,) zoom, and shift along both axes."""
+    import torch
+
+    draws = iter(uniform * 2 - 1)
+
     def either_way(reach: float) -> Tensor:
-        return (torch.rand(count, generator=rng) * 2 - 1) * reach * strength
+        return next(draws) * reach * strength
 
     angle = either_way(params.degrees).deg2rad()
     rotate = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
-    shear = torch.eye(2).repeat(count, 1, 1)
+    shear = torch.eye(2).repeat(len(angle), 1, 1)
     shear[:, 0, 1] = either_way(params.shear)
     if params.mirror:
-        shear[:, :, 0] *= torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)[:, None]
+        shear[:, :, 0] *= torch.where(next(draws) < 0, -1.0, 1.0)[:, None]
     zoom = 1 + either_way(params.scale)
     shift = torch.stack([either_way(2 * params.translate), either_way(2 * params.translate)], 1)
     return torch.cat([rotate @ shear / zoom[:, None, None], shift[:, :, None]], 2)

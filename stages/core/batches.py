@@ -18,7 +18,7 @@ from stages.core.rng import seed_of
 if TYPE_CHECKING:
     import numpy as np
 
-WATCHED = 512  # images of each split behind curves and scores
+WATCHED = 256  # images of each split behind curves and scores
 
 
 class Batches:

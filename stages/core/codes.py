@@ -1,4 +1,4 @@
-"""How codes are stored, and which images stand for a split where all would take too long."""
+"""How codes are stored and counted."""
 
 from __future__ import annotations
 

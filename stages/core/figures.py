@@ -32,4 +32,4 @@ def write_figures(folder: Path, figures: dict[str, Any]) -> None:
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[float]]) -> None:
     """Write a TSV file with one line of names; numbers have six significant digits."""
     lines = [head, *([f"{value:.6g}" for value in row] for row in rows)]
-    path.write_text("".join("\t".join(line) + "\n" for line in lines))
+    write_atomically(path, "".join("\t".join(line) + "\n" for line in lines).encode())

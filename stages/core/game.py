@@ -120,12 +120,15 @@ class Game:
         with compute(self.device, recipe.optim.precision):
             painted = self.reconstruct(self.network, pixels)
         painted = replace(painted, made=painted.made.float())
-        pixel, perceptual = pixel_loss(recipe.pixel, painted.made, pixels), self.perceptual(painted.made, pixels)
-        own = recipe.pixel_weight * pixel + recipe.perceptual_weight * perceptual
+        scalars = {"pixel": pixel_loss(recipe.pixel, painted.made, pixels)}
+        own = recipe.pixel_weight * scalars["pixel"]
+        if recipe.perceptual_weight:
+            scalars["perceptual"] = self.perceptual(painted.made, pixels)
+            own = own + recipe.perceptual_weight * scalars["perceptual"]
         if playing:  # the adaptive factor asks for the gradient, too: the frozen encoder is passed backwards once
             own = along(painted.made, slope_at(own, painted.made))
         loss = own + painted.loss
-        scalars = {"pixel": pixel.detach(), "perceptual": perceptual.detach(), **painted.scalars}
+        scalars = {name: scalar.detach() for name, scalar in scalars.items()} | painted.scalars
         if playing:
             term, parts = self.opponent.push(painted, loss)
             loss, scalars = loss + term, scalars | parts

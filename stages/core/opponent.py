@@ -76,7 +76,7 @@ class Opponent(ABC):
         seen = {name: loss.detach() for name, loss in losses.items()}
         distributed.average([*seen.values()])
         self.guard.see(seen["discriminator"])
-        if bool(norm.isfinite()):
+        if bool(norm.isfinite()):  # waits for the device once a step: of Adam's state, too, nothing may be lost
             self.optimizer.step()
         return seen
 

@@ -11,6 +11,7 @@ from stages.core.artefact import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 GAP_PX = 1
@@ -38,9 +39,26 @@ def save_png(path: Path, image: np.ndarray) -> None:
 
     content = io.BytesIO()
     Image.fromarray(image).save(content, format="PNG")
+    publish(path, content.getvalue())
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure of matplotlib as PNG; the same figure gives the same bytes; the folder is made."""
+    publish(path, png_of(figure))
+
+
+def png_of(figure: Figure) -> bytes:
+    """A figure of matplotlib as PNG, without the version that drew it."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    return content.getvalue()
+
+
+def publish(path: Path, png: bytes) -> None:
+    """Write the bytes in one go, and show them to whoever watches the run."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content.getvalue())
-    events.picture(path.stem, content.getvalue())
+    write_atomically(path, png)
+    events.picture(path.stem, png)
 
 
 def enlarge(img_px: int) -> int:

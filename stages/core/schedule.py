@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def lr_at(step: int, *, peak: float, warmup_steps: int, total_steps: int) -> float:
-    """Linear from 0 to `peak` over the warm-up, then half a cosine to 0 at `total_steps`; steps count from 0."""
+    """From peak / warmup_steps to `peak` in a line over the warm-up, then half a cosine to 0 at `total_steps`.
+
+    Steps count from 0.
+    """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, total_steps - warmup_steps)

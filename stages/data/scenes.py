@@ -1,4 +1,4 @@
-"""Rendered scenes: one to `max_objects` objects of ten shapes on a background; class, caption, boxes, mask are exact.
+"""Rendered scenes: one to `max_objects` objects of ten shapes on a background; class, caption, boxes, masks are exact.
 
 The class is the shape of the main object, by far the largest. An image depends on (seed, its number) alone, so that
 any shard, batch or count gives the same one. The numbers of val start at VAL_START: what was ever a train image of
@@ -78,22 +78,23 @@ def pictures(asked: Sequence[Candidate], params: Scenes, img_px: int, seed: int)
 
     numbers = [int(candidate.key) for candidate in asked]
     batch = render(seed, numbers, img_px=img_px, **params.model_dump(exclude={"count"}))
-    found = zip(batch.images, captions(batch.objects), boxes(batch), batch.owner == 0, strict=True)
+    found = zip(batch.images, captions(batch.objects), boxes(batch), batch.owner, strict=True)
     return [
         Picture(
             Image.fromarray(image),
-            {"txt": words.encode(), "boxes.json": json.dumps(corners).encode(), "mask.png": png_of(mask)},
+            {"txt": words.encode(), "boxes.json": json.dumps(corners).encode(), "mask.png": png_of(owner)},
         )
-        for image, words, corners, mask in found
+        for image, words, corners, owner in found
     ]
 
 
-def png_of(mask: np.ndarray) -> bytes:
-    """bool [H, W] -> a PNG: 255 where the main object is seen, else 0."""
+def png_of(owner: np.ndarray) -> bytes:
+    """int64 [H, W] -> a PNG: 255 where the main object is seen, 254 the second, …, 0 where none is."""
+    import numpy as np
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(mask.astype("uint8") * 255).save(file, "png")
+    Image.fromarray(np.where(owner < 0, 0, 255 - owner).astype("uint8")).save(file, "png")
     return file.getvalue()
 
 

@@ -43,13 +43,9 @@ class Pairs:
         self.tokenizer, self.pixel_tokenizer = tokenizer, pixel_tokenizer
         self.device, self.infer_batch_size = device, machine.infer_batch_size
 
-    def batch_at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Given codes [B, M] and pixel codes [B, N] of this process's share of a batch."""
-        return self.encode(self.batches.batch_at(step))
-
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Both tokenizers' codes of float [B, 3, H, W] in [-1, 1]."""
+        """Both tokenizers' codes, [B, M] and [B, N], of float [B, 3, H, W] in [-1, 1]."""
         return self.tokenizer.encode_pixels(pixels), self.pixel_tokenizer.encode_pixels(pixels)
 
     @cached_property

@@ -107,9 +107,9 @@ def fit(name: str, sources: Sources, out: Path, report: Path, params: Params, ma
     inputs = [sources.images, sources.codebook, sources.palette]
     with distributed.process_group(), scratch(f"decoder-{out.name}", params, inputs) as work:
         train(
-            network, params.optim, pairs.batch_at, loss_fn(params, device), watcher(pairs, params.method), curves,
-            work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name=f"decoder {out.name}",
-            batch_keys=pairs.batches.batch_keys,
+            network, params.optim, pairs.batches.batch_at, loss_fn(pairs, params, device),
+            watcher(pairs, params.method), curves, work=work, checkpoint_secs=machine.checkpoint_secs, device=device,
+            name=f"decoder {out.name}", batch_keys=pairs.batches.batch_keys,
         )  # fmt: skip
         if distributed.rank() == 0:
             decoder = RenderDecoder(network, facts, device, load_decoder(paint / "decoder", device))
@@ -137,8 +137,11 @@ def method_of(name: str) -> Any:
     return {"ar": causal, "masked": masking}[name]
 
 
-def loss_fn(params: Params, device: torch.device) -> Any:
-    """The method's loss under autocast, of the pixel codes alone; its masks are a function of the step."""
+def loss_fn(pairs: Pairs, params: Params, device: torch.device) -> Any:
+    """The method's loss under autocast, of the pixel codes alone; its masks are a function of the step.
+
+    Images are encoded here and not ahead, in another thread: which kernel computes attention is set process-wide.
+    """
     import torch
 
     from stages.core.device import compute
@@ -146,10 +149,11 @@ def loss_fn(params: Params, device: torch.device) -> Any:
 
     method = method_of(params.method)
 
-    def loss(model: Renderer, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(model: Renderer, pixels: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        codes = pairs.encode(pixels)
         rng = torch.Generator().manual_seed(seed_of("masks", params.optim.seed, step))
         with compute(device, params.optim.precision):
-            value = method.loss(model, *batch, rng, params.model.label_smoothing)
+            value = method.loss(model, *codes, rng, params.model.label_smoothing)
         return value, {}
 
     return loss

@@ -1,10 +1,11 @@
-"""What a decoder may be made from."""
+"""What a decoder may be made from, and whether it was."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stages.core import artefact
+from stages.core.errors import UserError
 from stages.data.reader import image_facts
 
 
@@ -26,3 +27,13 @@ class Sources:
             "img_px": image_facts(self.images)["img_px"],
             "decoder": kind, "name": name, "tokenizer": self.codebook.name, "inputs": inputs,
         }  # fmt: skip
+
+
+def check_codes_of(decoder: Path, codebook: Path) -> None:
+    """`UserError` for a decoder artefact that was trained on another tokenizer's codes than those of `codebook`.
+
+    A joint decoder does not say whose it is: it lies inside its tokenizer.
+    """
+    found = artefact.read_config(decoder, "decoder")["inputs"].get("codebook")
+    if found is not None and found != artefact.digest(codebook):
+        raise UserError(f"{decoder}: was not trained on the codes of {codebook}. Run `dvc repro decoder`.")

@@ -53,6 +53,8 @@ class TrajectoryOpponent(Opponent):
         real = real.detach().requires_grad_()
         scores = self.discriminator(real, *context)
         apart = 0.5 * (F.softplus(-scores).mean() + F.softplus(self.discriminator(made, *context)).mean())
+        if not self.gan.r1_weight:
+            return {"discriminator": apart}
         return {"discriminator": apart, "r1": 0.5 * self.gan.r1_weight * gradient_penalty(scores, real)}
 
 

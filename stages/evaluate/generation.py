@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core import artefact, likeness
-from stages.core.choice import choose
 from stages.core.errors import UserError
 from stages.evaluate import metrics
 from stages.evaluate.reconstruction import neighbour_figures
@@ -16,7 +15,6 @@ from stages.evaluate.sight import Sight, paint
 if TYPE_CHECKING:
     import numpy as np
 
-    from stages.data.reader import ImageSplit
     from stages.evaluate.bench import Bench
 
 
@@ -73,14 +71,12 @@ def score_samples(
     }
 
 
-def score_real(val: ImageSplit, count: int, bench: Bench) -> dict[str, Any]:
-    """What `count` perfect samples would have: the scores of so many real val images, or of all; one set, no spread."""
-    index = choose(len(val), count, bench.params.seed)
+def score_real(real: Sight, labels: np.ndarray, bench: Bench) -> dict[str, Any]:
+    """What so many perfect samples would have: the scores of these real val images; one set, no spread."""
     least = max(bench.params.kid_subset_size, bench.params.prc_neighbours + 1, metrics.IS_SPLITS)
-    if len(index) < least:
-        return {"as_samples_skipped": f"{len(index)} val images: {least} are needed (evaluate.kid_subset_size)"}
-    sight = bench.see(len(index), lambda batch: val.read(index[batch.start : batch.stop]))
-    return {"as_samples": {"images": len(index), **seed_figures(sight, val.labels[index], bench)}}
+    if len(real) < least:
+        return {"as_samples_skipped": f"{len(real)} val images: {least} are needed (evaluate.kid_subset_size)"}
+    return {"as_samples": {"images": len(real), **seed_figures(real, labels, bench)}}
 
 
 def seed_figures(sight: Sight, labels: np.ndarray, bench: Bench) -> dict[str, float]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def score_reconstruction(
     val: ImageSplit, tokenizer: Any, decoder: Any, bench: Bench
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Figures of the groups `val` and `reconstruction`, and val's distances to train (float64 [M] by name)."""
+) -> tuple[dict[str, Any], dict[str, np.ndarray], Sight]:
+    """Figures of the groups `val` and `reconstruction`; val's distances to train (float64 [M] by name); real val."""
     import numpy as np
 
     originals, copies, signal, all_codes = [], [], [], []
@@ -46,7 +46,7 @@ def score_reconstruction(
             "neighbours": neighbour_figures(made, distances, bench),
         },
     }
-    return figures, distances
+    return figures, distances, real
 
 
 def mean_and_std(name: str, values: np.ndarray, bench: Bench) -> dict[str, float]:

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from stages.core import runtime
+from stages.core.choice import choose
 from stages.core.errors import UserError
 from stages.core.params import Machine, Section, impossible, load, load_list
 from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, num_images
+from stages.decoder.sources import check_codes_of
 from stages.evaluate.generation import Samples, load_samples, score_real, score_samples
 from stages.evaluate.metrics import IS_SPLITS, PRC_BATCH
 from stages.evaluate.reconstruction import score_reconstruction
@@ -76,12 +78,14 @@ def score(
     tokenizer, painter = load_tokenizer(codebook, device), load_decoder(decoder, device)
     bench = set_up(images, open_spaces(encoder, judge, params.inception_weights, device), params, machine)
     val = ImageSplit(images, "val", machine.num_workers)
-    scores, val_distances = score_reconstruction(val, tokenizer, painter, bench)
+    scores, val_distances, real = score_reconstruction(val, tokenizer, painter, bench)
     kind = {"kind": tokenizer.config["tokenizer"], "num_codes": tokenizer.num_codes, "dim": tokenizer.dim}
     figures: dict[str, Any] = {"tokenizer": {"name": codebook.name, **kind, "codes": tokenizer.num_patches}, **scores}
     references = {"val": "train", "reconstruction": "val"}
     protocol = [describe(of, reference, val.labels, bench) for of, reference in references.items()]
-    figures["val"] |= score_real(val, max(len(drawn.labels) for drawn in samples.values()), bench)
+    chosen = choose(len(val), max(len(drawn.labels) for drawn in samples.values()), params.seed)
+    figures["val"] |= score_real(real.rows(chosen), val.labels[chosen], bench)
+    protocol.append(describe("as_samples", "train", val.labels[chosen], bench))
     for name, drawn in samples.items():
         figures[name] = score_samples(drawn, tokenizer.num_codes, painter, bench, val_distances)
         how = {"sampler": drawn.config["sampling"], "seeds": drawn.config["seeds"]}
@@ -176,6 +180,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     params, machine = load("evaluate", Params, args.params), load("machine", Machine, args.params)
+    check_codes_of(args.decoder, args.codebook)
     samples = check(args.images, args.codebook, args.samples, load_list("generators", args.params), params)
     announce(args.images, args.encoder, args.judge, samples, args.report, params)
     score(args.images, args.encoder, args.judge, args.codebook, args.decoder, samples, args.report, params, machine)

@@ -24,6 +24,11 @@ class Sight:
     def __len__(self) -> int:
         return len(self.thumbs)
 
+    def rows(self, index: np.ndarray) -> Sight:
+        """The images with these numbers, int64 [any]."""
+        features, logits = ({name: rows[index] for name, rows in one.items()} for one in (self.features, self.logits))
+        return Sight(features, logits, self.thumbs[index])
+
     def hits(self, labels: np.ndarray) -> np.ndarray:
         """bool [M]: where the judge sees the class int64 [M] that was asked for."""
         return self.logits["judge"].argmax(1).numpy() == labels

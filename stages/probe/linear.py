@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from stages.core import artefact, runtime
-from stages.core.augment import Affine, random_maps, warp
+from stages.core.augment import Affine, own_maps, warp
 from stages.core.choice import choose
 from stages.core.params import Machine, Section, impossible, load
 from stages.data.reader import ImageSplit, image_facts
@@ -77,12 +77,9 @@ def probe(images: Path, encoder: Path, report: Path, params: Params, machine: Ma
 
 def moved_maps(index: np.ndarray, params: Params) -> Tensor:
     """float [B, 2, 3]: the random map of each val image, a function of its number alone."""
-    import torch
-
     from stages.core.rng import seed_of
 
-    seeds = [torch.Generator().manual_seed(seed_of("probe", params.seed, int(i))) for i in index]
-    return torch.cat([random_maps(1, params.moved, rng) for rng in seeds])
+    return own_maps([seed_of("probe", params.seed, int(i)) for i in index], params.moved)
 
 
 def describe(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import events
+from stages.core.pictures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,11 +25,7 @@ def show(path: Path, cases: dict[str, dict[str, Any]]) -> None:
     for (left, right), (name, case) in zip(rows, cases.items(), strict=True):
         draw_points(left, name, case)
         draw_curves(right, case)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.getvalue())
-    events.picture(path.stem, content.getvalue())
+    save_figure(path, figure)
 
 
 def draw_points(axis: Axes, name: str, case: dict[str, Any]) -> None:

@@ -58,7 +58,8 @@ CLAIMS = [
     *(Claim(f"{better} codes reconstruct better than {worse} codes", better, worse, "reconstruction", RECONSTRUCTION)
       for better in PIXEL for worse in SEMANTIC),
     *(Claim(f"{TOLD[like]}kmeans codes are more stable than {worse} codes", "kmeans", worse, "stability", STABILITY,
-            like) for worse, like in {**dict.fromkeys((*PIXEL, "vqkd", "vq_noise"), ""), **CONTROLS}.items()),
+            like)
+      for worse, like in {**dict.fromkeys((*PIXEL, "vqkd", "vq_noise", "kmeans_random"), ""), **CONTROLS}.items()),
 ]  # fmt: skip
 
 
@@ -219,6 +220,8 @@ def unmatched(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
 
 def by_chance(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
     """Of generation: the control's samples, or both sides', hardly show the class that was asked for."""
+    if claim.group not in GENERATORS:
+        return
     skills = {side: skill(found[side], claim.group) for side in (claim.better, claim.worse)}
     known = [one for one in skills.values() if one]
     control = skills[claim.worse]

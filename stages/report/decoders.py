@@ -22,7 +22,7 @@ FIGURES = {
 }
 PLOTTED = ("rfid[judge]", "rfid[embedded]", "psnr_db")
 ONESTEP, BASE, SIGMAS = "onestep", "diffusion", 2.0
-COMPARED = ("rfid[judge]", "rfid[embedded]")
+JUDGED = ("rfid[judge]", "rfid[embedded]")
 BARS = "bars: one deviation over images"
 VERDICTS = (
     f"Against: the difference in rfid and its deviation, over the same resampled images and between decoding seeds; "
@@ -121,7 +121,7 @@ def plots(group: dict[str, Metrics]) -> list[Picture]:
     if len({one["codes"]["bits_an_image"] for one in group.values()}) > 1:
         curves = {FIGURES[key]: against_bits(key, group) for key in figures}
         caption = f"By compression, at each decoder's own steps; {BARS}"
-        shown.append(Picture(draw.bands(curves, "bits an image", by_ratio, COMPARED), caption))
+        shown.append(Picture(draw.bands(curves, "bits an image", by_ratio, JUDGED), caption))
     return shown
 
 
@@ -136,7 +136,7 @@ def by_tokenizer(group: dict[str, Metrics]) -> dict[str, dict[str, Metrics]]:
 def by_steps(figures: list[str], own: dict[str, Metrics], tokenizer: str) -> Picture:
     """Scores of one tokenizer's decoders against steps."""
     lines = {FIGURES[key]: {of(one)[1]: against_steps(key, one, own) for one in own.values()} for key in figures}
-    shown = draw.bands(lines, "decoding steps; flat: a decoder without them", by_ratio, COMPARED)
+    shown = draw.bands(lines, "decoding steps; flat: a decoder without them", by_ratio, JUDGED)
     return Picture(shown, f"Codes of {tokenizer}, by steps; {BARS}")
 
 
@@ -211,7 +211,7 @@ def against(metrics: Metrics, level: str, base: Metrics) -> dict[str, str]:
         return {}
     seeds = len(protocol["decoding_seeds"])
     own, other, name = metrics[level], base[own_level(base)], base["decoder"]["name"]
-    return {f"{key}: against {name}": verdict(own, other, key, seeds) for key in COMPARED if key in own}
+    return {f"{key}: against {name}": verdict(own, other, key, seeds) for key in JUDGED if key in own}
 
 
 def verdict(own: Metrics, other: Metrics, key: str, seeds: int) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from stages.core.pictures import png_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,9 +70,7 @@ def panels(count: int, columns: int, height: float) -> tuple[Figure, list[Axes]]
 
 def as_address(figure: Figure) -> str:
     """The figure as a PNG inside an address."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return data_address(buffer.getvalue())
+    return data_address(png_of(figure))
 
 
 def draw_curve(axis: Axes, name: str, splits: dict[str, Series]) -> None:

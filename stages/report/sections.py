@@ -50,13 +50,13 @@ def headline(evaluations: dict[str, dict[str, Any]]) -> Section:
         "Mean over sampling seeds ± standard deviation between them; of perplexity and bits, the standard error of "
         "the mean over val images. Agreement: an independent classifier sees the class that was asked for. gfid, "
         "gkid: distance to real training images; precision and recall: share of samples among real ones, and the "
-        "reverse. A row of real val images tells what perfect samples would have; fewer images have a larger gfid. In "
-        "[judge], a space made to part classes, precision was seen to rise as pictures became emptier: read it in "
-        "[embedded]. Perplexity compares generators of one tokenizer; ≤ marks an upper bound, unigram what the codes' "
-        "frequencies alone give. Near copies: share of samples nearer to a training image, by their pixels, than 99 "
-        "% of real val images are; 0.01 is what fresh real images have (with fewer than 99 val images, one in their "
-        "number + 1). Smooth pictures are near to others without being copies: compare with the reconstructions of "
-        "images never trained on, below."
+        "reverse. Real val images tell what perfect samples would have; fewer images have a larger gfid, and another "
+        "is and recall. In [judge], a space made to part classes, precision was seen to rise as pictures became "
+        "emptier: read it in [embedded]. Perplexity compares generators of one tokenizer; ≤ marks an upper bound, "
+        "unigram what the codes' frequencies alone give. Near copies: share of samples nearer to a training image, by "
+        "their pixels, than 99 % of real val images are; 0.01 is what fresh real images have (with fewer than 99 val "
+        "images, one in their number + 1). Smooth pictures are near to others without being copies: compare with the "
+        "reconstructions of images never trained on, below."
     )
     return Section("Generated images", text, tables(["tokenizer-decoder", "generator"], rows))
 
@@ -65,7 +65,7 @@ def real_rows(evaluations: dict[str, dict[str, Any]]) -> list[Row]:
     """Real val images scored as if they were samples, once for each protocol."""
     found: dict[str, Row] = {}
     for metrics in evaluations.values():
-        real, protocol = metrics["val"].get("as_samples"), protocol_of(metrics, next(iter(generators(metrics)), ""))
+        real, protocol = metrics["val"].get("as_samples"), protocol_of(metrics, "as_samples")
         if real:
             label = ["–", f"{real['images']} real val images"]
             found.setdefault(shared(protocol), Row(label, generator_cells(real), protocol))

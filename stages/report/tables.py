@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # What may differ between rows of one table: whose figures they are, and what is being compared.
-COMPARED = ("of", "sampler", "seeds")
+MAY_DIFFER = ("of", "sampler", "seeds")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def protocol_of(metrics: dict[str, Any], group: str) -> dict[str, Any]:
 
 def comparable(protocol: dict[str, Any]) -> dict[str, Any]:
     """The part of a protocol that rows of a table must share."""
-    return {key: value for key, value in protocol.items() if key not in COMPARED}
+    return {key: value for key, value in protocol.items() if key not in MAY_DIFFER}
 
 
 def shared(protocol: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from stages.core.figures import write_figures
 from stages.core.params import DIFFERENT, Machine, Section, load
 from stages.data.enlarged import how_enlarged, read_enlarged
 from stages.data.reader import ImageSplit, image_facts
+from stages.decoder.sources import check_codes_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,7 +167,7 @@ def main() -> None:
     args = parser.parse_args()
     params, machine = load("resolution", Params, args.params), load("machine", Machine, args.params)
     artefact.find(args.images)
-    artefact.find(args.decoder)
+    check_codes_of(args.decoder, args.codebook)
     measure(args.images, args.codebook, args.decoder, args.report, params, machine)
 
 

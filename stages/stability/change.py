@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,27 +35,36 @@ def how_many(batch: Batch) -> Tensor:
 
 def disturb(tokenizer: Tokenizer, batch: Batch, snrs_db: list[float], seeds: list[int]) -> Tensor:
     """float64 [B, seeds, levels, FIGURES] on the CPU: each figure summed over an image."""
-    pixels, power, before = batch.pixels, signal_power(batch.pixels), tokenizer.rows(batch.pixels)
+    pixels, power, clean = batch.pixels, signal_power(batch.pixels), seen(tokenizer, batch.pixels)
     found = []
     for seed in seeds:
         noise = unit_noise(batch.numbers, pixels.shape[-1], seed).to(pixels.device)
         for snr_db in snrs_db:
             noisy = pixels + noise_sigma(power, snr_db)[:, None, None, None] * noise
-            positions = compare(tokenizer, before, tokenizer.rows(noisy), batch.foreground)
+            positions = compare(clean, seen(tokenizer, noisy), batch.foreground)
             found.append(torch.stack([*positions, measured_snr_db(pixels, noisy)], 1))
     return torch.stack(found, 1).unflatten(1, (len(seeds), len(snrs_db))).cpu().double()
 
 
-def compare(tokenizer: Tokenizer, before: Tensor, after: Tensor, foreground: Tensor) -> list[Tensor]:
-    """The figures of positions, summed over each image, [B] each.
+class Seen(NamedTuple):
+    """What a tokenizer makes of images: codes int64 [B, N], their vectors and the rows among these, float [B, N, D]."""
 
-    before, after: rows float [B, N, D]; foreground bool [B, N].
-    """
-    book = tokenizer.codebook
-    old, new = book.assign(before), book.assign(after)
-    changed = old != new
-    codes = cosine(tokenizer.vectors(old), tokenizer.vectors(new))
-    rows = cosine(book.placed(before), book.placed(after))
+    codes: Tensor
+    vectors: Tensor
+    rows: Tensor
+
+
+def seen(tokenizer: Tokenizer, pixels: Tensor) -> Seen:
+    """Of float [B, 3, H, W] in [-1, 1]."""
+    rows = tokenizer.rows(pixels)
+    codes = tokenizer.codebook.assign(rows)
+    return Seen(codes, tokenizer.vectors(codes), tokenizer.codebook.placed(rows))
+
+
+def compare(clean: Seen, noisy: Seen, foreground: Tensor) -> list[Tensor]:
+    """The figures of positions, summed over each image, [B] each; foreground bool [B, N]."""
+    changed = clean.codes != noisy.codes
+    codes, rows = cosine(clean.vectors, noisy.vectors), cosine(clean.rows, noisy.rows)
     return [values.float().sum(1) for values in (changed, changed & foreground, codes, rows)]
 
 

@@ -29,6 +29,7 @@ from stages.core.choice import choose
 from stages.core.params import DIFFERENT, Machine, Section, impossible, load
 from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, image_facts, num_images
+from stages.decoder.sources import check_codes_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,7 +137,8 @@ def protocol(images: Path, real: Real, params: Params) -> dict[str, Any]:
     """How the figures were made, whatever the decoder."""
     from stages.core.protocol import describe
 
-    how = {"choice_seed": params.seed, "decoding_seeds": params.seeds, "perceptual_blocks": params.perceptual_blocks}
+    how = params.model_dump(include={"perceptual_blocks", "bootstrap_draws"})
+    how |= {"choice_seed": params.seed, "decoding_seeds": params.seeds}
     facts, digest, count = image_facts(images), artefact.digest(images), len(real.labels)
     return describe("sweep", "val", facts, digest, real.labels, count, real.spaces, **how)
 
@@ -159,6 +161,7 @@ def main() -> None:
     args = parser.parse_args()
     params, machine = load("sweep", Params, args.params), load("machine", Machine, args.params)
     check(args.encoder, params)
+    check_codes_of(args.decoder, args.codebook)
     sweep(args.images, args.encoder, args.judge, args.codebook, args.decoder, args.report, params, machine)
 
 

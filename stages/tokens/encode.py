@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from stages.core import artefact, distributed, runtime
-from stages.core.augment import Affine, random_maps, warp
+from stages.core.augment import Affine, own_maps, warp
 from stages.core.params import Machine, Section, load
 from stages.core.plan import print_plan
 from stages.data.reader import ImageSplit, image_facts
@@ -116,16 +116,13 @@ def encode_part(
 
 def view_pixels(source: ImageSplit, batch: range, view: int, params: Params, tokenizer: Tokenizer) -> Any:
     """float [B, 3, H, W]: view 0 is the image, the others a random map seeded by (view, image) alone."""
-    import torch
-
     from stages.core.pixels import to_float
     from stages.core.rng import seed_of
 
     pixels = to_float(source.read(batch), tokenizer.codebook.vectors.device)
     if view == 0:
         return pixels
-    seeds = [torch.Generator().manual_seed(seed_of("tokens", params.seed, view, image)) for image in batch]
-    return warp(pixels, torch.cat([random_maps(1, params.augment, rng) for rng in seeds]))
+    return warp(pixels, own_maps([seed_of("tokens", params.seed, view, image) for image in batch], params.augment))
 
 
 def publish(work: Path, out: Path, parts: list[Part], labels: dict[str, np.ndarray], config: dict[str, Any]) -> None:
