@@ -49,11 +49,11 @@ def windows(size: int) -> Tensor:
 def fid(features: Tensor, reference: Tensor) -> float:
     """Fréchet distance of the Gaussians fitted to float [M, D] and [R, D]; torch-fidelity's own code.
 
-    Eigenvalues of so small matrices are faster on one thread, by far where others use the cores: 8 ms instead of 1 s.
+    Eigenvalues of small matrices are faster on one thread, by far where others use the cores: 8 ms instead of 1 s.
     """
     from threadpoolctl import threadpool_limits
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
-    with threadpool_limits(1, "blas"):
+    with threadpool_limits(1 if features.shape[1] < 1000 else None, "blas"):
         statistics = [fid_features_to_statistics(feats.double()) for feats in (features, reference)]
         return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]

@@ -2,12 +2,12 @@
 
 Loss = |v - v-hat|² + perceptual_weight * distance of features of x0-hat + gan.weight * adversarial term of x0-hat
 (stages/decoder/trajectory.py) + pixel_weight * L1|L2 of x0-hat, of which the paper has none.
-The curves' PSNR is that of sampled reconstructions. Digits: 1 to 3 minutes on two cores.
+The curves' PSNR is that of sampled reconstructions. There is no KL term: codes are given, and discrete.
 
 Every rung of the paper's ladder is a matter of params (path, times, conditioning, weights, gamma, spacing). Its DDPM
 baseline predicts the noise, which at t = 1, where few steps start, tells no image: `path: cosine` is DDPM's process
 with v as the target. The paper's optimizer is Adam with betas 0 and 0.999; here the discriminator has that, but the
-painter AdamW with betas 0.9 and `optim.beta2`, and with `optim.weight_decay`.
+painter AdamW with betas 0.9 and `optim.beta2`, and with `optim.weight_decay`, as `onestep` has, to be its equal.
 """
 
 from __future__ import annotations

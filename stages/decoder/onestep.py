@@ -1,6 +1,6 @@
 """onestep: convolutions that paint the codes of an image at once; trained by the recipe of stages/core/recipe.py.
 
-The codes come from the tokenizer, which does not learn. Digits: 1 to 3 minutes on two cores.
+The codes come from the tokenizer, which does not learn.
 """
 
 from __future__ import annotations

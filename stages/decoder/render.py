@@ -1,7 +1,7 @@
 """render: a transformer from the codes to those of a pixel tokenizer, whose frozen decoder paints (DiGIT's stage 2).
 
 The two tokenizers encode the same moved images; the transformer alone learns. Its likelihood of the pixel codes is
-exact for method ar and an upper bound of nats for masked. Digits: some 6 minutes on two cores.
+exact for method ar and an upper bound of nats for masked.
 """
 
 from __future__ import annotations

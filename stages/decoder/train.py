@@ -1,7 +1,7 @@
 """Train one decoder, of any kind, for a frozen tokenizer: from codes back to images.
 
 Run:    dvc repro decoder       (one of them: dvc repro decoder@kmeans-onestep; on four GPUs: NPROC=4 dvc repro decoder)
-Expect: digits: onestep 1 to 3 minutes on two cores, renderers some 8 each; scores on val and pictures in
+Expect: digits: onestep 2 to 4 minutes on two cores, renderers up to 13; scores on val and pictures in
         reports/decoder/<tokenizer>-<decoder>/.
 
 Every name in `decoders` has a section `decoder.<name>` in params.yaml, whose `kind` says what it is:

@@ -1,7 +1,7 @@
 """Reconstructions and generated samples -> figures with their protocol and pictures, in a report folder.
 
 Run:    dvc repro evaluate
-Expect: digits, 297 reconstructions and 2 generators x 3 seeds x 500 samples: 30 s on two cores, 5 MB.
+Expect: digits, 297 reconstructions and 2 generators x 3 seeds x 500 samples: 1 minute on two cores, 5 MB.
 
 Distances between image sets are computed in the feature space of the pipeline's encoder ("embedded"); in that of the
 judge, which no tokenizer knows, where images have classes; in that of Inception-v3 where evaluate.inception_weights
