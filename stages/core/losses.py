@@ -35,18 +35,10 @@ class EncoderPerceptual(nn.Module):
     def of_each(self, made: Tensor, real: Tensor) -> Tensor:
         """The distance of each image, float [B]."""
         with torch.no_grad():
-            wanted = self.features(real)
-        return feature_distance(self.features(made), wanted)
-
-    def features(self, pixels: Tensor) -> list[Tensor]:
-        """What is compared: float [B, N, D] a block."""
-        return self.encoder(pixels, blocks=self.blocks, final_norm=True)
-
-
-def feature_distance(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
-    """Of features of the same blocks, float [B, N, D] each, the distance of each image, float [B]."""
-    blocks = zip(found, wanted, strict=True)
-    return torch.stack([1 - F.cosine_similarity(f, w, dim=-1).mean(1) for f, w in blocks]).mean(0)
+            wanted = self.encoder(real, blocks=self.blocks, final_norm=True)
+        found = self.encoder(made, blocks=self.blocks, final_norm=True)
+        blocks = zip(found, wanted, strict=True)
+        return torch.stack([1 - F.cosine_similarity(f, w, dim=-1).mean(1) for f, w in blocks]).mean(0)
 
 
 class LpipsPerceptual(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stages.core import likeness, scores
-from stages.core.losses import EncoderPerceptual, feature_distance
+from stages.core.losses import EncoderPerceptual
 from stages.core.pixels import to_float
 from stages.core.spaces import Space
 from stages.encoder.model import load_encoder
@@ -37,7 +37,6 @@ class Real:
     spaces: dict[str, Space]
     features: dict[str, list[Tensor]]
     perceptual: EncoderPerceptual
-    perceptual_features: list[list[Tensor]]  # of batches of `batch_size` images
     params: Params
     batch_size: int
     device: torch.device
@@ -52,9 +51,7 @@ def open_real(
     images, size = val.read(chosen), machine.infer_batch_size
     perceptual = EncoderPerceptual(load_encoder(encoder, device), params.perceptual_blocks)
     features = {name: see(space, images, size) for name, space in spaces.items()}
-    with torch.inference_mode():
-        wanted = [perceptual.features(to_float(batch, device)) for batch in batches(images, size)]
-    return Real(images, val.labels[chosen], spaces, features, perceptual, wanted, params, size, device)
+    return Real(images, val.labels[chosen], spaces, features, perceptual, params, size, device)
 
 
 @torch.inference_mode()
@@ -109,9 +106,10 @@ def mean(values: np.ndarray, index: np.ndarray) -> float:
 @torch.inference_mode()
 def perceptual(made: np.ndarray, real: Real) -> np.ndarray:
     """float64 [M]: the distance of each image from its original in the encoder's features."""
+    size = real.batch_size
     parts = [
-        feature_distance(real.perceptual.features(to_float(batch, real.device)), wanted)
-        for batch, wanted in zip(batches(made, real.batch_size), real.perceptual_features, strict=True)
+        real.perceptual.of_each(to_float(one, real.device), to_float(other, real.device))
+        for one, other in zip(batches(made, size), batches(real.images, size), strict=True)
     ]
     return torch.cat(parts).double().cpu().numpy()
 
