@@ -77,6 +77,14 @@ def test_levels_are_as_many_as_the_grid_needs_and_the_last_width_is_at_full_size
     assert made.shape == (1, 3, img_px, img_px)
 
 
+def test_a_grid_that_doubling_does_not_bring_to_the_images_size_is_refused(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "toy")
+    path = tmp_path / "toy/data/codebook/kmeans/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "grid": 3}))
+    with pytest.raises(UserError, match="3 x 3 codes do not become 16 px by doubling"):
+        toys.run_line(toys.COMMANDS["decoder"], tmp_path / "toy")
+
+
 def test_a_decoder_of_an_unknown_kind_is_refused(trained, tmp_path):
     config = json.loads((trained / "data/decoder/kmeans-onestep/config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "decoder": "crystal"}))

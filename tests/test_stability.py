@@ -217,18 +217,16 @@ def test_codes_of_two_blocks_share_the_foreground_of_their_positions(toy, tmp_pa
 
 def test_rows_are_what_is_quantised(toy):
     tokenizer, pixels = load_tokenizer(toy.codebook), pixels_of(toy, 5)
-    with torch.inference_mode():
-        rows = tokenizer.rows(pixels)
-        assert rows.dtype == torch.float32 and rows.shape == (5, 16, tokenizer.dim)
-        assert torch.equal(tokenizer.codebook.assign(rows), tokenizer.encode_pixels(pixels))
+    rows = tokenizer.rows(pixels)
+    assert rows.dtype == torch.float32 and rows.shape == (5, 16, tokenizer.dim)
+    assert torch.equal(tokenizer.codebook.assign(rows), tokenizer.encode_pixels(pixels))
 
 
 def test_unbounded_rows_are_compared_as_they_are_placed():
-    book = Fsq([8, 8])
-    tokenizer = SimpleNamespace(codebook=book, vectors=lambda codes: book.vectors[codes], rows=lambda rows: rows)
-    one, other = torch.tensor([[[5.0, 5.0]]]), torch.tensor([[[50.0, 5.0]]])
-    clean, noisy = seen(tokenizer, one), seen(tokenizer, other)
-    assert compare(clean, noisy, torch.ones(1, 1, dtype=torch.bool))[3] > 0.9999 > cosine(one, other)
+    tokenizer = SimpleNamespace(codebook=Fsq([8, 8]), vectors=lambda k: Fsq([8, 8]).vectors[k], rows=lambda rows: rows)
+    both = torch.tensor([[[5.0, 5.0]]]), torch.tensor([[[50.0, 5.0]]])
+    clean, noisy = (seen(tokenizer, rows) for rows in both)
+    assert compare(clean, noisy, torch.ones(1, 1, dtype=torch.bool))[3] > 0.9999 > cosine(*both)
 
 
 def test_equal_vectors_have_similarity_one_even_without_length():
