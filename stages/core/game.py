@@ -65,7 +65,7 @@ class Game:
         self.perceptual = (
             LpipsPerceptual(recipe.lpips_vgg16)
             if recipe.lpips_vgg16
-            else EncoderPerceptual(encoder, recipe.perceptual_blocks)
+            else EncoderPerceptual(encoder, recipe.perceptual_blocks, recipe.optim.precision)
         ).to(device)
         self.optimizer = adamw(network, recipe.optim)
         self.ema = Ema(network, recipe.optim.ema_decay)

@@ -76,8 +76,15 @@ def epoch_order(epoch: int, count: int, seed: int) -> np.ndarray:
 
 
 def prefetch(batch_at: Callable[[int], Any], start: int, stop: int) -> Iterator[tuple[int, Any]]:
-    """(step, batch) for each step, the next batch being made while this one is used."""
-    with ThreadPoolExecutor(1) as maker:
+    """(step, batch) for each step, the next batch being made while this one is used, on one core.
+
+    On all of them its small operations and those of the training wait for each other's threads: a step of the default
+    decoder on two cores took half as long again.
+    """
+    import torch
+
+    torch.get_num_threads()  # from now on this thread keeps its own number
+    with ThreadPoolExecutor(1, initializer=lambda: torch.set_num_threads(1)) as maker:
         ahead = maker.submit(batch_at, start)
         for step in range(start, stop):
             batch = ahead.result()

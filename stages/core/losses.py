@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from stages.core import distributed
 from stages.core.errors import UserError
+from stages.core.params import Precision
 
 
 def pixel_loss(kind: str, made: Tensor, real: Tensor) -> Tensor:
@@ -21,12 +22,12 @@ def pixel_loss(kind: str, made: Tensor, real: Tensor) -> Tensor:
 class EncoderPerceptual(nn.Module):
     """Distance in a frozen encoder's feature space: mean over blocks of 1 - cos of each patch's normed feature.
 
-    `encoder(pixels, blocks=[…], final_norm=True)` gives float [B, N, D] a block.
+    `encoder(pixels, blocks=[…], final_norm=True, precision=…)` gives float [B, N, D] a block.
     """
 
-    def __init__(self, encoder: Any, blocks: list[int]):
+    def __init__(self, encoder: Any, blocks: list[int], precision: Precision | None = None):
         super().__init__()
-        self.encoder, self.blocks = encoder, blocks
+        self.encoder, self.blocks, self.precision = encoder, blocks, precision
 
     def forward(self, made: Tensor, real: Tensor) -> Tensor:
         """float [B, 3, H, W] twice -> scalar."""
@@ -35,10 +36,14 @@ class EncoderPerceptual(nn.Module):
     def of_each(self, made: Tensor, real: Tensor) -> Tensor:
         """The distance of each image, float [B]."""
         with torch.no_grad():
-            wanted = self.encoder(real, blocks=self.blocks, final_norm=True)
-        found = self.encoder(made, blocks=self.blocks, final_norm=True)
+            wanted = self.features(real)
+        found = self.features(made)
         blocks = zip(found, wanted, strict=True)
         return torch.stack([1 - F.cosine_similarity(f, w, dim=-1).mean(1) for f, w in blocks]).mean(0)
+
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """float [B, 3, H, W] -> float [B, N, D] a block."""
+        return self.encoder(pixels, blocks=self.blocks, final_norm=True, precision=self.precision)
 
 
 class LpipsPerceptual(nn.Module):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from stages.core import artefact
 from stages.core.device import compute
+from stages.core.params import Precision
 
 KIND = "encoder"
 
@@ -37,16 +38,18 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config["std"])[:, None, None], persistent=False)
 
-    def forward(self, pixels: Tensor, *, blocks: list[int], final_norm: bool) -> list[Tensor]:
+    def forward(
+        self, pixels: Tensor, *, blocks: list[int], final_norm: bool, precision: Precision | None = None
+    ) -> list[Tensor]:
         """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D] for each block, row-major, no class or register tokens.
 
         Blocks count from 0. The images are resized bicubically, without antialiasing as DiGIT does, to img_px.
-        `final_norm` applies the network's last LayerNorm to each block's output.
+        `final_norm` applies the network's last LayerNorm to each block's output. `precision`: None for the artefact's own.
         """
         if pixels.shape[-1] != self.img_px:
             pixels = F.interpolate(pixels, size=self.img_px, mode="bicubic", align_corners=False)
         pixels = ((pixels + 1) / 2 - self.mean) / self.std
-        with compute(pixels.device, self.config["precision"]):
+        with compute(pixels.device, precision or self.config["precision"]):
             found = self.vit.forward_intermediates(
                 pixels, indices=sorted(set(blocks)), stop_early=True, output_fmt="NLC", intermediates_only=True
             )
