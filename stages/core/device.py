@@ -54,13 +54,15 @@ def compute(device: torch.device, precision: Precision) -> Generator[None]:
     """Matrix products in `precision` inside the block, in fp32 on a CPU without instructions for it.
 
     Losses belong outside the block or in `.float()`. Where a CPU trains, attention is computed step by step: for the
-    few tokens of an image the backward pass of torch's fused kernel takes twice as long.
+    few tokens of an image the backward pass of torch's fused kernel takes twice as long. Its products are in
+    `precision`, too; torch would make them in fp32 at that, in two to three times the time.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     native = device.type != "cpu" or _has_instructions(precision)
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision] if native else None
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # of every device, in spite of its name
     plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and torch.is_grad_enabled() else nullcontext()
     with plain, torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         yield

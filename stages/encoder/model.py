@@ -44,7 +44,7 @@ class Encoder(nn.Module):
         """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D] for each block, row-major, no class or register tokens.
 
         Blocks count from 0. The images are resized bicubically, without antialiasing as DiGIT does, to img_px.
-        `final_norm` applies the network's last LayerNorm to each block's output. `precision`: None for the artefact's own.
+        `final_norm` applies the network's last LayerNorm to each block's output; `precision`: None for the artefact's.
         """
         if pixels.shape[-1] != self.img_px:
             pixels = F.interpolate(pixels, size=self.img_px, mode="bicubic", align_corners=False)
