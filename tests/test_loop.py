@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from stages.core.curves import Curves
-from stages.core.loop import Optim, fit
+from stages.core.loop import Optim, fit, prefetch
 
 OPTIM = Optim(
     total_steps=3, batch_size=2, lr_peak=0.1, warmup_steps=1, weight_decay=0.1, beta2=0.9, clip_norm=1.0,
@@ -41,3 +41,14 @@ def test_trainings_of_equal_values_under_two_names_are_the_same(tmp_path):
 def test_a_warm_up_that_never_ends_is_refused():
     with pytest.raises(ValidationError, match="warmup_steps = 3: expected fewer than total_steps, 3"):
         Optim(**{**OPTIM.model_dump(), "warmup_steps": 3})
+
+
+def test_batches_are_made_on_one_core_while_the_training_keeps_its_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        batches = prefetch(lambda step: torch.get_num_threads(), 3, 6)
+        made = [(step, of_maker, torch.get_num_threads()) for step, of_maker in batches]
+    finally:
+        torch.set_num_threads(threads)
+    assert made == [(3, 1, 2), (4, 1, 2), (5, 1, 2)]
