@@ -48,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
 def add_run(verbs: Any) -> None:
     """`semtok run`."""
     run = verbs.add_parser("run", help="run what is stale, in the order of the graph")
-    run.add_argument("targets", nargs="*", metavar="TARGET", help="a stage, such as generator or generator@kmeans-ar")
+    examples = "a stage: generator, generator@kmeans-ar, 'generator@kmeans-*'"
+    run.add_argument("targets", nargs="*", metavar="TARGET", help=examples)
     run.add_argument("--jobs", type=int, metavar="N", help="stages at once (default: what GPUs take, else 1)")
     run.add_argument("--per-gpu", type=int, metavar="N", default=1, help="stages at once on one GPU (default: 1)")
     which = run.add_mutually_exclusive_group()

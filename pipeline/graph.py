@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,8 @@ def plan(
     """The nodes to run, in order, as `dvc repro` would choose them.
 
     Targets and what they need; with `downstream` targets and what needs them; with `single` the targets alone. A
-    target is a stage, one matrix member (`generator@kmeans-ar`) or all of them (`generator`); none means everything.
+    target is a stage, one matrix member (`generator@kmeans-ar`), a pattern of them (`generator@kmeans-*`) or all of
+    them (`generator`); none means everything.
     """
     chosen = {name for target in targets for name in named(nodes, target)}
     if not chosen and (downstream or single):
@@ -99,7 +101,7 @@ def plan(
 
 def named(nodes: dict[str, Node], target: str) -> list[str]:
     """Names of the nodes that a target means."""
-    if found := [name for name in nodes if target in (name, name.split("@")[0])]:
+    if found := [name for name in nodes if fnmatchcase(name, target) or name.split("@")[0] == target]:
         return found
     raise PipelineError(f"{target}: no such stage; dvc.yaml has {', '.join(sorted(nodes))}")
 

@@ -52,6 +52,7 @@ def test_every_node_comes_after_those_it_waits_for(project):
         ("['join']", {"first", "left", "right@1", "right@2", "join"}),
         ("['right']", {"first", "right@1", "right@2"}),
         ("['right@2', 'alone'], single=True", {"right@2", "alone"}),
+        ("['r*@[12]'], single=True", {"right@1", "right@2"}),
         ("['left'], downstream=True", {"left", "join", "last"}),
         ("[]", set(mini.STAGES)),
     ],
