@@ -31,6 +31,7 @@ from stages.palette.pick import load_palettes
 from stages.pretrain.train import Params as Pretrain
 from stages.probe.linear import Params as Probe
 from stages.projection.compare import Params as Projection
+from stages.reference.build import Params as Reference
 from stages.resolution.measure import Params as Resolution
 from stages.samples.draw import Params as Draws
 from stages.stability.measure import Params as Stability
@@ -60,6 +61,7 @@ SCHEMAS: dict[str, type[Section]] = {
     "stability": Stability,
     "projection": Projection,
     "judge": Judge,
+    "reference": Reference,
     "evaluate": Evaluate,
     "sweep": Sweep,
     "resolution": Resolution,

@@ -37,7 +37,7 @@ def project(tmp_path_factory):
     toys.draw_pictures(root / "pictures")
     subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=root, check=True)
     ran, _ = repro(root)
-    assert len(ran) == 19
+    assert len(ran) == 20
     return root
 
 

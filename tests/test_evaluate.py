@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scoring import PARAMS
+from scoring import PARAMS, REFERENCE, write_reference
 from toy_pipeline import MACHINE, PatchDecoder, train_judge, write_image_artefact, write_samples
 
 from stages.core.errors import UserError
@@ -26,14 +26,15 @@ def _patch_decoder(toy, monkeypatch):
 
 def run(
     toy, report: Path, params: Params = PARAMS, images: Path | None = None, generators: tuple[str, ...] = ("ar",),
-    judge: Path | None = None,
+    judge: Path | None = None, reference: Path | None = None,
 ) -> dict:  # fmt: skip
     """metrics.json of one run."""
-    samples = check(images or toy.images, toy.codebook, toy.samples, list(generators), params)
+    samples = check(reference or toy.reference, toy.codebook, toy.samples, list(generators), params)
     score(
         images or toy.images,
         toy.encoder,
         judge or toy.judge,
+        reference or toy.reference,
         toy.codebook,
         toy.root / "decoder",
         samples,
@@ -86,7 +87,7 @@ def test_every_group_has_its_protocol(scored, toy):
     assert all(artefact.digest(toy.images).startswith(entry["reference_digest"]) for entry in entries.values())
     weights = artefact.sha256(toy.encoder / "model.safetensors")
     assert all(entry["extractors"]["embedded"]["weights_sha256"] == weights for entry in entries.values())
-    assert all((entry["seed"], entry["pixel_px"]) == (PARAMS.seed, PARAMS.pixel_px) for entry in entries.values())
+    assert all((entry["seed"], entry["pixel_px"]) == (PARAMS.seed, REFERENCE.pixel_px) for entry in entries.values())
     assert entries["ar"]["seeds"] == [0, 1] and entries["ar"]["sampler"] == {"temperature": 1.0}
     assert entries["ar"]["extractors"]["embedded"]["covariance"] == "full rank" and entries["ar"]["count"] == 60
 
@@ -149,7 +150,6 @@ def test_fid_equals_torch_fidelitys_own_command(toy):
 
 def test_agreement_of_perfect_reconstructions_is_the_judges_accuracy(toy):
     from stages.evaluate.bench import set_up
-    from stages.evaluate.extractor import open_spaces
     from stages.evaluate.reconstruction import score_reconstruction
 
     class Perfect:
@@ -162,7 +162,7 @@ def test_agreement_of_perfect_reconstructions_is_the_judges_accuracy(toy):
         def decode(self, codes, generator):
             return self.images
 
-    bench = set_up(toy.images, open_spaces(toy.encoder, toy.judge, "", torch.device("cpu")), PARAMS, MACHINE)
+    bench = set_up(toy.images, toy.encoder, toy.judge, toy.reference, PARAMS, MACHINE, torch.device("cpu"))
     perfect = Perfect()
     figures, *_ = score_reconstruction(ImageSplit(toy.images, "val"), perfect, perfect, bench)
     assert figures["reconstruction"]["agreement"] == figures["val"]["agreement"]
@@ -174,16 +174,13 @@ def test_agreement_of_perfect_reconstructions_is_the_judges_accuracy(toy):
 def test_real_val_images_are_scored_as_samples_would_be(toy, scored):
     from stages.core import likeness
     from stages.evaluate.bench import set_up
-    from stages.evaluate.extractor import open_spaces
     from stages.evaluate.generation import score_real
 
-    bench, val = (
-        set_up(toy.images, open_spaces(toy.encoder, toy.judge, "", torch.device("cpu")), PARAMS, MACHINE),
-        ImageSplit(toy.images, "val"),
-    )
+    bench = set_up(toy.images, toy.encoder, toy.judge, toy.reference, PARAMS, MACHINE, torch.device("cpu"))
+    val = ImageSplit(toy.images, "val")
     sight = bench.look(val.read(range(len(val))))
     everything = score_real(sight, val.labels, bench)["as_samples"]
-    wanted = likeness.fid(sight.features["judge"], bench.reference.features["judge"])
+    wanted = likeness.fid(sight.features["judge"], bench.reference.sight.features["judge"])
     assert everything["images"] == len(val) and everything["gfid[judge]"] == pytest.approx(wanted, rel=1e-6)
     assert everything["agreement"] == pytest.approx(scored[1]["val"]["agreement"])
     assert scored[1]["val"]["as_samples"]["images"] == min(len(val), 60), "as many as samples of one seed"
@@ -200,7 +197,8 @@ def test_without_classes_agreement_and_is_are_skipped_with_the_reason(toy, tmp_p
     )
     write_samples(toy, "unconditional", np.full(60, -1))
     train_judge(tmp_path / "images", tmp_path / "judge")
-    found = {"images": tmp_path / "images", "judge": tmp_path / "judge"}
+    found = {name: tmp_path / name for name in ("images", "judge", "reference")}
+    write_reference(found["images"], toy.encoder, found["judge"], found["reference"], MACHINE)
     metrics = run(toy, tmp_path / "report", generators=("unconditional",), **found)
     assert metrics["reconstruction"]["agreement_skipped"] == "no classes"
     assert metrics["unconditional"]["agreement_skipped"] == "no classes" and "is_skipped" in metrics["unconditional"]
@@ -212,7 +210,7 @@ def test_inception_from_safetensors(toy, tmp_path, monkeypatch):
     from safetensors.torch import save_file
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    from stages.evaluate.extractor import InceptionExtractor, open_inception
+    from stages.reference.extractor import InceptionExtractor, open_inception
 
     path = tmp_path / "inception.safetensors"
     save_file({}, path)

@@ -10,7 +10,7 @@ import pytest
 import toy as toys
 
 AFTER = ("tokens", "anatomy", "judge", "decoder", "ar", "masked", "samples-ar", "samples-masked", "stability",
-         "evaluate", "sweep", "resolution")  # fmt: skip
+         "reference", "evaluate", "sweep", "resolution")  # fmt: skip
 
 
 @pytest.mark.slow
@@ -52,7 +52,8 @@ def test_a_decoder_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
     shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
     toys.write_params(root, {"tokenizers": ["kmeans", "vqgan"]})
     toys.run_line(toys.COMMANDS["codebook"].replace("kmeans", "vqgan"), root)
-    for command in ("palette", "decoder", "judge", "ar", "masked", "samples-ar", "samples-masked", "evaluate", "sweep"):
+    generators = ("ar", "masked", "samples-ar", "samples-masked")
+    for command in ("palette", "decoder", "judge", "reference", *generators, "evaluate", "sweep"):
         toys.run_line(toys.COMMANDS[command].replace("onestep", name), root)
     scores = json.loads((root / f"reports/evaluate/kmeans-{name}/metrics.json").read_text())
     assert scores["tokenizer"]["name"] == "kmeans" and 3 < scores["reconstruction"]["psnr_db"] < 60

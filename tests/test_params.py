@@ -151,6 +151,7 @@ def test_every_bad_key_is_named_at_once(workplace):
         "ar",
         "samples-ar",
         "stability",
+        "reference",
         "evaluate",
         "anatomy",
         "ablation",

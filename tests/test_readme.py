@@ -85,7 +85,7 @@ def test_the_folder_recipe_suits_even_a_flat_folder_and_the_other_a_thousand_cla
     assert folder["encoder"].name == "digits", "nothing to download"
     expected = 732 / 1_281_167 * imagenet["probe"].max_images  # of ImageNet's smallest class, in the choice
     assert imagenet["probe"].few_labels < expected - 4 * expected**0.5
-    assert imagenet["samples.draws"].per_class * 1000 == imagenet["evaluate"].max_reference_images == 50_000
+    assert imagenet["samples.draws"].per_class * 1000 == imagenet["reference"].max_images == 50_000
 
 
 @pytest.mark.parametrize("recipe", ["probe: {colour: 1}", "decoder: {onestep: {optim: {lr: 1.0}}}", "colour: {}",

@@ -94,7 +94,9 @@ def test_tokenizers_share_a_table_and_a_plot_of_their_noise_and_are_measured_aga
     html = page(reports)
     fsq = "<td>30 dB</td><td>fsq</td><td>256</td><td>0.25 ± 0.006, images ± 0.008</td>"
     assert "<th>changed ÷ kmeans</th><th>on foreground ÷ kmeans</th>" in html
-    assert re.search(f"{fsq}.*<td>2</td><td>3</td></tr>\n.*<td>1</td><td>1</td></tr>", html)
+    assert "<th>onestep PSNR dB</th><th>ar bits</th><th>masked bits</th></tr>" in html
+    kept = "<td>25 ± 0.1</td><td>99</td><td>≤ 99</td></tr>"
+    assert re.search(f"{fsq}.*<td>2</td><td>3</td>(<td>–</td>){{3}}</tr>\n.*<td>1</td><td>1</td>{kept}", html)
     assert "kmeans: falling" in alone and "fsq, kmeans: falling" in html
 
 

@@ -54,7 +54,8 @@ CHANGES = {
     "judge": {"img_px": 8, "widths": [8, 8], "optim": OPTIM},
     "sweep": {"steps": [1, 2], "seeds": [0, 1], "perceptual_blocks": [1], "bootstrap_draws": 3, "images_shown": 4},
     "resolution": {"scales": [1, 2], "max_images": 12, "bootstrap_draws": 3, "images_shown": 3},
-    "evaluate": {"bootstrap_draws": 3, "kid_subset_size": 8, "prc_neighbours": 2, "pixel_px": 8, "neighbours_shown": 4},
+    "reference": {"prc_neighbours": 2, "pixel_px": 8},
+    "evaluate": {"bootstrap_draws": 3, "kid_subset_size": 8, "neighbours_shown": 4},
 }
 
 
@@ -116,9 +117,11 @@ COMMANDS = {
     " --report reports/stability/kmeans",
     "projection": "stages.projection.compare --report reports/projection",
     "judge": "stages.judge.train --images data/images --out data/judge --report reports/judge",
+    "reference": "stages.reference.build --images data/images --encoder data/encoder --judge data/judge"
+    " --out data/reference",
     "evaluate": "stages.evaluate.score --images data/images --encoder data/encoder --judge data/judge"
-    " --codebook data/codebook/kmeans --decoder data/decoder/kmeans-onestep --samples data/samples/kmeans"
-    " --report reports/evaluate/kmeans-onestep",
+    " --reference data/reference --codebook data/codebook/kmeans --decoder data/decoder/kmeans-onestep"
+    " --samples data/samples/kmeans --report reports/evaluate/kmeans-onestep",
     "sweep": "stages.sweep.measure --images data/images --encoder data/encoder --judge data/judge"
     " --codebook data/codebook/kmeans --decoder data/decoder/kmeans-onestep --report reports/sweep/kmeans-onestep",
     "resolution": "stages.resolution.measure --images data/images --codebook data/codebook/kmeans"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scoring import write_reference
 
 from stages.core import artefact
 from stages.core.params import Machine
@@ -20,13 +21,15 @@ NUM_CODES, PATCH_PX = 64, 4
 
 
 def build(root: Path) -> SimpleNamespace:
-    """Artefacts below `root`: images (300 digits), encoder, judge, codebook, samples of one generator; patches."""
+    """Artefacts below `root`: images (300 digits), encoder, judge, reference, codebook, samples of `ar`; patches."""
     toy = SimpleNamespace(root=root, images=root / "images", encoder=root / "encoder", codebook=root / "codebook")
     write_images(toy.images)
     write_encoder(toy.encoder)
     toy.patches = write_codebook(toy)
     toy.judge = root / "judge"
     train_judge(toy.images, toy.judge)
+    toy.reference = root / "reference"
+    write_reference(toy.images, toy.encoder, toy.judge, toy.reference, MACHINE)
     toy.samples = root / "samples"
     write_samples(toy, "ar")
     return toy

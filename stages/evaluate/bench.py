@@ -1,4 +1,4 @@
-"""What all images are compared with: the training images, in the feature spaces."""
+"""What an evaluation looks at images with, and the training images that it compares them with."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core import artefact
-from stages.core.choice import choose
 from stages.data.reader import ImageSplit, image_facts
-from stages.evaluate.metrics import ball_radii
-from stages.evaluate.sight import Look, Sight, batches, join, looker
+from stages.reference.reader import Reference, load_reference
+from stages.reference.sight import Look, Sight, look_at, looker
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
     from stages.core.params import Machine
@@ -24,25 +24,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bench:
-    """`reference` are real training images, `reference_index` int64 [R] their numbers in the train split.
-
-    `reference_radii` {space: [R]} are those of the balls of precision.
-    """
+    """Feature spaces, what sees images in them, the train split and the images of it that are compared with."""
 
     facts: dict[str, Any]
     images_digest: str
     spaces: dict[str, Space]
     look: Look
     train: ImageSplit
-    reference: Sight
-    reference_index: np.ndarray
-    reference_radii: dict[str, Tensor]
+    reference: Reference
     params: Params
     batch_size: int
 
     def see(self, count: int, read: Callable[[range], np.ndarray]) -> Sight:
         """All of `count` images that `read` gives in batches, uint8 [B, H, W, 3]."""
-        return join(self.look(read(batch)) for batch in batches(count, self.batch_size))
+        return look_at(count, read, self.look, self.batch_size)
 
     def coordinates(self, sight: Sight) -> dict[str, Tensor]:
         """Where nearest neighbours are sought, float [M, …] by name.
@@ -56,17 +51,16 @@ class Bench:
         return "judge" in self.spaces and bool((labels >= 0).all())
 
 
-def set_up(images: Path, spaces: dict[str, Space], params: Params, machine: Machine) -> Bench:
-    """Read the reference once."""
-    train = ImageSplit(images, "train", machine.num_workers)
-    look, index = looker(spaces, params.pixel_px), reference_index(len(train), params)
-    runs = batches(len(index), machine.infer_batch_size)
-    reference = join(look(train.read(index[run.start : run.stop])) for run in runs)
-    facts, digest = image_facts(images), artefact.digest(images)
-    radii = {space: ball_radii(feats, params.prc_neighbours) for space, feats in reference.features.items()}
-    return Bench(facts, digest, spaces, look, train, reference, index, radii, params, machine.infer_batch_size)
+def set_up(
+    images: Path, encoder: Path, judge: Path, reference: Path, params: Params, machine: Machine, device: torch.device
+) -> Bench:
+    """Open the feature spaces that the reference was seen in."""
+    from stages.reference.extractor import open_spaces
 
-
-def reference_index(count: int, params: Params) -> np.ndarray:
-    """int64 [R], sorted: a seeded choice of max_reference_images of the training images, or all of them."""
-    return choose(count, params.max_reference_images or count, params.seed)
+    config = artefact.read_config(reference, "reference")
+    spaces = open_spaces(encoder, judge, config["inception_weights"], device)
+    return Bench(
+        image_facts(images), artefact.digest(images), spaces, looker(spaces, config["pixel_px"]),
+        ImageSplit(images, "train", machine.num_workers), load_reference(reference, spaces), params,
+        machine.infer_batch_size,
+    )  # fmt: skip

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from stages.core import artefact, likeness
 from stages.core.errors import UserError
 from stages.evaluate import metrics
+from stages.evaluate.paint import paint
 from stages.evaluate.reconstruction import neighbour_figures
-from stages.evaluate.sight import Sight, paint
+from stages.reference.sight import Sight
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +74,7 @@ def score_samples(
 
 def score_real(real: Sight, labels: np.ndarray, bench: Bench) -> dict[str, Any]:
     """What so many perfect samples would have: the scores of these real val images; one set, no spread."""
-    least = max(bench.params.kid_subset_size, bench.params.prc_neighbours + 1, metrics.IS_SPLITS)
+    least = max(bench.params.kid_subset_size, bench.reference.config["prc_neighbours"] + 1, metrics.IS_SPLITS)
     if len(real) < least:
         return {"as_samples_skipped": f"{len(real)} val images: {least} are needed (evaluate.kid_subset_size)"}
     return {"as_samples": {"images": len(real), **seed_figures(real, labels, bench)}}
@@ -81,13 +82,12 @@ def score_real(real: Sight, labels: np.ndarray, bench: Bench) -> dict[str, Any]:
 
 def seed_figures(sight: Sight, labels: np.ndarray, bench: Bench) -> dict[str, float]:
     """The scores of one seed's samples against real training images."""
-    params, figures = bench.params, {}
+    params, real, figures = bench.params, bench.reference, {}
     if bench.judges(labels):
         figures["agreement"] = float(sight.hits(labels).mean())
     for space, feats in sight.features.items():
-        reference = bench.reference.features[space]
-        radii = bench.reference_radii[space]
-        precision, recall = metrics.precision_recall(feats, reference, radii, params.prc_neighbours)
+        reference, neighbours = real.sight.features[space], real.config["prc_neighbours"]
+        precision, recall = metrics.precision_recall(feats, reference, real.radii[space], neighbours)
         figures |= {f"gfid[{space}]": likeness.fid(feats, reference)}
         figures |= {f"gkid[{space}]": metrics.kid(feats, reference, params.kid_subset_size, params.seed)}
         if space in sight.logits:

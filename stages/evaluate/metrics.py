@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stages.reference.balls import PRC_BATCH, ball_radii
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 KID_SUBSETS = 100
 IS_SPLITS = 10
-PRC_BATCH = 1_000  # images at once in precision and recall
 
 
 def kid(features: Tensor, reference: Tensor, subset_size: int, seed: int) -> float:
@@ -18,14 +19,6 @@ def kid(features: Tensor, reference: Tensor, subset_size: int, seed: int) -> flo
 
     settings = {"kid_subsets": KID_SUBSETS, "kid_subset_size": subset_size, "rng_seed": seed, "verbose": False}
     return kid_features_to_metric(features, reference, **settings)[KEY_METRIC_KID_MEAN]
-
-
-def ball_radii(points: Tensor, neighbours: int) -> Tensor:
-    """[M, D] -> [M], the distance to the k-th nearest other point."""
-    import torch
-
-    nearest = (torch.cdist(part, points).topk(neighbours + 1, largest=False).values for part in points.split(PRC_BATCH))
-    return torch.cat([found[:, -1] for found in nearest])
 
 
 def precision_recall(

@@ -1,6 +1,6 @@
 """Are samples copies? Distances to the nearest training image, beside those of real images the training never saw.
 
-Copies of training images that are not compared with (evaluate.max_reference_images) are not found.
+Copies of training images that are not compared with (reference.max_images) are not found.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core import likeness, scores
 from stages.evaluate.neighbours import distance_figures, nearest
-from stages.evaluate.sight import Sight, batches, join, paint
+from stages.evaluate.paint import paint
+from stages.reference.sight import Sight, batches, join
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,6 +101,6 @@ def neighbour_figures(sight: Sight, val_distances: dict[str, np.ndarray], bench:
 
 
 def to_train(sight: Sight, bench: Bench) -> dict[str, np.ndarray]:
-    """float64 [M] by name: distances to the nearest training image that is compared with (max_reference_images)."""
-    reference = bench.coordinates(bench.reference)
+    """float64 [M] by name: distances to the nearest training image that is compared with (reference.max_images)."""
+    reference = bench.coordinates(bench.reference.sight)
     return {name: nearest(rows, reference[name])[0] for name, rows in bench.coordinates(sight).items()}

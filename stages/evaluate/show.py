@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stages.core.choice import evenly
 from stages.core.pictures import enlarge, grid, save_png
 from stages.evaluate.neighbours import nearest
-from stages.evaluate.sight import paint
+from stages.evaluate.paint import paint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,8 +63,8 @@ def show_neighbours(path: Path, samples: Samples, decoder: Any, bench: Bench) ->
 
     chosen = evenly(len(samples.labels), bench.params.neighbours_shown)
     images = paint(decoder, samples.codes[0][chosen], samples.seeds[0])
-    reference, rows = bench.coordinates(bench.reference), [images]
+    reference, rows = bench.coordinates(bench.reference.sight), [images]
     for name, points in bench.coordinates(bench.look(images)).items():
         places = nearest(points, reference[name])[1]
-        rows.append(bench.train.read(bench.reference_index[places]))
+        rows.append(bench.train.read(bench.reference.index[places]))
     save_png(path, grid(np.concatenate(rows), len(images), enlarge(bench.train.img_px)))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.report import gather
-from stages.report.sections import Section, generators
+from stages.report.sections import Section, generators, likelihood, likelihood_cell
 from stages.report.tables import Row, Table, comparable, number, protocol_of, shared, spread, tables
 
 SIGMAS = 2.0
@@ -114,12 +114,10 @@ def row(name: str, metrics: Metrics, stable: Metrics) -> Row:
 
 def generator_cells(generator: str, figures: Metrics, space: str) -> dict[str, str]:
     """Perplexity, bits, distance, Inception score and agreement of one generator."""
-    likelihood = figures.get("likelihood", {})
-    mark = "≤ " if likelihood.get("bound") == "upper" else ""
     cells = {
-        f"{generator} {title}": mark + spread(likelihood, key)
+        f"{generator} {title}": likelihood_cell(figures, key)
         for key, title in (("val_perplexity", "ppl"), ("val_bits_per_image", "bits"))
-        if key in likelihood
+        if key in likelihood(figures)
     }
     for figure in (f"gfid[{space}]", "is[judge]", "agreement"):
         cells[f"{generator} {figure}"] = spread(figures, figure)

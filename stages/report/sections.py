@@ -76,17 +76,24 @@ def generator_cells(figures: dict[str, Any]) -> dict[str, str]:
     """The headline figures of a generator."""
     names = [name for name in figures if name.startswith(("gfid[", "gkid[", "is[", "precision[", "recall["))]
     cells = {name: spread(figures, name) for name in ["agreement", *names] if not name.endswith("_std")}
-    likelihood = figures.get("likelihood", {})
-    mark = "≤ " if likelihood.get("bound") == "upper" else ""
     titles = {
         "val_perplexity": "val perplexity",
         "unigram_perplexity": "unigram",
         "val_bits_per_image": "bits an image",
     }
-    for key, title in titles.items():
-        if key in likelihood:
-            cells[title] = ("" if key == "unigram_perplexity" else mark) + spread(likelihood, key)
+    cells |= {title: likelihood_cell(figures, key) for key, title in titles.items() if key in likelihood(figures)}
     return cells | {"near copies": spread(figures, "near_copies[pixel]")}
+
+
+def likelihood(figures: dict[str, Any]) -> dict[str, Any]:
+    """What a generator makes of val codes; empty where that was not measured."""
+    return figures.get("likelihood", {})
+
+
+def likelihood_cell(figures: dict[str, Any], key: str) -> str:
+    """One of these figures; ≤ before what the generator bounds."""
+    bounded = likelihood(figures).get("bound") == "upper" and key != "unigram_perplexity"
+    return ("≤ " if bounded else "") + spread(likelihood(figures), key)
 
 
 def reconstructions(reports: gather.Reports, evaluations: dict[str, dict[str, Any]]) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stages.report import draw, gather
-from stages.report.sections import Picture, Section, pictures
+from stages.report.sections import Picture, Section, generators, likelihood, likelihood_cell, pictures
 from stages.report.tables import Row, by_protocol, figure_table, number, protocol_of, spread, tables
 
 BASELINE = "kmeans"  # the tokenizer to which others are compared
@@ -28,12 +28,13 @@ def stability(reports: gather.Reports) -> Section | None:
         "Gaussian noise on the pixels of val images, signal-to-noise ratio in dB; mean ± standard deviation between "
         "noise seeds, then the standard error over images. Changed: share of codes, also of those alone whose patch "
         f"shows something, and as a multiple of {BASELINE}'s. Cosines: code vectors and features before against after. "
-        "Few or coarse codes change less for that reason alone: compare tokenizers of as many codes and of like PSNR, "
-        "and know which encoder saw noise in its training. Cosines are taken in each tokenizer's own space, so compare "
-        "levels of one, not tokenizers. Bars in the plots: between noise seeds."
+        "Few or coarse codes change less for that reason alone: compare tokenizers of as many codes and of like PSNR "
+        "or bits an image (both of `evaluate`, without noise), and know which encoder saw noise in its training. "
+        "Cosines are taken in each tokenizer's own space, so compare levels of one, not tokenizers. Bars in the "
+        "plots: between noise seeds."
     )
-    groups = by_protocol(found, "stability")
-    rows = [row for group in groups for snr in levels(next(iter(group.values()))) for row in rows_at(snr, group)]
+    groups, kept = by_protocol(found, "stability"), what_codes_keep(reports)
+    rows = [row for group in groups for snr in levels(next(iter(group.values()))) for row in rows_at(snr, group, kept)]
     shown = [Picture(plot(group), f"{', '.join(group)}: falling signal-to-noise ratio") for group in groups]
     details = [(f"{name}: noise", figure_table(one, protocol_of(one, "tokenizer"))) for name, one in found.items()]
     return Section("Noise stability", text, tables(["SNR", "tokenizer", "codes"], rows), shown, details)
@@ -44,8 +45,23 @@ def levels(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {f"{snr:g} dB": metrics[f"snr_{snr:g}_db"] for snr in protocol_of(metrics, "stability")["snrs_db"]}
 
 
-def rows_at(snr: str, group: dict[str, dict[str, Any]]) -> list[Row]:
-    """One row for each tokenizer of one protocol: its figures at a level; its changes over the baseline's."""
+def what_codes_keep(reports: gather.Reports) -> dict[str, dict[str, str]]:
+    """{tokenizer: PSNR of each decoder, bits an image of each generator}, of those that were evaluated."""
+    kept: dict[str, dict[str, str]] = {}
+    for name, metrics in reports.named("evaluate").items():
+        tokenizer = metrics["tokenizer"]["name"]
+        cells = kept.setdefault(tokenizer, {})
+        cells[f"{name.removeprefix(f'{tokenizer}-')} PSNR dB"] = spread(metrics["reconstruction"], "psnr_db")
+        cells |= {
+            f"{generator} bits": likelihood_cell(metrics[generator], "val_bits_per_image")
+            for generator in generators(metrics)
+            if likelihood(metrics[generator])
+        }
+    return kept
+
+
+def rows_at(snr: str, group: dict[str, dict[str, Any]], kept: dict[str, dict[str, str]]) -> list[Row]:
+    """One row for each tokenizer of one protocol: figures at a level, changes over the baseline's, what codes keep."""
     base = levels(group[BASELINE])[snr] if BASELINE in group and len(group) > 1 else {}
     rows = []
     for name, metrics in group.items():
@@ -56,6 +72,7 @@ def rows_at(snr: str, group: dict[str, dict[str, Any]]) -> list[Row]:
             for key, title in TIMES.items()
             if base.get(key) and key in figures
         }
+        cells |= kept.get(name, {})
         codes = number(protocol_of(metrics, "tokenizer")["num_codes"])
         rows.append(Row([snr, name, codes], cells, protocol_of(metrics, "stability")))
     return rows

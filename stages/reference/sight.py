@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,14 +54,9 @@ def looker(spaces: dict[str, Space], px: int) -> Look:
     return look
 
 
-def paint(decoder: Any, codes: np.ndarray, seed: int) -> np.ndarray:
-    """Codes [B, N] -> uint8 [B, H, W, 3], with what the decoder draws at random under `seed`.
-
-    Every batch starts from the same seed, so that the size of batches changes no image.
-    """
-    import torch
-
-    return decoder.decode(codes, torch.Generator().manual_seed(seed))
+def look_at(count: int, read: Callable[[range], np.ndarray], look: Look, size: int) -> Sight:
+    """All of `count` images that `read` gives in batches of at most `size`, uint8 [B, H, W, 3]."""
+    return join(look(read(batch)) for batch in batches(count, size))
 
 
 def join(sights: Iterable[Sight]) -> Sight:
