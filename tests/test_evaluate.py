@@ -88,6 +88,7 @@ def test_every_group_has_its_protocol(scored, toy):
     weights = artefact.sha256(toy.encoder / "model.safetensors")
     assert all(entry["extractors"]["embedded"]["weights_sha256"] == weights for entry in entries.values())
     assert all((entry["seed"], entry["pixel_px"]) == (PARAMS.seed, REFERENCE.pixel_px) for entry in entries.values())
+    assert all(entry["reference_seed"] == REFERENCE.seed for entry in entries.values())
     assert entries["ar"]["seeds"] == [0, 1] and entries["ar"]["sampler"] == {"temperature": 1.0}
     assert entries["ar"]["extractors"]["embedded"]["covariance"] == "full rank" and entries["ar"]["count"] == 60
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def describe(of: str, reference: str, labels: np.ndarray, bench: Bench, **more: Any) -> dict[str, Any]:
     """The protocol of images with `labels` int64 [count], against the split `reference`."""
     reference_count = len(labels) if reference == "val" else len(bench.reference.index)
-    settings = {key: bench.reference.config[key] for key in ("prc_neighbours", "pixel_px")}
+    chosen = bench.reference.config
+    settings = {"reference_seed": chosen["seed"], **{key: chosen[key] for key in ("prc_neighbours", "pixel_px")}}
     settings |= {key: getattr(bench.params, key) for key in ("kid_subset_size", "seed")}
     facts, digest = bench.facts, bench.images_digest
     return protocol.describe(of, reference, facts, digest, labels, reference_count, bench.spaces, **settings, **more)

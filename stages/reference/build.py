@@ -1,7 +1,7 @@
 """Real training images in every feature space -> data/reference: what reconstructions and samples are compared with.
 
 Run:    dvc repro reference
-Expect: digits, 1,500 images: some seconds, 7 MB.
+Expect: digits, 1,500 images: some seconds, 6 MB.
 
 Spaces are that of the pipeline's encoder ("embedded"); that of the judge, which no tokenizer knows, where images have
 classes; that of Inception-v3 where reference.inception_weights names a file. Convert torch-fidelity's published weights
