@@ -13,6 +13,7 @@ from scipy.ndimage import binary_dilation
 
 from stages.core.errors import UserError
 from stages.core.params import Machine, load
+from stages.data.backdrop import photograph, scatter, texture
 from stages.data.dice import Dice
 from stages.data.objects import CLASSES, COLOURS, FILLS, captions, draw_objects, main_shapes
 from stages.data.prepare import Params, prepare
@@ -134,6 +135,33 @@ def test_without_nuisance_the_background_is_one_colour_and_with_it_never():
         assert len(np.unique(image[background], axis=0)) == 1 < len(np.unique(noisy[background], axis=0)) // 20
         assert len({*image[background][0]}) == 1, "a grey"
     assert np.array_equal(flat.owner, photo.owner), "the objects are the same"
+
+
+def test_textures_have_spectra_of_photographs():
+    across, down = np.fft.fftfreq(64)[None], np.fft.fftfreq(64)[:, None]
+    frequency = np.hypot(across, down)
+    inner = (across != 0) & (frequency < 0.4)
+    amplitudes = abs(np.fft.fft2(texture(Dice(0, np.arange(60)), "texture", 1, 64)[:, 0]))
+    falls = [np.polyfit(np.log(frequency[inner]), np.log(one[inner]), 1)[0] for one in amplitudes]
+    assert -1.61 < min(falls) < -1.4 and -0.9 < max(falls) < -0.69, "1/f^a, a from 0.7 to 1.6"
+
+
+def test_light_is_uneven_and_the_camera_noisy_in_every_image_to_its_own_degree():
+    images = photograph(Dice(0, np.arange(60)), np.full((60, 3, 32, 32), 0.5, np.float32), 1.0) / 255
+    noise = np.diff(images, axis=2).std((1, 2, 3)) / 2**0.5
+    assert 0.004 < noise.min() < 0.02 and 0.055 < noise.max() < 0.075
+    bright = images.mean(3)
+    edges = np.stack([bright[:, :, -4:].mean((1, 2)) - bright[:, :, :4].mean((1, 2)),
+                      bright[:, -4:].mean((1, 2)) - bright[:, :4].mean((1, 2))])  # fmt: skip
+    assert np.hypot(*edges).min() < 0.05 and 0.2 < np.hypot(*edges).max() < 0.45
+
+
+def test_clutter_is_small_and_its_amount_follows_nuisance():
+    def littered(nuisance: float) -> float:
+        plane = scatter(Dice(0, np.arange(200)), np.full((200, 3, 32, 32), -1, np.float32), nuisance)
+        return float((plane != -1).any(1).mean())
+
+    assert 0.01 < littered(1.0) < 0.1 and littered(0.25) == pytest.approx(littered(1.0) / 4, rel=0.25)
 
 
 @pytest.mark.parametrize("patterned", [0.0, 0.25, 1.0])
