@@ -22,14 +22,14 @@ from stages.decoder.model import Decoder
 
 
 def contestants(folders: list[Path], steps: list[int], device: torch.device) -> dict[str, Decoder]:
-    """{name: decoder}; one that takes steps once for each number of them."""
+    """{path: decoder}; one that takes steps once for each number of them."""
     found = {}
     for folder in folders:
         decoder = load_decoder(folder, device)
         if decoder.steps is None:
-            found[folder.name] = decoder
+            found[str(folder)] = decoder
         for number in sorted({*steps, decoder.steps}) if decoder.steps else []:
-            found[f"{folder.name}, {number} steps"] = decoder.in_steps(number)
+            found[f"{folder}, {number} steps"] = decoder.in_steps(number)
     return found
 
 

@@ -26,9 +26,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from stages.core.device import compute
+from stages.core.errors import UserError
 from stages.core.game import Game
 from stages.core.loop import Watch, prefetch
 from stages.core.params import Machine, Precision, load
+from stages.core.recipe import Painting
 from stages.decoder.sources import Sources
 from stages.decoder.train import load_params
 
@@ -139,6 +141,8 @@ def main() -> None:
     machine = load("machine", Machine)
     for name in args.decoders:
         kind, params = load_params(name)
+        if not isinstance(params, Painting):
+            raise UserError(f"{name}: of kind {params.kind}; expected one that a discriminator can train")
         made = "data/images", "data/encoder", f"data/codebook/{args.tokenizer}", f"data/palette/{name}"
         measured = patch.object(Game, "play", lambda game: measure(game, args.steps, args.rounds))
         silent = patch.object(Game, "write_report")

@@ -12,8 +12,9 @@ import torch
 import toy as toys
 from ruamel.yaml import YAML
 
-from benchmarks import engines, throughput
+from benchmarks import decoders, engines, throughput
 from benchmarks.trainings import seeded
+from stages.core.errors import UserError
 
 TEXT = (toys.ROOT / "params.yaml").read_text()
 
@@ -48,6 +49,26 @@ def test_throughput_measures_updates_with_the_discriminators(toy, tmp_path, monk
     alone, playing = (float(re.search(r"([\d.e-]+) GFLOP an image", text)[1]) for text in printed)
     assert playing > alone > 0
     assert not (root / "data/decoder").exists() and not (root / "reports/decoder").exists()
+
+
+def test_throughput_of_a_renderer_is_refused(tmp_path, monkeypatch):
+    toys.write_params(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["throughput", "render_ar"])
+    with pytest.raises(UserError, match="render_ar: of kind render"):
+        throughput.main()
+
+
+def test_decoders_of_one_name_are_measured_apart(toy, tmp_path, capsys):
+    root = shutil.copytree(toy, tmp_path / "toy")
+    toys.run("decoder", root)
+    capsys.readouterr()
+    made = root / "data/decoder/kmeans-onestep"
+    twin = shutil.copytree(made, tmp_path / made.name)
+    decoders.compare(decoders.contestants([made, twin], [], torch.device("cpu")), images=4, batch_size=2, rounds=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(made), str(twin)]
+    assert all(f"of {made}" in line for line in lines) and "1.000 of" in lines[0]
 
 
 def test_operations_are_counted_forwards_and_backwards():
