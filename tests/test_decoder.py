@@ -18,8 +18,8 @@ from stages.core.errors import UserError
 from stages.core.game import Game
 from stages.core.losses import CollapseGuard, EncoderPerceptual, LpipsPerceptual, adaptive_weight, finite_nudge
 from stages.decoder.model import load_decoder, standardised
-from stages.decoder.onestep import widths_from
 from stages.decoder.painter import OneStep
+from stages.decoder.training import widths_from
 from stages.encoder.model import load_encoder
 
 GAME = {"decoder": {"onestep": {
@@ -202,15 +202,18 @@ def test_a_training_that_a_non_finite_loss_stopped_goes_on_from_before_it(traine
     assert toys.hashes(root / "data/decoder") == toys.hashes(trained / "data/decoder")
 
 
-def test_a_discriminator_that_says_nonsense_leaves_finite_weights_after_a_whole_training(toy, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("factor", "weighting"), [(float("nan"), "adaptive"), (1e37, "fixed")])
+def test_a_discriminator_that_says_nonsense_leaves_finite_weights_after_a_whole_training(
+    toy, tmp_path, monkeypatch, factor, weighting
+):
     from safetensors.torch import load_file
 
     root = tmp_path / "toy"
     shutil.copytree(toy, root)
-    gan = {"weight": 0.5, "start_step": 2, "width": 8}
+    gan = {"weight": 0.5, "start_step": 2, "width": 8, "weighting": weighting}
     toys.write_params(root, {"decoder": {"onestep": {"gan": gan, "optim": {"total_steps": 8, "eval_every": 4}}}})
     sane = PatchDiscriminator.forward
-    monkeypatch.setattr(PatchDiscriminator, "forward", lambda self, pixels: sane(self, pixels) * float("nan"))
+    monkeypatch.setattr(PatchDiscriminator, "forward", lambda self, pixels: sane(self, pixels) * factor)
     toys.run("decoder", root)
     weights = load_file(root / "data/decoder/kmeans-onestep/model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())

@@ -93,3 +93,11 @@ def test_metrics_plots_and_experiments_show_the_same_numbers(project):
     assert "reports/evaluate/kmeans-onestep/metrics.json" in metrics and "agreement" in metrics
     dvc("plots", "show")
     assert (project / "dvc_plots/index.html").is_file()
+
+
+def test_a_tokenizer_more_reruns_nothing_that_exists_but_the_copying_of_palettes(project):
+    toys.write_params(project, {"tokenizers": ["kmeans", "cluster"]})
+    ran, text = repro(project)
+    assert {name for name in ran if "cluster" not in name} == {"palette@onestep", "report"}, text
+    assert {"codebook@cluster", "generator@cluster-ar", "evaluate@cluster-onestep", "stability@cluster"} < {*ran}
+    assert repro(project)[0] == []

@@ -1,4 +1,4 @@
-"""Both paths between image and noise by hand, what the network sees and says, the times; and the U-Net's shapes.
+"""Both paths between image and noise by hand, what the network sees and says, the times; the U-Net, which overfits.
 
 Run: uv run pytest tests/test_flow_matching.py
 """
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from stages.decoder.flow import Flow, draw_times, time_grid
 from stages.decoder.unet import UNet, resized
+from stages.decoder.velocity import Velocity
 
 PLAIN = Flow(gamma=0.6, variance=0.5, output="velocity", residual=0.2, path="rectified")
 TIMES = torch.linspace(0.001, 0.999, 9)
@@ -171,3 +172,31 @@ def test_latents_grow_by_repetition_and_shrink_by_averages():
     assert torch.equal(resized(latents, 8), latents.repeat_interleave(2, 2).repeat_interleave(2, 3))
     torch.testing.assert_close(resized(latents, 2), F.avg_pool2d(latents, 2))
     assert torch.equal(resized(latents, 4), latents)
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "path"), [("concat", "rectified"), ("adagn", "rectified"), ("concat", "cosine")]
+)
+def test_it_overfits_a_batch(conditioning, path):
+    torch.manual_seed(0)
+    flow = Flow(0.6, 0.33, "residual", 0.15, path)
+    network = Velocity(torch.randn(6, 4), 1, [32, 32], 1, conditioning, flow)
+    codes, noise, colours = torch.randint(6, (6, 4)), torch.randn(6, 3, 8, 8), torch.rand(6, 3) * 2 - 1
+    squares = colours[codes].transpose(1, 2).unflatten(2, (2, 2))  # a colour a code
+    pixels = squares.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    before = error_of(network, codes, noise, pixels)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for step in range(100):
+        optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / 100)
+        t, eps = draw_times(6, "logit-normal", 0.8, 1.0, torch.device("cpu")), torch.randn_like(pixels)
+        error = network(flow.mix(pixels, eps, t), t, codes) - flow.velocity(pixels, eps, t)
+        optimizer.zero_grad()
+        error.square().mean().backward()
+        optimizer.step()
+    after = error_of(network, codes, noise, pixels)
+    assert after < 0.1 * before
+
+
+def error_of(network: Velocity, codes: torch.Tensor, noise: torch.Tensor, pixels: torch.Tensor) -> float:
+    with torch.inference_mode():
+        return float((network.sample(codes, noise, 3, "log") - pixels).square().mean())

@@ -60,6 +60,7 @@ def test_separate_layers_give_a_code_each_from_vocabularies_of_their_own(toy, tm
     tokenizer, images = fit_toy(toy, tmp_path, blocks=[0, -1], layers="separate", method="lloyd")
     pixels = images.read(range(len(images)))
     codes = tokenizer.encode(pixels)
+    assert tokenizer.encode(pixels[:0]).shape == (0, 2 * 16)
     assert codes.shape == (len(images), 2 * 16) and (tokenizer.grid, tokenizer.num_codes) == (4, 16)
     assert codes[:, :16].max() < 8 <= codes[:, 16:].min()
     alone, _ = fit_toy(toy, tmp_path / "alone", blocks=[0], method="lloyd")

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from stages.core.curves import Curves
-from stages.core.loop import Optim, fit, prefetch
+from stages.core.loop import Optim, adamw, fit, prefetch
 
 OPTIM = Optim(
     total_steps=3, batch_size=2, lr_peak=0.1, warmup_steps=1, weight_decay=0.1, beta2=0.9, clip_norm=1.0,
@@ -52,3 +52,12 @@ def test_batches_are_made_on_one_core_while_the_training_keeps_its_threads():
     finally:
         torch.set_num_threads(threads)
     assert made == [(3, 1, 2), (4, 1, 2), (5, 1, 2)]
+
+
+def test_code_vectors_are_not_decayed_and_other_matrices_are():
+    from stages.codebook.quantise import Vq
+
+    model = torch.nn.ModuleDict({"vq": Vq(8, 4, 0.25), "linear": torch.nn.Linear(4, 4)})
+    decay = {id(p): group["weight_decay"] for group in adamw(model, OPTIM).param_groups for p in group["params"]}
+    assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
+        "vq.vectors": 0.0, "linear.weight": 0.1, "linear.bias": 0.0}  # fmt: skip

@@ -184,6 +184,18 @@ def test_a_skipped_probe_says_why(reports):
     assert "Skipped: no classes." in page(reports)
 
 
+def test_an_encoder_whose_probe_reads_few_classes_silences_what_is_said_of_generation(reports):
+    write_evaluation(reports / "evaluate" / "fsq-onestep")
+    said = "a linear probe of the encoder reads under 0.6"
+    probed = json.loads((reports / "probe" / "metrics.json").read_text())
+    found = []
+    for clean in (0.59, 0.6):
+        probed["encoder"]["clean"] = clean
+        (reports / "probe" / "metrics.json").write_text(json.dumps(probed))
+        found.append(said in page(reports))
+    assert found == [True, False]
+
+
 @pytest.mark.parametrize(("name", "expected"), [
     ("val_loss", ("loss", "val")), ("loss", ("loss", "train")), ("val/loss", ("loss", "val")), ("lr", ("lr", "train")),
     ("nats_val", ("nats", "val")), ("train_nats", ("nats", "train")), ("value", ("value", "train")),

@@ -1,8 +1,8 @@
-"""The tokenizers side by side: what counts as a difference. Run: uv run pytest tests/test_comparison.py"""
+"""What counts as a difference of two tokenizers. Run: uv run pytest tests/test_verdicts.py"""
 
 import pytest
 
-from stages.report.comparison import CLAIMS, GENERATION, RECONSTRUCTION, Claim, verdict, verdicts
+from stages.report.verdicts import CLAIMS, GENERATION, RECONSTRUCTION, Claim, verdict, verdicts
 
 PSNR = Claim("pixel codes reconstruct better", "vqgan", "kmeans", "reconstruction", {"psnr_db": 1})
 AGREEMENT = {"agreement": 1}
@@ -42,18 +42,23 @@ def metrics(name: str, psnr: float, digest: str = "ab") -> dict:
     return {"tokenizer": {"name": name}, **side(psnr, 0.1), "protocol": [made]}
 
 
-def test_tokenizers_are_compared_under_one_decoder_only(tmp_path):
+def judged(evaluations: dict) -> list:
+    """Their verdicts where noise was not measured."""
+    return verdicts(evaluations, {name: {"protocol": {}} for name in evaluations}, 1.0)
+
+
+def test_tokenizers_are_compared_under_one_decoder_only():
     apart = {"vqgan-onestep": metrics("vqgan", 30.0), "kmeans-other": metrics("kmeans", 25.0)}
-    assert verdicts(tmp_path, apart) == []
-    [table] = verdicts(tmp_path, {**apart, "kmeans-onestep": metrics("kmeans", 25.0)})
+    assert judged(apart) == []
+    [table] = judged({**apart, "kmeans-onestep": metrics("kmeans", 25.0)})
     assert table.columns == ["ordering", "of", *RECONSTRUCTION, "no verdict, since"]
     told = ["appears: 30 ± 0.1, 25 ± 0.1", "", ""]
     assert table.rows == [["vqgan codes reconstruct better than kmeans codes", "onestep, reconstruction", *told]]
 
 
-def test_figures_made_in_different_ways_are_not_compared(tmp_path):
+def test_figures_made_in_different_ways_are_not_compared():
     found = {"vqgan-onestep": metrics("vqgan", 30.0), "kmeans-onestep": metrics("kmeans", 25.0, "cd")}
-    [table] = verdicts(tmp_path, found)
+    [table] = judged(found)
     assert table.rows[0][2:] == ["30 ± 0.1, 25 ± 0.1", "", "made under different protocols"]
 
 
@@ -78,6 +83,13 @@ def test_nothing_is_said_of_generation_before_reconstructions_show_their_classes
     assert verdict(PSNR, blind)[-1] == "", "reconstruction itself is not gated"
 
 
+def test_nothing_is_said_of_generation_where_the_encoder_sees_no_classes():
+    evaluations = {f"{name}-onestep": metrics(name, 25.0) | coded(100, 25.0, 0.9) for name in ("kmeans", "vqgan")}
+    stable = {name: {"protocol": {}} for name in evaluations}
+    objections = [verdicts(evaluations, stable, probed)[0].rows[0][-1] for probed in (0.59, 0.6)]
+    assert objections == ["a linear probe of the encoder reads under 0.6 of val images", ""]
+
+
 def coded(bits: float, psnr_db: float, agreement: float) -> dict:
     """Figures and protocol of a tokenizer whose ar generator drew 50 samples for each of 10 classes."""
     ar = {"agreement": agreement, "agreement_std": 0.01, "likelihood": {"val_bits_per_image": bits}}
@@ -89,7 +101,7 @@ def coded(bits: float, psnr_db: float, agreement: float) -> dict:
     ("matched", "agreement", "control", "objection"),
     [
         ("rate", 0.6, coded(110, 30.0, 0.3), ""),
-        ("rate", 0.6, coded(90, 30.0, 0.3), "100 and 90 bits an image"),
+        ("rate", 0.6, coded(89, 30.0, 0.3), "100 and 89 bits an image"),
         ("rate", 0.6, coded(112, 30.0, 0.3), "100 and 112 bits an image"),
         ("rate", 0.6, coded(100, 30.0, 0.119), "samples of vq_rate show their class by chance"),
         ("psnr", 0.6, coded(200, 25.9, 0.3), ""),
@@ -116,3 +128,34 @@ def test_without_an_autoregressive_generator_no_rates_match():
     claim = Claim("", "kmeans", "vq_rate", "masked", GENERATION, "rate")
     masked = {"kmeans": {"masked": {"agreement": 0.9}}, "vq_rate": {"masked": {"agreement": 0.5}}}
     assert verdict(claim, masked) == ["", "0.9, 0.5", "", "no ar generator tells the bits"]
+
+
+@pytest.mark.parametrize(
+    ("num_codes", "codes", "objection"),
+    [
+        (256, 64, ""),
+        (240, 64, ""),  # FSQ's levels have products of their own
+        (8, 64, "8 and 256 codes"),
+        (256, 16, "16 and 64 codes an image"),
+    ],
+)
+def test_nothing_is_said_of_codebooks_or_grids_of_other_sizes(num_codes, codes, objection):
+    found = {"vqgan": {**side(30.0, 0.1), "tokenizer": {"num_codes": num_codes, "codes": codes}},
+             "kmeans": {**side(25.0, 0.1), "tokenizer": {"num_codes": 256, "codes": 64}}}  # fmt: skip
+    assert verdict(PSNR, found)[-1] == objection
+    matched = Claim("", "vqgan", "kmeans", "reconstruction", {"psnr_db": 1}, "rate")
+    assert "codes" not in verdict(matched, found)[-1], "there bits or dB are what is alike"
+
+
+def test_of_noise_a_control_of_equal_psnr_is_told_for_each_decoder():
+    evaluations = {
+        f"{name}-{decoder}": metrics(name, psnr_db)
+        for decoder, away in (("onestep", 0.5), ("diffusion", 3.0))
+        for name, psnr_db in (("kmeans", 25.0), ("vq_psnr", 25.0 + away), ("vqgan", 30.0))
+    }
+    stable = {"kmeans": 0.1, "vq_psnr": 0.2, "vqgan": 0.5}
+    noise = {name: {"change": stable[name.split("-")[0]], "change_std": 0.01, "protocol": {}} for name in evaluations}
+    rows = verdicts(evaluations, noise, 1.0)[-1].rows
+    assert [(row[1], row[-1]) for row in rows if "vq_psnr" in row[0]] == [
+        ("onestep, stability", ""), ("diffusion, stability", "25.0 and 28.0 dB")]  # fmt: skip
+    assert [row[1] for row in rows if "vqgan" in row[0]] == ["stability"], "codes alone are told of once"

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 IMAGES, CLASSES, IMG_PX = 64, ("bars", "columns", "dark", "light"), 16
 
 OPTIM = {"total_steps": 12, "batch_size": 8, "warmup_steps": 2, "eval_every": 4, "precision": "fp32"}
-PAINTER = {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "optim": OPTIM}
+PAINTER = {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "gan": {"start_step": 8}, "optim": OPTIM}
 RENDERER = {"model": {"dim": 32, "depth": 2, "heads": 2}, "optim": OPTIM}
 CHANGES = {
     "machine": {"device": "cpu", "num_workers": 0, "infer_batch_size": 16, "checkpoint_secs": 1e9},

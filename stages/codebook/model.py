@@ -42,9 +42,9 @@ class Tokenizer:
         import numpy as np
 
         device = self.codebook.vectors.device
-        codes = [
-            self.encode_pixels(to_float(images[i : i + batch_size], device)) for i in range(0, len(images), batch_size)
-        ]
+        codes = [torch.empty(0, self.num_patches, dtype=torch.int64, device=device)]
+        for start in range(0, len(images), batch_size):
+            codes.append(self.encode_pixels(to_float(images[start : start + batch_size], device)))
         return torch.cat(codes).cpu().numpy().astype(np.dtype(code_dtype(self.num_codes)))
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:

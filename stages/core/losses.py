@@ -94,11 +94,12 @@ def along(made: Tensor, slope: Tensor) -> Tensor:
 
 
 def finite_nudge(adversarial: Tensor, made: Tensor) -> Tensor:
-    """A term with the gradient of `adversarial` with respect to `made`, its non-finite entries zeroed.
+    """A term with the gradient of `adversarial` with respect to `made`, its entries at most 1, non-finite ones 0.
 
-    A broken discriminator then pushes nothing: 0 * NaN further up the graph cannot occur.
+    So nothing that a broken discriminator says becomes 0 * NaN, or overflows, further up the graph. Sane entries are
+    far below 1, for `adversarial` is a mean over a batch of images.
     """
-    return along(made, slope_at(adversarial, made).nan_to_num(0.0, 0.0, 0.0))
+    return along(made, slope_at(adversarial, made).nan_to_num(0.0, 0.0, 0.0).clamp(-1.0, 1.0))
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, limit: float) -> Tensor:

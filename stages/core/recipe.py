@@ -33,7 +33,7 @@ class HingeGan(Gan):
 class Painting(Section):
     """Loss = pixel_weight * L1|L2 + perceptual_weight * distance of features + gan.weight * adversarial term."""
 
-    widths: list[int] = Field(min_length=1)  # channels on the code grid, then after each doubling
+    widths: list[int] = Field(min_length=1)  # channels a level, each after a doubling; the last at img_px
     blocks: int = Field(gt=0)  # residual blocks a level
     pixel: Literal["l1", "l2"]
     pixel_weight: float = Field(ge=0)
@@ -48,6 +48,9 @@ class Painting(Section):
     def values_fit(self) -> Painting:
         if any(width < 8 or width % 8 for width in self.widths):
             raise ValueError(f"widths = {self.widths}: expected positive multiples of 8")
+        if self.gan.weight and self.gan.start_step >= self.optim.total_steps:
+            never = f"expected fewer than optim.total_steps, {self.optim.total_steps}, or gan.weight = 0"
+            raise ValueError(f"gan.start_step = {self.gan.start_step}: {never}")
         if self.lpips_vgg16 and (
             Path(self.lpips_vgg16).suffix != ".safetensors" or not Path(self.lpips_vgg16).is_file()
         ):

@@ -22,11 +22,11 @@ from stages.core.choice import evenly
 from stages.core.distributed import share_of, world_size
 from stages.core.errors import UserError
 from stages.core.loop import check_shares
-from stages.core.params import Machine, Section, impossible
+from stages.core.params import Machine, Section
 from stages.core.recipe import Gan, Painting, check_perceptual
-from stages.data.reader import ImageSplit, image_facts
+from stages.data.reader import ImageSplit
 from stages.decoder.sources import Sources
-from stages.decoder.training import Players, facts_of, fit_painter
+from stages.decoder.training import Players, check_grid, facts_of, fit_painter
 
 if TYPE_CHECKING:
     import torch
@@ -75,13 +75,7 @@ class Params(Painting):
 def check(section: str, sources: Sources, params: Params) -> None:
     """Sizes that do not fit are errors before anything heavy is imported."""
     check_shares(f"{section}.optim", params.optim)
-    grid, img_px = artefact.read_config(sources.codebook, "codebook")["grid"], image_facts(sources.images)["img_px"]
-    halvings = len(params.widths) - 1
-    if img_px % 2**halvings:
-        why = f"{halvings} halvings need an image of a multiple of {2**halvings} px; it has {img_px}"
-        raise impossible(f"{section}.widths", params.widths, why)
-    if img_px % grid:
-        raise UserError(f"{sources.codebook}: {grid} x {grid} codes do not divide images of {img_px} px")
+    check_grid(sources)
     check_perceptual(section, params, artefact.read_config(sources.encoder, "encoder")["depth"])
 
 

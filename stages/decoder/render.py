@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stages.decoder.renderer import RenderDecoder, Renderer
 
 SHOWN = 16  # val images in the picture
-LIKELIHOOD_BATCH = 256  # images; no param, because masks are drawn batch by batch
+LIKELIHOOD_BATCH = 64  # images at once; masks are drawn for so many, so no setting may change it
 
 
 class Sampling(Section):
@@ -120,13 +120,18 @@ def fit(name: str, sources: Sources, out: Path, report: Path, params: Params, ma
 
 
 def announce(out: Path, network: Renderer, params: Params) -> None:
-    """The plan: weights, optimizer and averages are five copies; activations about 25 values a position and layer."""
+    """The plan: weights, optimizer and averages are five copies; activations about 25 values a position and layer.
+
+    Logits and what the loss makes of them are three values a pixel position and code.
+    """
     size = sum(p.numel() for p in network.parameters())
     positions = network.given_patches + network.num_patches
     activations = params.optim.batch_size * positions * params.model.dim * params.model.depth * 100
+    images = max(params.optim.batch_size, LIKELIHOOD_BATCH)
+    logits = images * network.num_patches * network.num_codes * 12
     print_plan(
         "decoder", out, {"steps": params.optim.total_steps, "parameters": size},
-        disk_bytes=size * 20 + 50 * 2**20, memory_bytes=800 * 2**20 + size * 24 + activations,
+        disk_bytes=size * 20 + 50 * 2**20, memory_bytes=800 * 2**20 + size * 24 + activations + logits,
     )  # fmt: skip
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.core import artefact, distributed
+from stages.core.errors import UserError
 from stages.core.params import Machine
 from stages.core.plan import print_plan
 from stages.core.recipe import Painting
-from stages.data.reader import ImageSplit
+from stages.data.reader import ImageSplit, image_facts
 from stages.decoder.sources import Sources
 
 if TYPE_CHECKING:
@@ -37,9 +38,32 @@ class Players(NamedTuple):
 Invite = Callable[["Tensor", "Encoder", "torch.device"], Players]
 
 
+def halvings(grid: int, img_px: int) -> int:
+    """How often the side of an image is halved to that of the code grid."""
+    return max((img_px // grid).bit_length() - 1, 0)
+
+
+def check_grid(sources: Sources) -> None:
+    """Codes whose grid doubling does not bring to the images' size are an error."""
+    grid, img_px = artefact.read_config(sources.codebook, "codebook")["grid"], image_facts(sources.images)["img_px"]
+    if grid * 2 ** halvings(grid, img_px) != img_px:
+        raise UserError(f"{sources.codebook}: {grid} x {grid} codes do not become {img_px} px by doubling")
+
+
+def widths_from(grid: int, img_px: int, widths: list[int]) -> list[int]:
+    """The channels on the code grid, then after each doubling; a grid coarser than `widths` knows repeats the first.
+
+    So one section of params.yaml serves tokenizers of any grid: the last of `widths` is always at img_px.
+    """
+    levels = halvings(grid, img_px) + 1
+    return (widths[:1] * (levels - len(widths)) + widths)[-levels:]
+
+
 def facts_of(name: str, sources: Sources, params: Painting, kind: str) -> dict[str, Any]:
     """What the decoder is built from."""
-    return sources.facts(kind, name, {}) | {"widths": params.widths, "blocks": params.blocks}
+    facts = sources.facts(kind, name, {})
+    widths = widths_from(facts["grid"], facts["img_px"], params.widths)
+    return facts | {"widths": widths, "blocks": params.blocks}
 
 
 def fit_painter(

@@ -68,7 +68,8 @@ def score(
     protocol = [describe("val", "train", val.labels, bench), describe("reconstruction", "val", val.labels, bench)]
     chosen = choose(len(val), max(len(drawn.labels) for drawn in samples.values()), params.seed)
     figures["val"] |= score_real(real.rows(chosen), val.labels[chosen], bench)
-    protocol.append(describe("as_samples", "train", val.labels[chosen], bench))
+    if "as_samples" in figures["val"]:
+        protocol.append(describe("as_samples", "train", val.labels[chosen], bench))
     for name, drawn in samples.items():
         figures[name] = score_samples(drawn, tokenizer.num_codes, painter, bench, val_distances)
         how = {"sampler": drawn.config["sampling"], "seeds": drawn.config["seeds"]}

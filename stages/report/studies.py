@@ -29,7 +29,7 @@ def stability(reports: gather.Reports) -> Section | None:
         "noise seeds, then the standard error over images. Changed: share of codes, also of those alone whose patch "
         f"shows something, and as a multiple of {BASELINE}'s. Cosines: code vectors and features before against after. "
         "Few or coarse codes change less for that reason alone: compare tokenizers of as many codes and of like PSNR "
-        "or bits an image (both of `evaluate`, without noise), and know which encoder saw noise in its training. "
+        "or bits an image (both as evaluated, without noise), and know which encoder saw noise in its training. "
         "Cosines are taken in each tokenizer's own space, so compare levels of one, not tokenizers. Bars in the "
         "plots: between noise seeds."
     )
