@@ -41,11 +41,13 @@ class Tokenizer:
         """uint8 [B, H, W, 3] -> uint16 (uint32 past 65,536 codes) [B, N], row-major."""
         import numpy as np
 
-        device = self.codebook.vectors.device
-        codes = [torch.empty(0, self.num_patches, dtype=torch.int64, device=device)]
-        for start in range(0, len(images), batch_size):
-            codes.append(self.encode_pixels(to_float(images[start : start + batch_size], device)))
-        return torch.cat(codes).cpu().numpy().astype(np.dtype(code_dtype(self.num_codes)))
+        dtype, device = np.dtype(code_dtype(self.num_codes)), self.codebook.vectors.device
+        if len(images) == 0:
+            return np.empty((0, self.num_patches), dtype)
+        codes = [
+            self.encode_pixels(to_float(images[i : i + batch_size], device)) for i in range(0, len(images), batch_size)
+        ]
+        return torch.cat(codes).cpu().numpy().astype(dtype)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """float [B, 3, H, W] in [-1, 1] -> int64 [B, N]."""
