@@ -1,10 +1,10 @@
-"""How fast are decoders? Images a second of every decoder artefact, as ratios to the first one-step decoder.
+"""Decoding speed: images per second of every decoder artifact, and the ratio to the first onestep decoder.
 
 Run:    OMP_NUM_THREADS=2 uv run python benchmarks/decoders.py data/decoder/kmeans-*      (after: uv run dvc repro)
-Expect: a line each: images a second, medians of 5 alternated runs, their range, ratio; for a decoder that takes steps
-        one at its own number and one for each of --steps.
+Expect: one line per decoder: images per second, median and range of 5 alternated runs, ratio. A decoder that takes
+        steps has one line for its own number and one for each of --steps.
 
-All get random codes: what a decoder does with a code does not depend on which it is. A first run of each warms up.
+Codes are random, because the cost of decoding does not depend on them. A first run of each decoder warms up.
 """
 
 import argparse
@@ -15,21 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.core.device import pick_device
 from stages.core.errors import UserError
-from stages.decoder import load_decoder
-from stages.decoder.model import Decoder
+from stages.core.hardware import pick_device
+from stages.decoder.decoder import Decoder, load_decoder
 
 
-def contestants(folders: list[Path], steps: list[int], device: torch.device) -> dict[str, Decoder]:
-    """{path: decoder}; one that takes steps once for each number of them."""
+def variants(folders: list[Path], steps: list[int], device: torch.device) -> dict[str, Decoder]:
+    """{path: decoder}; a decoder that takes steps has one entry for each number of them."""
     found = {}
     for folder in folders:
         decoder = load_decoder(folder, device)
         if decoder.steps is None:
             found[str(folder)] = decoder
         for number in sorted({*steps, decoder.steps}) if decoder.steps else []:
-            found[f"{folder}, {number} steps"] = decoder.in_steps(number)
+            found[f"{folder}, {number} steps"] = decoder.with_steps(number)
     return found
 
 
@@ -39,17 +38,17 @@ def random_codes(decoder: Decoder, count: int) -> np.ndarray:
 
 
 def seconds_of(decoder: Decoder, codes: np.ndarray, batch_size: int) -> float:
-    """How long all of the codes take, images on the CPU at the end."""
+    """Seconds to decode all codes to images on the CPU."""
     started = time.perf_counter()
     decoder.decode(codes, torch.Generator().manual_seed(0), batch_size)
     return time.perf_counter() - started
 
 
 def compare(decoders: dict[str, Decoder], images: int, batch_size: int, rounds: int) -> None:
-    """Print images a second of each."""
-    baseline = next((name for name, one in decoders.items() if one.config["decoder"] == "onestep"), None)
+    """Print images per second of each decoder."""
+    baseline = next((name for name, one in decoders.items() if one.config["kind"] == "onestep"), None)
     if baseline is None:
-        raise UserError("no decoder of kind onestep among them: there is nothing to take ratios to")
+        raise UserError("expected at least one decoder of kind onestep, the baseline of the ratios")
     codes = {name: random_codes(one, images) for name, one in decoders.items()}
     for name, decoder in decoders.items():
         seconds_of(decoder, codes[name][:batch_size], batch_size)
@@ -66,8 +65,8 @@ def compare(decoders: dict[str, Decoder], images: int, batch_size: int, rounds: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("decoders", type=Path, nargs="+", help="decoder artefacts, one of them of kind onestep")
-    parser.add_argument("--steps", type=int, nargs="*", default=[], help="further numbers of decoding steps")
+    parser.add_argument("decoders", type=Path, nargs="+", help="decoder artifacts, one of them of kind onestep")
+    parser.add_argument("--steps", type=int, nargs="*", default=[], help="additional numbers of decoding steps")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -75,7 +74,7 @@ def main() -> None:
     args = parser.parse_args()
     device = pick_device(args.device)
     print(f"{args.images} images, batches of {args.batch_size}; medians of {args.rounds} alternated runs")
-    compare(contestants(args.decoders, args.steps, device), args.images, args.batch_size, args.rounds)
+    compare(variants(args.decoders, args.steps, device), args.images, args.batch_size, args.rounds)
 
 
 if __name__ == "__main__":

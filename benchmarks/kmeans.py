@@ -6,7 +6,8 @@ Expect: for each K, medians of 5 alternated runs on the digits' 96,000 features;
 All points are seen in every iteration, from random points as a start, except where the name says otherwise. Time is
 that of the CPU: on one thread the clock's, less what others who share the machine take. Error is the mean squared
 distance of all vectors to the nearest centroid, by faiss. "Equal error": each has the fewest iterations that bring it
-to the error of the reference, faiss.Kmeans, with seed 0. Who takes three times the reference's time is measured once.
+to the error of the reference, faiss.Kmeans, with seed 0. A peer that takes three times the reference's time is
+measured once.
 """
 
 import argparse
@@ -24,37 +25,39 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from stages.codebook import kmeans, lloyd
-from stages.codebook.engines import faiss_kmeans
-from stages.codebook.rows import Layout, Rows
-from stages.core import shards
+from stages.codebook.kmeans import cluster_by_faiss
+from stages.codebook.kmeans_features import Features, Layout
+from stages.codebook.params import Kmeans
+from stages.codebook.streaming import stream
 from stages.core.params import load
+from stages.features.reader import FeatureSplit
 
 Run = Callable[[np.ndarray, int, int, int], np.ndarray]  # points, K, iterations, seed -> centroids
 CPU = torch.device("cpu")
 REFERENCE = "faiss.Kmeans, as engine: faiss calls it"
 
 
-def ours_params(num_codes: int, iterations: int, seed: int, **changes: Any) -> kmeans.Params:
+def ours_params(num_codes: int, iterations: int, seed: int, **changes: Any) -> Kmeans:
     """The section `kmeans` of params.yaml with these values."""
-    base = load("codebook.kmeans", kmeans.Params).model_dump()
+    base = load("codebook.kmeans", Kmeans).model_dump()
     sizes = {"num_codes": num_codes, "iterations": iterations, "seed": seed, "init": "random"}
-    return kmeans.Params(**{**base, **sizes, **changes})
+    return Kmeans(**{**base, **sizes, **changes})
 
 
 def by_faiss(points: np.ndarray, num_codes: int, iterations: int, seed: int) -> np.ndarray:
-    return faiss_kmeans(points, ours_params(num_codes, iterations, seed), CPU)[0].numpy()
+    return cluster_by_faiss(points, ours_params(num_codes, iterations, seed), CPU)[0].numpy()
 
 
 def streamed(points: np.ndarray, num_codes: int, iterations: int, seed: int, **changes: Any) -> np.ndarray:
-    """Our streamed methods, with their checkpoints, on rows in memory instead of files."""
+    """Our streamed methods, with their checkpoints, on features in memory instead of files."""
     patches = 64
     shape = Layout([0], 1, patches, points.shape[1], False, False, {"train": len(points) // patches, "val": 0})
     images = points.reshape(-1, 1, patches, points.shape[1])
-    parts = [partial(iter, [part]) for part in np.array_split(images, 8)]
-    rows, params = Rows(shape, {"train": parts, "val": []}, False), ours_params(num_codes, iterations, seed, **changes)
+    parts: list[Any] = [partial(iter, [part]) for part in np.array_split(images, 8)]
+    features = Features(shape, {"train": parts, "val": []}, False)
+    params = ours_params(num_codes, iterations, seed, **changes)
     with tempfile.TemporaryDirectory() as work:
-        return lloyd.stream(rows, 0, params, Path(work), CPU)[0].numpy()
+        return stream(features, 0, params, Path(work), CPU)[0].numpy()
 
 
 def by_superkmeans(fraction: float, points: np.ndarray, num_codes: int, iterations: int, seed: int) -> np.ndarray:
@@ -140,7 +143,7 @@ def fewest_iterations(name: str, target: float, points: np.ndarray, num_codes: i
 
 
 def equal_iterations(points: np.ndarray, num_codes: int, iterations: int, rounds: int) -> None:
-    """Print everybody's time and error for one number of codes."""
+    """Print time and error of all runs for one number of codes."""
     counts = dict.fromkeys(RUNS, iterations)
     show(f"equal iterations ({iterations})", alternated(points, num_codes, counts, rounds), counts)
 
@@ -156,11 +159,11 @@ def equal_error(points: np.ndarray, num_codes: int, iterations: int, rounds: int
     show("equal error (to 0.1 % with seed 0)", alternated(points, num_codes, counts, rounds), counts)
 
 
-def show(title: str, figures: dict[str, list[float]], counts: dict[str, int]) -> None:
+def show(title: str, results: dict[str, list[float]], counts: dict[str, int]) -> None:
     """One table, the fastest first; ratios are to the reference."""
-    base, target = figures[REFERENCE]
+    base, target = results[REFERENCE]
     print(f"  {title:45} {'CPU s':>7} {'ratio':>6} {'error':>8} {'ratio':>6} iterations")
-    for name, (seconds, error) in sorted(figures.items(), key=lambda item: item[1]):
+    for name, (seconds, error) in sorted(results.items(), key=lambda item: item[1]):
         ratios = f"{seconds:7.2f} {seconds / base:6.2f} {error:8.4f} {error / target:6.3f}"
         print(f"  {name:45} {ratios} {counts[name]:10}", flush=True)
 
@@ -179,7 +182,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="sklearn")  # that it has not converged, which is asked for
     threads = torch.get_num_threads()
     faiss.omp_set_num_threads(threads)
-    points = np.concatenate([array for _, array in shards.read_arrays(args.features, "features", "train")])
+    points = np.concatenate(list(FeatureSplit(args.features, "train")))
     points = points.astype(np.float32)
     print(f"{threads} threads; medians of {args.rounds} alternated runs, seeds 0 to {args.rounds - 1}")
     with threadpool_limits(threads):

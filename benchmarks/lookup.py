@@ -2,12 +2,13 @@
 
 Run:    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 uv run --group bench python benchmarks/lookup.py
         (after: uv run dvc repro features)
-Expect: for each K, rows a second, medians of 7 alternated runs on the digits' features, ratios, share of equal codes.
+Expect: for each K, vectors per second, medians of 7 alternated runs on the digits' features, ratios, share of equal
+        codes.
 
-vector-quantize-pytorch twice: its forward, which also makes one-hot rows and the chosen vectors, and of that the
-look-up alone, which is its `cdist` and an argmax.
+vector-quantize-pytorch twice: its forward, which also makes one-hot vectors and the chosen code vectors; and the lookup
+alone, which is its `cdist` and an argmax.
 
-The code vectors are K of the features with a little noise; all see the same rows. "Equal" is against brute force in
+The code vectors are K of the features with a little noise; all get the same features. "Equal" is against brute force in
 float64; what is not equal there is a tie within float32.
 """
 
@@ -22,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.codebook.quantise import Codebook
-from stages.core import shards
+from stages.codebook.quantizers import Codebook
+from stages.features.reader import FeatureSplit
 
 Lookup = Callable[[Tensor], Tensor]  # float32 [1, M, D] -> int64 [1, M]
 OURS, PLAIN = "ours, Codebook.assign", "torch, addmm + argmin at once"
@@ -35,53 +36,55 @@ def by_vector_quantize(vectors: Tensor) -> Lookup:
 
     peer = VectorQuantize(dim=vectors.shape[1], codebook_size=len(vectors)).eval()
     peer._codebook.embed.data.copy_(vectors[None])
-    return lambda rows: peer(rows)[1]
+    return lambda features: peer(features)[1]
 
 
 def by_its_distances(vectors: Tensor) -> Lookup:
     from vector_quantize_pytorch.vector_quantize_pytorch import cdist
 
-    return lambda rows: (-cdist(rows, vectors[None])).argmax(-1)
+    return lambda features: (-cdist(features, vectors[None])).argmax(-1)
 
 
 def by_torch(vectors: Tensor) -> Lookup:
-    return lambda rows: torch.addmm(vectors.square().sum(1), rows[0], vectors.T, alpha=-2).argmin(1)[None]
+    return lambda features: torch.addmm(vectors.square().sum(1), features[0], vectors.T, alpha=-2).argmin(1)[None]
 
 
 def by_faiss(vectors: Tensor) -> Lookup:
     index = faiss.IndexFlatL2(vectors.shape[1])
     index.add(vectors.numpy())
-    return lambda rows: torch.from_numpy(index.search(rows[0].numpy(), 1)[1][:, 0])[None]
+    return lambda features: torch.from_numpy(index.search(features[0].numpy(), 1)[1][:, 0])[None]
 
 
 def ours(vectors: Tensor) -> Lookup:
-    return Codebook(vectors, normalise=False).assign
+    return Codebook(vectors, normalize=False).assign
 
 
 MAKERS = {OURS: ours, VQ: by_vector_quantize, VQ_PART: by_its_distances, PLAIN: by_torch, "faiss.IndexFlatL2": by_faiss}
 
 
-def exact(rows: Tensor, vectors: Tensor) -> Tensor:
+def exact(features: Tensor, vectors: Tensor) -> Tensor:
     """int64 [1, M] by brute force in float64, a part at a time."""
-    return torch.cat([torch.cdist(part.double(), vectors.double()).argmin(1) for part in rows[0].split(1024)])[None]
+    return torch.cat([torch.cdist(part.double(), vectors.double()).argmin(1) for part in features[0].split(1024)])[None]
 
 
-def compare(rows: Tensor, vectors: Tensor, rounds: int) -> None:
-    """Print rows a second of each lookup."""
-    lookups, truth = {name: make(vectors) for name, make in MAKERS.items()}, exact(rows, vectors)
-    equal = {name: (look(rows) == truth).double().mean().item() for name, look in lookups.items()}  # and warm up
+def compare(features: Tensor, vectors: Tensor, rounds: int) -> None:
+    """Print vectors per second of each lookup."""
+    lookups, truth = {name: make(vectors) for name, make in MAKERS.items()}, exact(features, vectors)
+    equal = {
+        name: (lookup(features) == truth).double().mean().item() for name, lookup in lookups.items()
+    }  # and warm up
     taken: dict[str, list[float]] = {name: [] for name in lookups}
     for _ in range(rounds):
-        for name, look in lookups.items():
+        for name, lookup in lookups.items():
             started = time.perf_counter()
-            look(rows)
+            lookup(features)
             taken[name].append(time.perf_counter() - started)
     seconds = {name: statistics.median(values) for name, values in taken.items()}
-    print(f"K = {len(vectors):,}, {rows.shape[1]:,} rows of {rows.shape[2]}")
+    print(f"K = {len(vectors):,}, {features.shape[1]:,} features of {features.shape[2]}")
     for name, value in seconds.items():
-        rate = rows.shape[1] / value
+        rate = features.shape[1] / value
         spread = f"{min(taken[name]) * 1e3:.0f} to {max(taken[name]) * 1e3:.0f} ms"
-        print(f"  {name:32} {rate:12,.0f} rows/s ({spread}), equal {equal[name]:.6f}")
+        print(f"  {name:32} {rate:12,.0f} vectors/s ({spread}), equal {equal[name]:.6f}")
     ratios = [f"{seconds[name] / seconds[OURS]:.2f} times as fast as {name}" for name in (VQ, VQ_PART, PLAIN)]
     print(f"  ours is {'; '.join(ratios)}", flush=True)
 
@@ -90,19 +93,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=Path, default=Path("data/features"))
     parser.add_argument("--codes", type=int, nargs="+", default=[256, 1024, 8192])
-    parser.add_argument("--rows", type=int, default=8192)
+    parser.add_argument("--features", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     faiss.omp_set_num_threads(torch.get_num_threads())
-    points = np.concatenate([array for _, array in shards.read_arrays(args.features, "features", "train")])
+    points = np.concatenate(list(FeatureSplit(args.features, "train")))
     rng = np.random.default_rng(0)
-    rows = torch.from_numpy(points[rng.choice(len(points), args.rows, replace=False)].astype(np.float32))[None]
+    features = torch.from_numpy(points[rng.choice(len(points), args.vectors, replace=False)].astype(np.float32))[None]
     print(f"{torch.get_num_threads()} threads; medians of {args.rounds} alternated runs")
     with torch.inference_mode():
         for num_codes in args.codes:
             chosen = points[rng.choice(len(points), num_codes, replace=False)].astype(np.float32)
             noise = rng.normal(0, 0.1, chosen.shape).astype(np.float32)
-            compare(rows, torch.from_numpy(chosen + noise), args.rounds)
+            compare(features, torch.from_numpy(chosen + noise), args.rounds)
 
 
 if __name__ == "__main__":

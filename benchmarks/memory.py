@@ -11,26 +11,31 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from ruamel.yaml import YAML
 
-from stages.core import artefact, shards
+from stages.core import artifact
 
 ROOT = Path(__file__).parents[1]
 
 
 def repeated(features: Path, times: int, out: Path) -> None:
-    """A features artefact with every train shard so many times, as links."""
-    config = artefact.read_config(features, "features")
-    entries = config["splits"]["train"]["shards"]
-    more = [{**entry, "name": f"{n}-{entry['name']}"} for n in range(times) for entry in entries]
-    train = {"images": times * config["splits"]["train"]["images"], "shards": more}
-    facts = {key: value for key, value in config.items() if key not in ("kind", "files")}
-    with artefact.new_artefact(out, "features", {**facts, "splits": {**config["splits"], "train": train}}) as folder:
-        for n in range(times):
-            for entry in entries:
-                os.rename(shards.place(features.absolute(), folder, entry["name"]), folder / f"{n}-{entry['name']}")
-        for entry in config["splits"]["val"]["shards"]:
-            shards.place(features.absolute(), folder, entry["name"])
+    """A features artifact with every train shard so many times, as links."""
+    config = artifact.read_config(features, "features")
+    train, val = (config["splits"][split] for split in ("train", "val"))
+    more = [{**entry, "name": f"{n}-{entry['name']}"} for n in range(times) for entry in train["shards"]]
+    splits = {"train": {"images": times * train["images"], "shards": more}, "val": val}
+    facts = {key: value for key, value in config.items() if key not in ("artifact", "files")}
+    index = np.load(features / "train.index.npy")
+    copies = [index.copy() for _ in range(times)]
+    for n, copy in enumerate(copies):
+        copy["shard"] += n * len(train["shards"])
+    with artifact.new_artifact(out, "features", {**facts, "splits": splits}) as folder:
+        for entry in more:
+            os.link(features / entry["name"].partition("-")[2], folder / entry["name"])
+        for name in ("val.index.npy", *(entry["name"] for entry in val["shards"])):
+            os.link(features / name, folder / name)
+        np.save(folder / "train.index.npy", np.concatenate(copies))
 
 
 def write_params(path: Path, method: str) -> None:

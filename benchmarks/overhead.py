@@ -21,10 +21,10 @@ COMMANDS = {
 PLAN = """
 import time
 from dvc.repo import Repo
-from pipeline.graph import plan
-from pipeline.outlook import look
+from pipeline.graph import select
+from pipeline.dvc_status import read_status
 started, cpu = time.monotonic(), time.process_time()
-print(len(plan(look().nodes)), time.monotonic() - started, time.process_time() - cpu)
+print(len(select(read_status().nodes)), time.monotonic() - started, time.process_time() - cpu)
 """
 
 

@@ -1,16 +1,17 @@
-"""Where does a decoder's training spend its time? Images a second, use of the chip, the longest operations.
+"""Where a decoder training spends its time: images per second, model FLOPs utilization, the longest operations.
 
 Run:    uv run python benchmarks/throughput.py onestep diffusion --tokenizer kmeans
-        (after: uv run dvc repro codebook palette, with these in params.yaml)
-Expect: for each decoder, minutes on a CPU: medians of --rounds rounds of --steps updates, with the discriminator's
-        where the decoder has one. `updates`: on batches made before; `batches`: made alone; `both`: as in training, the
-        next batch being made meanwhile. MFU: 10^12 operations a second of `updates` over those of a product of large
-        matrices under the same autocast on the same chip. Then the operations by the chip's time.
+        (after: uv run dvc repro codebook pixel_tokenizer, with these names in params.yaml)
+Expect: per decoder, minutes on a CPU: medians of --rounds rounds of --steps updates, including the discriminator's.
+        `updates`: with batches at hand. `batches`: loading alone. `both`: as in training, with prefetching. MFU (model
+        FLOPs utilization): FLOP/s of `updates` over that of a large matrix product under the same autocast on the same
+        device. Then the operations that take most time on the device.
 
-The stage itself runs, with its loop replaced by the measurement; what it would write is thrown away.
+The stage itself runs, its training loop replaced by the measurement; its outputs go to a temporary folder.
 """
 
 import argparse
+import importlib
 import statistics
 import tempfile
 import time
@@ -25,38 +26,38 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from stages.core.device import compute
+from stages.core import artifact
 from stages.core.errors import UserError
-from stages.core.game import Game
-from stages.core.loop import Watch, prefetch
+from stages.core.gan_trainer import GanTrainer
+from stages.core.hardware import compute
 from stages.core.params import Machine, Precision, load
-from stages.core.recipe import Painting
-from stages.decoder.sources import Sources
-from stages.decoder.train import load_params
+from stages.core.schemas import ReconstructionLossConfig
+from stages.core.train import NonFiniteMonitor, prefetch
+from stages.decoder.params import KINDS, Inputs, load_params
 
-SIDE = 8192  # of the matrices that give the chip's rate; 512 on a CPU
+SIDE = 8192  # of the matrices that measure the peak rate; 512 on a CPU
 
 
 class Operations(TorchDispatchMode):
-    """Multiplications and additions inside the block; FlopCounterMode cannot follow the discriminator's R1."""
+    """FLOPs inside the block; FlopCounterMode fails on the double backward pass of the R1 penalty."""
 
     total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         if count := flop_registry.get(func._overloadpacket):
-            self.total += count(*args, **(kwargs or {}), out_val=made)
-        return made
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 def wait(device: torch.device) -> None:
-    """Until the chip has done all that it was given."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds_of(work: Iterable[Any], device: torch.device) -> float:
-    """How long it takes to run through `work`."""
+    """Seconds to iterate over `work`."""
     wait(device)
     started = time.perf_counter()
     for _ in work:
@@ -65,8 +66,8 @@ def seconds_of(work: Iterable[Any], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def tflops_of_chip(device: torch.device, precision: Precision) -> float:
-    """10^12 operations a second of a product of large random matrices, the median of ten."""
+def peak_tflops(device: torch.device, precision: Precision) -> float:
+    """TFLOP/s of a product of large random matrices, the median of ten runs."""
     side = SIDE if device.type == "cuda" else SIDE // 16
     left, right = torch.randn(2, side, side, device=device)
     with compute(device, precision):
@@ -76,56 +77,56 @@ def tflops_of_chip(device: torch.device, precision: Precision) -> float:
     return 2 * side**3 / statistics.median(times) / 1e12
 
 
-def measure(game: Game, steps: int, rounds: int) -> None:
-    """Print the figures of one decoder; where it has a discriminator, that plays in all of the measured updates."""
-    optim, device, batch_at, watch = game.recipe.optim, game.device, game.batches.batch_at, Watch(game.device)
-    first = min(game.recipe.gan.start_step, optim.total_steps - 1)
-    made = [batch_at(first + k) for k in range(4)]
+def measure(trainer: GanTrainer, steps: int, rounds: int) -> None:
+    """Print the measurements of one decoder; its discriminator, if any, is active in all measured updates."""
+    optim, device, batch_at = trainer.config.optim, trainer.device, trainer.batches.batch_at
+    monitor, first = NonFiniteMonitor(device), min(trainer.config.gan.start_step, optim.total_steps - 1)
+    ready = [batch_at(first + k) for k in range(4)]
 
     def updates(batches: Iterable[torch.Tensor]) -> Iterator[None]:
         for pixels in batches:
-            game.step(first, pixels, watch)
+            trainer.step(first, pixels, monitor)
             yield
 
     def as_in_training() -> Iterator[None]:
         stream = prefetch(batch_at, 0, steps + 1)
-        next(stream)  # nothing runs beside the making of the first
+        next(stream)  # the first batch is loaded while nothing else runs
         return updates(pixels for _, pixels in stream)
 
-    seconds_of(updates(made), device)  # warm up
+    seconds_of(updates(ready), device)  # warm up
     with Operations() as counted:
-        seconds_of(updates(made[:1]), device)
+        seconds_of(updates(ready[:1]), device)
     work: dict[str, Callable[[], Iterable[Any]]] = {
-        "updates": lambda: updates(made[k % 4] for k in range(steps)),
+        "updates": lambda: updates(ready[k % 4] for k in range(steps)),
         "batches": lambda: map(batch_at, range(steps)),
         "both": as_in_training,
     }
     timed = [{name: seconds_of(run(), device) / steps for name, run in work.items()} for _ in range(rounds)]
-    report(game, {name: statistics.median(one[name] for one in timed) for name in work}, counted.total)
-    longest(lambda: seconds_of(updates(made), device), device)
+    report(trainer, {name: statistics.median(one[name] for one in timed) for name in work}, counted.total)
+    longest(lambda: seconds_of(updates(ready), device), device)
 
 
-def report(game: Game, seconds: dict[str, float], flops: int) -> None:
-    """Images a second, memory and MFU."""
-    size, device = game.recipe.optim.batch_size, game.device
+def report(trainer: GanTrainer, seconds: dict[str, float], flops: int) -> None:
+    """Print images per second, memory and MFU."""
+    size, device = trainer.config.optim.batch_size, trainer.device
     rates = ", ".join(f"{name} {size / taken:,.4g}" for name, taken in seconds.items())
-    print(f"{game.name}: {sum(p.numel() for p in game.network.parameters()):,} parameters, batches of {size}")
+    print(f"{trainer.name}: {sum(p.numel() for p in trainer.network.parameters()):,} parameters, batches of {size}")
     print(f"  images/s: {rates}")
     if device.type == "cuda":
         print(f"  GPU memory {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
-    reached, chip = flops / seconds["updates"] / 1e12, tflops_of_chip(device, game.recipe.optim.precision)
-    mfu = f"{reached:.3g} TFLOP/s; the chip {chip:.3g}: MFU {reached / chip:.1%}"
-    print(f"  {flops / size / 1e9:.4g} GFLOP an image, {mfu}")
+    reached, peak = flops / seconds["updates"] / 1e12, peak_tflops(device, trainer.config.optim.precision)
+    mfu = f"{reached:.3g} TFLOP/s of {peak:.3g}: MFU {reached / peak:.1%}"
+    print(f"  {flops / size / 1e9:.4g} GFLOP per image, {mfu}")
 
 
 def longest(work: Callable[[], Any], device: torch.device) -> None:
-    """Print the ten operations that take most of the chip's time in a few updates."""
+    """Print the ten operations that take most time on the device in a few updates."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
-    with profile(activities=activities) as seen:
+    with profile(activities=activities) as profiled:
         work()
     own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    # Operations alone: a GPU's kernels are events, too, whose time their operations have already.
-    taken = {e.key: (getattr(e, own), e.count) for e in seen.key_averages() if e.device_type == DeviceType.CPU}
+    # Operations only: GPU kernels are events, too, and their operations already include their time.
+    taken = {e.key: (getattr(e, own), e.count) for e in profiled.key_averages() if e.device_type == DeviceType.CPU}
     total = sum(spent for spent, _ in taken.values())
     for name, (spent, count) in sorted(taken.items(), key=lambda item: -item[1][0])[:10]:
         print(f"  {spent / total:6.1%} {count:6} x {name[:90]}", flush=True)
@@ -140,16 +141,24 @@ def main() -> None:
     args = parser.parse_args()
     machine = load("machine", Machine)
     for name in args.decoders:
-        kind, params = load_params(name)
-        if not isinstance(params, Painting):
-            raise UserError(f"{name}: of kind {params.kind}; expected one that a discriminator can train")
-        made = "data/images", "data/encoder", f"data/codebook/{args.tokenizer}", f"data/palette/{name}"
-        measured = patch.object(Game, "play", lambda game: measure(game, args.steps, args.rounds))
-        silent = patch.object(Game, "write_report")
+        params = load_params(name)
+        if not isinstance(params, ReconstructionLossConfig):
+            raise UserError(f"{name}: of kind {params.kind}; expected a kind trained by GanTrainer")
+        artifacts = ("images", "encoder", f"codebook/{args.tokenizer}", f"pixel_tokenizer/{name}")
+        measured = patch.object(GanTrainer, "train", lambda trainer: measure(trainer, args.steps, args.rounds))
+        silent = patch.object(GanTrainer, "write_report")
+        module = importlib.import_module(KINDS[params.kind].fit)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        with tempfile.TemporaryDirectory() as folder, measured, silent:
-            kind.fit(name, Sources(*map(Path, made)), Path(folder) / name, Path(folder) / "report", params, machine)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            patch.object(artifact, "SCRATCH", Path(folder) / "scratch"),
+            measured,
+            silent,
+        ):
+            outputs = Path(folder) / name, Path(folder) / "report"
+            inputs = Inputs(name, *(Path("data", path) for path in artifacts), *outputs)
+            module.fit(inputs, params, machine)
 
 
 if __name__ == "__main__":

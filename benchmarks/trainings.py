@@ -1,10 +1,10 @@
-"""Is a decoder better, or was it lucky? Each is trained from several seeds; the spread is between the trainings.
+"""Compare decoders, each trained from several seeds; the spread is between the trainings.
 
 Run:    OMP_NUM_THREADS=1 uv run python benchmarks/trainings.py --tokenizers kmeans vq_rate --decoders onestep diffusion
-        (after: uv run dvc repro codebook palette judge, with these tokenizers and decoders in params.yaml)
-Expect: a line when a training has ended, about as long as the stage `decoder` takes; last a table, mean ± deviation of
-        each figure of `stages.sweep` over the seeds. What is done is kept in --work: a second call goes on from
-        there, unless params.yaml has changed; delete it when an artefact has.
+        (after: uv run dvc repro codebook pixel_tokenizer classifier, with these tokenizers and decoders in params.yaml)
+Expect: a line per finished training, each about as long as the stage `decoder`; then a table, mean ± deviation over
+        the seeds of each metric of the study `decoding_steps`. Finished trainings are kept in --work: a second call
+        continues from there, unless params.yaml has changed; delete it when an artifact has changed.
 """
 
 import argparse
@@ -20,15 +20,15 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 DATA = Path("data").absolute()
-FIGURES = ("rfid[judge]", "rfid[embedded]", "psnr_db", "perceptual", "agreement")
+METRICS = ("rfid[classifier]", "rfid[embedded]", "psnr_db", "perceptual", "class_accuracy")
 
 Metrics = dict[str, dict[str, float]]
 
 
 def measured(tokenizer: str, decoder: str, seed: int, work: Path) -> Metrics:
-    """{steps: figures} of one training, from `work` where it is done already."""
+    """{steps: metrics} of one training, from `work` where it is done already."""
     folder = work / f"{tokenizer}-{decoder}-{seed}"
-    metrics = folder / "sweep/metrics.json"
+    metrics = folder / "decoding_steps/metrics.json"
     params = folder / "params.yaml"
     wanted = seeded(Path("params.yaml").read_text(), decoder, seed)
     if not (metrics.exists() and params.read_text() == wanted):
@@ -37,12 +37,13 @@ def measured(tokenizer: str, decoder: str, seed: int, work: Path) -> Metrics:
         params.write_text(wanted)
         made = {"--images": "images", "--encoder": "encoder", "--codebook": f"codebook/{tokenizer}"}
         common = [part for option, path in made.items() for part in (option, DATA / path)]
-        palette = ["--palette", DATA / "palette" / decoder]
-        stage(folder, "decoder.train", "--name", decoder, *common, *palette, "--out", "decoder", "--report", "curves")
-        stage(folder, "sweep.measure", *common, "--judge", DATA / "judge", "--decoder", "decoder", "--report", "sweep")
+        pixel = ["--pixel-tokenizer", DATA / "pixel_tokenizer" / decoder]
+        stage(folder, "decoder.train", "--name", decoder, *common, *pixel, "--out", "decoder", "--report", "curves")
+        study = ["--classifier", DATA / "classifier", "--decoder", "decoder", "--report", "decoding_steps"]
+        stage(folder, "studies.decoding_steps", *common, *study)
         print(f"{folder.name}: done", flush=True)
     found = json.loads(metrics.read_text())
-    return {key: figures for key, figures in found.items() if key == "once" or key.startswith("steps_")}
+    return {key: values for key, values in found.items() if key == "once" or key.startswith("steps_")}
 
 
 def seeded(text: str, decoder: str, seed: int) -> str:
@@ -63,14 +64,14 @@ def stage(folder: Path, module: str, *arguments: str | Path) -> None:
         sys.exit(f"{folder.name}: {module} failed: {(folder / f'{module}.log').read_text()[-800:]}")
 
 
-def row(name: str, trainings: list[Metrics], steps: str) -> str:
-    """Mean ± deviation of each figure."""
+def row(title: str, trainings: list[Metrics], steps: str) -> str:
+    """Mean ± deviation of each metric."""
     cells = []
-    for figure in FIGURES:
-        if values := [training[steps][figure] for training in trainings if figure in training[steps]]:
+    for name in METRICS:
+        if values := [training[steps][name] for training in trainings if name in training[steps]]:
             deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-            cells.append(f"{figure} {statistics.mean(values):.4g} ± {deviation:.2g}")
-    return f"  {name:32} {', '.join(cells)}"
+            cells.append(f"{name} {statistics.mean(values):.4g} ± {deviation:.2g}")
+    return f"  {title:32} {', '.join(cells)}"
 
 
 def main() -> None:

@@ -1,241 +1,160 @@
-"""Change values of params.yaml from the command line, and say which stages that makes run again.
+"""Change values of params.yaml, and list the stages that become stale.
 
 Run:    semtok set codebook.kmeans.num_codes=512 'samples.draws.seeds=[0, 1]' 'generators=[ar]'
-        semtok set @presets/scenes.yaml codebook.kmeans.num_codes=256      # every value of a file, then another
+        semtok set @presets/scenes.yaml codebook.kmeans.num_codes=256      # every value of a preset, then another one
 Expect: the values, old -> new, and the stages that `semtok run` will run for them. A value that a stage would refuse
-        changes nothing. VALUE is YAML; an empty one is the empty text. Comments and all other bytes stay as they are.
+        changes nothing. VALUE is YAML; an empty one is the empty text. Comments stay. A preset may add sections, also
+        as copies of others: pipeline/params_file.py.
 """
 
-from __future__ import annotations
-
-import io
-import json
 import os
-import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
-from functools import reduce
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import MappingNode, SequenceNode
-
-from pipeline import repair
+from pipeline.dvc_status import Status, read_status
 from pipeline.errors import PipelineError
+from pipeline.files import WORK, write
 from pipeline.graph import reach
-from pipeline.outlook import Outlook, look, prefixes
+from pipeline.params_check import find_errors
+from pipeline.params_file import (
+    BASE,
+    COLUMNS,
+    PARAMS,
+    clean_copy,
+    differences,
+    lay_over,
+    leaves,
+    parse,
+    render,
+)
 
-PARAMS = Path("params.yaml")
-ASIDE = repair.WORK / "params.yaml"
-COLUMNS = 120
+CANDIDATE = WORK / "params.yaml"
 
 
-def set_values(assignments: list[str]) -> None:
-    """Apply all `KEY=VALUE` and `@FILE`, or none; print what changed and what runs again for it."""
+def main(assignments: list[str]) -> int:
+    """Apply all `KEY=VALUE` and `@PRESET`, or none; print what changed and which stages become stale."""
     if not PARAMS.is_file():
         raise PipelineError(f"{PARAMS}: no such file in {Path.cwd()}")
-    old = PARAMS.read_bytes().decode()
-    new = reduce(assign, [one for given in assignments for one in spelt_out(given)], old)
-    changed = differing(old, new)
-    if not changed:
+    text = PARAMS.read_text(encoding="utf-8")
+    old, new = (parse(text, str(PARAMS)) for _ in range(2))
+    lay_over(new, read_arguments(assignments, old))
+    changes = dict(differences(old, new))
+    if not changes:
         print(f"{PARAMS} has these values already: nothing changed")
-        return
-    before = look()
-    replace_if_possible(new)
-    for key, (then, now) in changed.items():
-        print(f"{key}  {then} -> {now}")
-    print()
-    print("\n".join(effect(before, look(), {*changed})))
+        return 0
+    before = read_status()
+    replace_if_possible(render(old, new, text))
+    for key, change in changes.items():
+        print(f"{key}  {change}"[:COLUMNS])
+    print("\n" + "\n".join(effect(before, read_status(), {*changes})))
+    return 0
 
 
-def spelt_out(given: str) -> list[str]:
-    """The `KEY=VALUE` of an argument: itself, or of `@FILE` one for every value in that YAML file, as written there."""
-    if not given.startswith("@"):
-        return [given]
-    path = Path(given[1:])
+def read_arguments(arguments: Iterable[str], params: dict) -> dict:
+    """All `KEY=VALUE` and `@PRESET` as one tree of values; later arguments win."""
+    values: dict = {}
+    for argument in arguments:
+        merge(values, read_preset(argument) if argument.startswith("@") else read_assignment(argument, params, values))
+    return values
+
+
+def read_preset(argument: str) -> dict:
+    """The values of the file that `@FILE` names."""
     try:
-        text = path.read_bytes().decode()
+        text = Path(argument[1:]).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{given}: cannot be read: {error}") from None
-    found = [f"{key}={in_one_line(text, key, node)}" for key, node in leaf_nodes(text, path) if key]
-    if not found:
-        raise PipelineError(f"{given}: holds no sections with values, such as `codebook: {{num_codes: 512}}`")
-    return found
+        raise PipelineError(f"{argument}: cannot be read: {error}") from None
+    values = parse(text, argument[1:])
+    if not isinstance(values, dict) or not values:
+        raise PipelineError(f"{argument}: holds no sections with values, such as `codebook: {{num_codes: 512}}`")
+    return clean_copy(values)
 
 
-def in_one_line(text: str, key: str, node: Any) -> str:
-    """A value as it is written; a list with a line for each of its members, as JSON."""
-    if isinstance(node, SequenceNode) and not node.flow_style:
-        return json.dumps(reduce(dict.__getitem__, key.split("."), load(text)), default=str)
-    return text[node.start_mark.index : node.end_mark.index]
-
-
-def assign(text: str, assignment: str) -> str:
-    """The text of a params file with one `KEY=VALUE` applied; the same text if the value is the same."""
-    key, equals, written = assignment.partition("=")
+def read_assignment(argument: str, params: dict, values: dict) -> dict:
+    """`a.b=1` as {a: {b: 1}}; the key must exist in the params or in a section that a preset adds."""
+    key, equals, written = argument.partition("=")
     if not key or not equals:
-        raise PipelineError(f"{assignment}: expected KEY=VALUE, such as codebook.kmeans.num_codes=512")
-    nodes = dict(leaf_nodes(text))
-    node, value, expected = find(nodes, key), parse(key, written), load(text)
-    owner, last = holder(expected, key)
-    if repr(owner[last]) == repr(value):
-        return text
-    for owner, last in (holder(expected, reader) for reader in readers(nodes, key)):
-        owner[last] = value
-    for spelling in spellings(written, value):
-        edited = splice(text, node.start_mark.index, node.end_mark.index, spelling)
-        if reads_as(edited, expected):
-            return edited
-    raise PipelineError(f"{key} = {written}: this cannot be written in one line; edit {PARAMS} by hand")
-
-
-def holder(values: dict, key: str) -> tuple[dict, str]:
-    """The section that holds a dotted key, and the key's name in it."""
-    *above, last = key.split(".")
-    return reduce(dict.__getitem__, above, values), last
-
-
-def readers(nodes: dict[str, Any], key: str) -> list[str]:
-    """The keys that an edit of `key` changes: itself, and those of sections that take it over by `<<`."""
-    first, *others = [name for name, node in nodes.items() if node is nodes[key]]
-    if first != key:
-        section, _, last = key.rpartition(".")
-        raise PipelineError(f"{key} is that of {first}: set it there, or write {last} into {section} in {PARAMS}")
-    return [first, *others]
-
-
-def parse(key: str, written: str) -> Any:
-    """VALUE as YAML; a mapping would make a section of a value."""
-    try:
-        value = load(written) if written else ""
-    except YAMLError as error:
-        raise PipelineError(f"{key} = {written}: not a YAML value: {' '.join(str(error).split())}") from None
+        raise PipelineError(f"{argument}: expected KEY=VALUE, such as codebook.kmeans.num_codes=512")
+    sections = [*accumulate(key.split("."), "{}.{}".format)]
+    if not any(lookup(tree, key) for tree in (params, values)):
+        if not any(lookup(values, f"{section}.{BASE}") for section in sections):
+            raise PipelineError(f"{key}: {PARAMS} has no such key{similar_keys(key, params)}")
+    value: Any = parse(written, f"{key} = {written}") if written else ""
     if isinstance(value, (dict, set)):
         raise PipelineError(f"{key} = {written}: a mapping, where a value or a list is expected")
+    for name in reversed(key.split(".")):
+        value = {name: value}
     return value
 
 
-def load(text: str) -> Any:
-    """YAML as the stages read it."""
-    return YAML(typ="safe").load(text)
+def lookup(tree: Any, key: str) -> list[Any]:
+    """The value under a dotted key, in a list; an empty list where there is none."""
+    found = [tree]
+    for name in key.split("."):
+        found = [node[name] for node in found if isinstance(node, dict) and name in node]
+    return found
 
 
-def reads_as(text: str, expected: Any) -> bool:
-    """Whether YAML means exactly this; 1, 1.0 and true differ."""
-    try:
-        return repr(load(text)) == repr(expected)
-    except YAMLError:
-        return False
+def similar_keys(key: str, params: dict) -> str:
+    """`; it has …` with keys of the same last name and of similar spelling."""
+    known = [name for name, _ in leaves(params)]
+    same_name = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    similar = dict.fromkeys([*same_name, *get_close_matches(key, known, cutoff=0.5)])
+    return f"; it has {', '.join([*similar][:5])}" if similar else ""
 
 
-def find(leaves: dict[str, Any], key: str) -> Any:
-    """The YAML node of a key's value, which knows its place in the text."""
-    if key in leaves:
-        return leaves[key]
-    below = [name for name in leaves if name.startswith(f"{key}.")]
-    if below:
-        raise PipelineError(f"{key} is a section: set {', '.join(below)}")
-    alike = [name for name in leaves if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    near = [*alike, *(name for name in get_close_matches(key, leaves, cutoff=0.5) if name not in alike)][:5]
-    raise PipelineError(f"{key}: {PARAMS} has no such key{'; it has ' + ', '.join(near) if near else ''}")
-
-
-def leaf_nodes(text: str, path: Path = PARAMS) -> Iterator[tuple[str, Any]]:
-    """Every dotted key that holds a value, with the value's node, which sections that take it over by `<<` share."""
-
-    def walk(node: Any, above: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-        if not isinstance(node, MappingNode):
-            yield ".".join(above), node
-            return
-        for name, value in members(node).items():
-            yield from walk(value, (*above, name))
-
-    try:
-        yield from walk(YAML(typ="safe").compose(text), ())  # in C, 8 times as fast as the default
-    except YAMLError as error:
-        raise PipelineError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def members(mapping: Any) -> dict[str, Any]:
-    """The nodes of a mapping by name, with those that it takes over by `<<` where it has none of its own."""
-    own = {name.value: value for name, value in mapping.value}
-    taken = own.pop("<<", None)
-    bases = taken.value if isinstance(taken, SequenceNode) else [taken] if taken else []
-    return reduce(lambda found, base: {**members(base), **found}, bases, own)
-
-
-def spellings(written: str, value: Any) -> list[str]:
-    """Ways to write a value in one line, the nicest first: a number as it was given, a list with spaces."""
-    yaml, stream = YAML(typ="safe", pure=True), io.StringIO()
-    yaml.default_flow_style, yaml.width = True, sys.maxsize
-    yaml.dump(value, stream)
-    dumped = stream.getvalue().removesuffix("\n").removesuffix("\n...")
-    quoted = json.dumps(value, ensure_ascii=False, default=str)
-    as_given = not isinstance(value, (list, dict)) and written and "#" not in written and "\n" not in written
-    return [*([written] if as_given else []), dumped, quoted]
-
-
-def splice(text: str, start: int, end: int, new: str) -> str:
-    """`new` in the place of text[start:end]; a comment behind it keeps its column as far as there is room."""
-    rest = text[end:]
-    if gap := re.match(" +(?=#)", rest):
-        rest = " " * max(1, len(gap[0]) + end - start - len(new)) + rest[gap.end() :]
-    return text[:start] + new + rest
-
-
-def differing(old: str, new: str) -> dict[str, tuple[str, str]]:
-    """The dotted keys whose values differ between two params files, with both as they are written."""
-    written = [{key: text[node.start_mark.index : node.end_mark.index] for key, node in leaf_nodes(text)}
-               for text in (old, new)]  # fmt: skip
-    return {key: (value, written[1][key]) for key, value in written[0].items() if value != written[1][key]}
+def merge(values: dict, more: dict) -> None:
+    """Lay `more` over `values`, section by section."""
+    for name, value in more.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            merge(values[name], value)
+        else:
+            values[name] = value
 
 
 def replace_if_possible(text: str) -> None:
-    """Write params.yaml, all at once, if the stages accept every value."""
-    repair.write(ASIDE, text)
+    """Replace params.yaml, atomically, if the stages accept every value."""
+    write(CANDIDATE, text)
     try:
-        refuse_impossible(ASIDE)
-        shutil.copymode(PARAMS, ASIDE)
-        os.replace(ASIDE, PARAMS)
+        if errors := find_errors(CANDIDATE):
+            lines = "\n".join(f"  {line.removeprefix(f'{CANDIDATE}: ')}" for line in errors)
+            raise PipelineError(f"{PARAMS} is left as it was, since this is impossible:\n{lines}")
+        shutil.copymode(PARAMS, CANDIDATE)
+        os.replace(CANDIDATE, PARAMS)
     finally:
-        ASIDE.unlink(missing_ok=True)
+        CANDIDATE.unlink(missing_ok=True)
 
 
-def refuse_impossible(path: Path) -> None:
-    """`PipelineError` with what stages/check.py says of a params file."""
-    if not Path("stages/check.py").is_file():
-        return
-    command = [sys.executable, "-m", "stages.check", "--params", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        said = done.stderr.replace(f"error: {path}: ", "  ").rstrip()
-        raise PipelineError(f"{PARAMS} is left as it was, since this is impossible:\n{said}")
-
-
-def effect(before: Outlook, after: Outlook, keys: set[str]) -> list[str]:
-    """What an edit of `keys` makes run, in lines."""
-    readers = {name for name, read in after.reads.items() if {*read} & {part for key in keys for part in prefixes(key)}}
-    other = {name for name, why in after.reasons.items() if why != before.reasons.get(name)}
-    direct = readers & ({*after.reasons} | after.unknown) | other  # other: what dvc.yaml makes of a value
+def effect(before: Status, after: Status, keys: set[str]) -> list[str]:
+    """Lines that list the stages which run because of an edit of `keys`, and notes on other stages."""
+    readers = after.readers(keys)
+    other = {name for name, why in after.reasons.items() if why != before.reasons.get(name)}  # dvc.yaml uses a value
+    direct = readers & ({*after.reasons} | after.unknown) | other
     affected = reach(direct - after.frozen(), after.downstream())
-    already = before.late() & after.late()
-    width = max(map(len, affected), default=0)
-    lines = [f"  {name:{width}}  {'(stale before) ' * (name in already)}{node.desc}"[:COLUMNS].rstrip()
-             for name, node in after.nodes.items() if name in affected]  # fmt: skip
-    title = (
-        "`semtok run` will run, or restore where DVC has seen these values:" if lines else "No stage reruns for this."
-    )
+    already = before.affected() & after.affected()
     notes = {
-        "up to date again": before.late() - after.late() & {*after.nodes},
+        "up to date again": before.affected() - after.affected() & {*after.nodes},
         "no longer in the pipeline": {*before.nodes} - {*after.nodes},
         "frozen, so it does not run though it reads this (dvc unfreeze)": readers & after.frozen(),
         "running with the old value, so its result will not be recorded": readers & {*after.running},
     }
+    lines = stage_lines(after, affected, already)
     lines += [f"{what}: {', '.join(sorted(names))}" for what, names in notes.items() if names]
     others = len(already - affected)
-    return [title, *lines, *([f"{others} other stages were stale before this edit"] if others else [])]
+    return [*lines, *([f"{others} other stages were stale before this edit"] if others else [])]
+
+
+def stage_lines(status: Status, affected: set[str], already: set[str]) -> list[str]:
+    """A title, and one line per affected stage."""
+    if not affected:
+        return ["No stage reruns for this."]
+    width = max(map(len, affected))
+    lines = ["`semtok run` will run these, or restore them if DVC has their results for these values:"]
+    for name, node in status.nodes.items():
+        if name in affected:
+            lines.append(f"  {name:{width}}  {'(stale before) ' * (name in already)}{node.desc}"[:COLUMNS].rstrip())
+    return lines

@@ -1,6 +1,4 @@
-"""The GPUs of this machine, handed out to stages by number."""
-
-from __future__ import annotations
+"""The GPUs of this machine, assigned to stages by number."""
 
 import os
 import shutil
@@ -10,18 +8,18 @@ ANSWER_SECS = 30
 
 
 class Gpus:
-    """For how many more stages each GPU id has room. A stage that asks for more than there are gets all; without any,
-    every stage runs on the CPU."""
+    """How many more stages each GPU can take. A stage that asks for more GPUs than exist gets all; without any, every
+    stage runs on the CPU."""
 
-    def __init__(self, ids: list[str], each: int = 1):
-        self.room, self.slots = dict.fromkeys(ids, each), each * len(ids)
+    def __init__(self, ids: list[str], per_gpu: int = 1):
+        self.free, self.slots = dict.fromkeys(ids, per_gpu), per_gpu * len(ids)
 
     @classmethod
-    def found(cls, each: int) -> Gpus:
+    def detect(cls, per_gpu: int) -> "Gpus":
         """Those that CUDA_VISIBLE_DEVICES allows, else all that nvidia-smi lists."""
         if "CUDA_VISIBLE_DEVICES" in os.environ:
             names = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-            return cls([name for name in names if name and name != "-1"], each)
+            return cls([name for name in names if name and name != "-1"], per_gpu)
         if not shutil.which("nvidia-smi"):
             return cls([])
         query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
@@ -29,22 +27,22 @@ class Gpus:
             done = subprocess.run(query, capture_output=True, text=True, timeout=ANSWER_SECS)
         except subprocess.TimeoutExpired:
             return cls([])
-        return cls(done.stdout.split() if done.returncode == 0 else [], each)  # it prints its errors there, too
+        return cls(done.stdout.split() if done.returncode == 0 else [], per_gpu)  # it prints errors to stdout, too
 
-    def enough(self, wanted: int) -> bool:
-        """Whether a stage that asks for `wanted` can have them now."""
-        return sum(room > 0 for room in self.room.values()) >= min(wanted, len(self.room))
+    def available(self, count: int) -> bool:
+        """Whether a stage that asks for `count` GPUs can have them now."""
+        return sum(free > 0 for free in self.free.values()) >= min(count, len(self.free))
 
-    def take(self, wanted: int) -> list[str]:
-        """So many ids, those with the most room, fewer if the machine has fewer."""
-        taken = sorted(self.room, key=lambda name: -self.room[name])[:wanted]
-        self.room.update({name: self.room[name] - 1 for name in taken})
+    def acquire(self, count: int) -> list[str]:
+        """The ids of `count` GPUs, those with the most room first; fewer if the machine has fewer."""
+        taken = sorted(self.free, key=lambda name: -self.free[name])[:count]
+        self.free.update({name: self.free[name] - 1 for name in taken})
         return taken
 
-    def give_back(self, ids: list[str]) -> None:
-        """What `take` gave."""
-        self.room.update({name: self.room[name] + 1 for name in ids})
+    def release(self, ids: list[str]) -> None:
+        """Give back what `acquire` gave."""
+        self.free.update({name: self.free[name] + 1 for name in ids})
 
     def env(self, ids: list[str]) -> dict[str, str]:
-        """What tells a stage its GPUs, and to run one process on each; nothing on a machine without."""
-        return {"CUDA_VISIBLE_DEVICES": ",".join(ids), "NPROC": str(max(1, len(ids)))} if self.room else {}
+        """Environment of a stage on these GPUs, with one process on each; empty on a machine without GPUs."""
+        return {"CUDA_VISIBLE_DEVICES": ",".join(ids), "NPROC": str(max(1, len(ids)))} if self.free else {}

@@ -1,24 +1,15 @@
-"""DVC's stages as plain nodes. Beside this file only outlook.py (what DVC says of them) and repair.py (where its cache
-is) touch DVC's Python objects.
-
-Run:    uv run python -m pipeline.graph          prints each stage, what it waits for, its settings
-Expect: the edges of `dvc dag --dot` (tests/test_graph.py).
-"""
-
-from __future__ import annotations
+"""DVC's stages as plain nodes with the edges of `dvc dag`, and the choice of those that a run needs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dvc.repo import Repo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import PipelineError
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
 
 
 class Settings(BaseModel):
@@ -29,7 +20,7 @@ class Settings(BaseModel):
     retries: int = Field(0, ge=0)
     retry_delay_secs: int = Field(10, ge=0)
     tags: list[str] = []
-    gpus: int = Field(1, ge=0)  # of those the machine has; 0 for a stage without use for one
+    gpus: int = Field(1, ge=0)  # of those the machine has; 0 for a stage that uses none
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class Node:
 
     @property
     def waits_for(self) -> tuple[str, ...]:
-        """The nodes that run before it: DVC does not look above a frozen one."""
+        """The nodes that run before it. DVC does not look upstream of a frozen stage."""
         return () if self.frozen else self.upstream
 
 
@@ -59,13 +50,16 @@ def read_graph(repo: Repo) -> dict[str, Node]:
 
 
 def to_node(stage: Any, upstream: Iterable[Any]) -> Node:
-    """A node of one of DVC's stages."""
-    metrics = tuple(out.def_path for out in stage.outs if out.metric)
-    plots = tuple(out.def_path for out in stage.outs if out.plot)
+    """The node of a stage of DVC."""
     return Node(
-        stage.addressing, tuple(sorted(other.addressing for other in upstream)), stage.desc or "", stage.frozen,
-        to_settings(stage.addressing, (stage.meta or {}).get("prefect", {})), metrics, plots,
-    )  # fmt: skip
+        name=stage.addressing,
+        upstream=tuple(sorted(other.addressing for other in upstream)),
+        desc=stage.desc or "",
+        frozen=stage.frozen,
+        settings=to_settings(stage.addressing, (stage.meta or {}).get("prefect", {})),
+        metrics=tuple(out.def_path for out in stage.outs if out.metric),
+        plots=tuple(out.def_path for out in stage.outs if out.plot),
+    )
 
 
 def to_settings(name: str, meta: Any) -> Settings:
@@ -74,65 +68,47 @@ def to_settings(name: str, meta: Any) -> Settings:
         return Settings.model_validate(meta)
     except ValidationError as error:
         wrong = [f"meta.prefect.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise PipelineError(
-            f"dvc.yaml: {name}: {'; '.join(wrong)}; it may have {', '.join(Settings.model_fields)}"
-        ) from None
+        known = ", ".join(Settings.model_fields)
+        raise PipelineError(f"dvc.yaml: {name}: {'; '.join(wrong)}; it may have {known}") from None
 
 
-def plan(
+def select(
     nodes: dict[str, Node], targets: Iterable[str] = (), downstream: bool = False, single: bool = False
 ) -> dict[str, Node]:
-    """The nodes to run, in order, as `dvc repro` would choose them.
+    """The nodes to run, in order, as `dvc repro` would select them.
 
-    Targets and what they need; with `downstream` targets and what needs them; with `single` the targets alone. A
-    target is a stage, one matrix member (`generator@kmeans-ar`), a pattern of them (`generator@kmeans-*`) or all of
-    them (`generator`); none means everything.
+    Targets and their upstream; with `downstream`, targets and their downstream; with `single`, the targets alone. A
+    target is a stage (`generator`: all members of its matrix), one member (`generator@kmeans-ar`) or a pattern of
+    members (`generator@kmeans-*`). No target means everything.
     """
-    chosen = {name for target in targets for name in named(nodes, target)}
-    if not chosen and (downstream or single):
+    selected = {name for target in targets for name in match(nodes, target)}
+    if not selected and (downstream or single):
         raise PipelineError(f"{'downstream' if downstream else 'single'} of what? Name a stage: {', '.join(nodes)}")
-    if not chosen:
+    if not selected:
         return nodes
     if not single:
         edges = {name: set(node.waits_for) for name, node in nodes.items()}
-        chosen = reach(chosen, reverse(edges) if downstream else edges)
-    return {name: node for name, node in nodes.items() if name in chosen}
+        selected = reach(selected, reverse(edges) if downstream else edges)
+    return {name: node for name, node in nodes.items() if name in selected}
 
 
-def named(nodes: dict[str, Node], target: str) -> list[str]:
-    """Names of the nodes that a target means."""
+def match(nodes: dict[str, Node], target: str) -> list[str]:
+    """Names of the nodes that match a target."""
     if found := [name for name in nodes if fnmatchcase(name, target) or name.split("@")[0] == target]:
         return found
     raise PipelineError(f"{target}: no such stage; dvc.yaml has {', '.join(sorted(nodes))}")
 
 
 def reverse(edges: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The same edges, turned round."""
+    """The same edges in the opposite direction."""
     return {name: {other for other, targets in edges.items() if name in targets} for name in edges}
 
 
 def reach(start: set[str], edges: dict[str, set[str]]) -> set[str]:
-    """`start` and all that can be reached from it."""
-    seen, todo = set(start), list(start)
+    """`start` and every node that can be reached from it."""
+    reached, todo = set(start), list(start)
     while todo:
-        fresh = edges[todo.pop()] - seen
-        seen |= fresh
-        todo += fresh
-    return seen
-
-
-def main() -> None:
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        for node in read_graph(repo).values():
-            print(
-                node.name,
-                "<-",
-                ", ".join(node.upstream) or "nothing",
-                node.settings if node.settings != Settings() else "",
-            )
-
-
-if __name__ == "__main__":
-    main()
+        new = edges[todo.pop()] - reached
+        reached |= new
+        todo += new
+    return reached

@@ -1,93 +1,87 @@
-"""The text of a dvc.lock: is it whole, and what can be saved of one that was cut off?
+"""dvc.lock: detect a file that was cut off, keep the last good copy, restore it.
 
-DVC writes the file in place, old stages in their old order and new ones at the end, so a cut loses the last entries.
+DVC writes dvc.lock in place, so a process that is killed meanwhile leaves a truncated file. `semtok run` keeps a copy
+after every stage. A truncated file that DVC can read is no issue: DVC restores from its run cache what the file lacks.
 """
 
-from __future__ import annotations
-
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
-HEAD = "schema: '2.0'\nstages:\n"
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA as SCHEMA
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from voluptuous import Invalid
+
+from pipeline.errors import PipelineError
+from pipeline.files import WORK, read, write
+
+LOCKFILE, COPY, BROKEN = Path("dvc.lock"), WORK / "dvc.lock", WORK / "dvc.lock.broken"
+CONFLICT = re.compile(r"^(<{7} |={7}$|>{7} )", re.M)
 
 
-def flaw(text: str, kept: str, stages: set[str]) -> str:
-    """Why a dvc.lock is not whole, empty if it is; `kept` and `stages` as in `loss`."""
+def problem(text: str) -> str:
+    """Why DVC cannot use this dvc.lock; empty if it can."""
     if not text.strip():
         return "is empty"
-    if not text.endswith("\n") or not is_whole(text):
-        return "is cut off or damaged"
-    return loss(text, kept, stages)
+    return "" if text.endswith("\n") and parse(text) else "is cut off or corrupt"
 
 
-def loss(text: str, kept: str, stages: set[str]) -> str:
-    """The last lines of `kept`, an earlier dvc.lock, that this readable one lacks; `stages` are those of dvc.yaml."""
-    entries, before = entries_of(text), entries_of(kept)
-    names, known = [*entries], [name for name in before if name.split("@")[0] in stages]
-    if len(names) < len(known) and names == known[: len(names)]:
-        return f"ends before {', '.join(known[len(names) :])}"
-    return f"ends within {names[-1]}" if names and ends_within(entries, before) else ""
-
-
-def ends_within(entries: dict[str, str], before: dict[str, str]) -> bool:
-    """Whether the last entry is only the first lines of an earlier one."""
-    last, text = [*entries.items()][-1]
-    return before.get(last, text) != text and before[last].startswith(text)
-
-
-def merge(text: str, base: str) -> str:
-    """A whole dvc.lock of the entries of `base` and, before those, the whole ones of `text`; empty if there is none."""
-    own, others = entries_of(text), entries_of(base)
-    if own and (not text.endswith("\n") or ends_within(own, others)):
-        own.popitem()
-    entries = others | {name: entry for name, entry in own.items() if is_whole(HEAD + entry)}
-    return HEAD + "".join(entries.values()) if entries else ""
-
-
-def entries_of(text: str) -> dict[str, str]:
-    """The lines of each stage, by its name."""
-    parts = re.split(r"^(?=  \S)", text.partition("\nstages:\n")[2], flags=re.M)
-    return {part.partition(":\n")[0].strip(" '\""): part for part in parts if part.strip()}
-
-
-def outputs_of(text: str) -> list[str]:
-    """The paths that the stages of a whole dvc.lock write."""
-    stages = (parse(text) or {}).get("stages", {})
-    return [out["path"] for entry in stages.values() for out in entry.get("outs", [])]
-
-
-def is_whole(text: str) -> bool:
-    """Whether DVC can read this as a dvc.lock."""
-    content = parse(text)
-    if not isinstance(content, dict) or content.get("schema") != "2.0":
-        return False
-    stages = content.get("stages")
-    return isinstance(stages, dict) and all(map(is_entry, stages.values()))
-
-
-def is_entry(entry: Any) -> bool:
-    """Whether this is what DVC records of a stage."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), (str, list)):
-        return False
-    facts = [entry.get("deps", []), entry.get("outs", [])]
-    if not isinstance(entry.get("params", {}), dict) or not all(isinstance(part, list) for part in facts):
-        return False
-    return all(is_file(fact) for part in facts for fact in part)
-
-
-def is_file(fact: Any) -> bool:
-    """Whether this is a path, and its hash if it has one."""
-    if not isinstance(fact, dict) or not isinstance(fact.get("path"), str):
-        return False
-    return "hash" not in fact or isinstance(fact.get(fact["hash"]), str)
-
-
-def parse(text: str) -> Any:
-    """YAML as DVC reads it; None where it is none."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
+def parse(text: str) -> dict[str, Any]:
+    """The stages of a dvc.lock by name; empty if DVC cannot read it."""
     try:
-        return YAML(typ="safe").load(text)
-    except (YAMLError, ValueError):
-        return None
+        stages = SCHEMA(YAML(typ="safe").load(text)).get("stages", {})
+    except (YAMLError, ValueError, Invalid):
+        return {}
+    paths = [path for stage in stages.values() for part in ("deps", "outs") for path in stage.get(part, [])]
+    return stages if all(isinstance(path.get(path.get("hash", "path")), str) for path in paths) else {}
+
+
+def recorded_outputs(text: str) -> dict[str, str]:
+    """The path of every output of a dvc.lock, with the hash that DVC recorded."""
+    outs = [out for stage in parse(text).values() for out in stage.get("outs", [])]
+    return {out["path"]: out.get(out.get("hash"), "") for out in outs}
+
+
+def keep_copy() -> None:
+    """Copy dvc.lock, if it is whole; DVC may be writing it at this moment."""
+    text = read(LOCKFILE)
+    if text != read(COPY) and not problem(text):
+        write(COPY, text)
+
+
+def find_problem() -> str:
+    """Why dvc.lock of this folder needs repair; `PipelineError` if it has conflict markers of git."""
+    text = read(LOCKFILE)
+    if CONFLICT.search(text):
+        raise PipelineError(
+            f"{LOCKFILE} has conflict markers of a git merge. Take one side: `git checkout --ours {LOCKFILE}`, or "
+            "--theirs. `semtok run` computes or restores what it lacks."
+        )
+    if LOCKFILE.exists():
+        return problem(text)
+    return "is missing" if COPY.exists() else ""
+
+
+def restore() -> str:
+    """Replace dvc.lock by the last good copy or that of git's last commit, else remove it; return what was done."""
+    text, why = read(LOCKFILE), find_problem()
+    if text:
+        write(BROKEN, text)
+    sources = {"the copy of the last run": read(COPY), "the last commit": git("show", f"HEAD:./{LOCKFILE}")}
+    for source, good in sources.items():
+        if not problem(good):
+            write(LOCKFILE, good)
+            return f"{LOCKFILE} {why}: replaced by {source}. The old file is {BROKEN}."
+    LOCKFILE.unlink(missing_ok=True)
+    return f"{LOCKFILE} {why} and there is no copy: removed. DVC restores what its run cache has."
+
+
+def git(*arguments: str) -> str:
+    """Output of a git command; empty if it fails or git is not installed."""
+    if not shutil.which("git"):
+        return ""
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30)
+    return done.stdout if done.returncode == 0 else ""

@@ -1,20 +1,23 @@
-"""Which stage when: each as a task, submitted when its upstreams are over, so many at once, on its share of GPUs.
+"""Run stages as tasks in the order of the graph, several at once, each on its share of GPUs and cores.
 
-Tasks are not all submitted at the start: those that wait would sit in the threads that others need.
+A task is submitted when its upstreams have ended, not earlier: waiting tasks would occupy the threads of others.
 """
-
-from __future__ import annotations
 
 import os
 import queue
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from prefect.futures import PrefectFuture
 from prefect.states import State
 
+from pipeline import cleanup
+from pipeline.dvc_status import Status, read_status
+from pipeline.errors import PipelineError
+from pipeline.flow_runs import is_cancelled
 from pipeline.gpus import Gpus
 from pipeline.graph import Node
-from pipeline.record import cancelling
 from pipeline.repro import Children
 from pipeline.task import run_stage
 
@@ -22,61 +25,92 @@ POLL_SECS = 1.0
 
 
 class CancelledInUi(Exception):
-    """Somebody pressed Cancel."""
+    """The user pressed Cancel."""
 
 
-def execute(
-    nodes: dict[str, Node], fresh: set[str], force: bool, slots: int, gpus: Gpus, children: Children
-) -> dict[str, State]:
-    """Each node as a task, submitted when its upstreams are over, at most `slots` at once; their final states."""
-    todo, given, over = dict(nodes), dict[str, list[str]](), queue.Queue()
-    futures: dict[str, PrefectFuture] = {}
-    while todo or given:
-        for node in [node for node in todo.values() if is_ready(node, nodes, futures, given)]:
-            if len(given) >= slots or not gpus.enough(node.settings.gpus):
-                continue
-            given[node.name] = gpus.take(node.settings.gpus)
-            env = gpus.env(given[node.name]) | cores_env(slots)
-            futures[node.name] = submit(todo.pop(node.name), node.name in fresh, force, env, children, futures)
-            futures[node.name].add_done_callback(lambda _, name=node.name: over.put(name))
-        gpus.give_back(given.pop(next_over(over)))
-    for future in futures.values():
-        future.wait()  # its state is the server's until then, which may lag
-    return {name: future.state for name, future in futures.items()}
+class Freshness:
+    """Which stages DVC would skip. DVC is asked again once a stage has changed something, such as the hashes of the
+    code: a downstream stage that is still up to date then needs no process of its own to find that out."""
+
+    def __init__(self, status: Status, outcomes: dict[str, tuple[str, float]], ask: Callable[[], Status] = read_status):
+        self.outcomes, self.ask = outcomes, ask
+        self.stale, self.known = {*status.reasons, *status.unknown}, set[str]()
+
+    def is_fresh(self, node: Node) -> bool:
+        """Whether DVC would skip a stage whose upstreams have ended."""
+        changed = {name for name, (outcome, _) in self.outcomes.items() if outcome != "unchanged"}
+        if node.name not in self.stale and changed - self.known and changed & {*node.waits_for}:
+            try:
+                status = self.ask()
+            except PipelineError:  # DVC itself says why, when it runs the stage
+                return False
+            self.stale, self.known = {*status.reasons, *status.unknown}, changed
+        return node.name not in self.stale
 
 
-def cores_env(slots: int) -> dict[str, str]:
-    """What tells each of several stages at once to use its share of the cores, unless the environment says how many."""
-    if slots == 1 or "OMP_NUM_THREADS" in os.environ:
-        return {}
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // slots))}
+@dataclass
+class Run:
+    """What the tasks of one run share."""
+
+    nodes: dict[str, Node]
+    freshness: Freshness
+    force: bool
+    jobs: int
+    gpus: Gpus
+    children: Children
+
+    def execute(self) -> dict[str, State]:
+        """Run each node as a task, at most `jobs` at once; their final states."""
+        todo, running, ended = dict(self.nodes), dict[str, list[str]](), queue.Queue()
+        futures: dict[str, PrefectFuture] = {}
+        while todo or running:
+            for node in [node for node in todo.values() if self.is_ready(node, futures, running)]:
+                if len(running) >= self.jobs or not self.gpus.available(node.settings.gpus):
+                    continue
+                running[node.name] = self.gpus.acquire(node.settings.gpus)
+                futures[node.name] = self.submit(todo.pop(node.name), running[node.name], futures)
+                futures[node.name].add_done_callback(lambda _, name=node.name: ended.put(name))
+            self.gpus.release(running.pop(next_ended(ended)))
+            cleanup.remove_accepted()
+        for future in futures.values():
+            future.wait()  # until then its state is the server's, which may lag
+        return {name: future.state for name, future in futures.items()}
+
+    def is_ready(self, node: Node, futures: dict[str, Any], running: dict[str, Any]) -> bool:
+        """Whether all upstreams of this run have ended."""
+        return all(name in futures and name not in running for name in node.waits_for if name in self.nodes)
+
+    def submit(self, node: Node, gpus: list[str], futures: dict[str, PrefectFuture]) -> PrefectFuture:
+        """Start the node's task; a failed upstream makes it NotReady."""
+        fresh = not self.force and self.freshness.is_fresh(node)
+        env = self.gpus.env(gpus) | cores_env(self.jobs)
+        return with_settings(node, self.children).submit(
+            node, fresh, self.force, env, self.children,
+            wait_for=[futures[name] for name in node.waits_for if name in futures],
+        )  # fmt: skip
 
 
-def is_ready(node: Node, nodes: dict[str, Node], futures: dict[str, Any], running: dict[str, Any]) -> bool:
-    """Whether all upstreams in the plan are over."""
-    return all(name in futures and name not in running for name in node.waits_for if name in nodes)
-
-
-def submit(
-    node: Node, fresh: bool, force: bool, env: dict[str, str], children: Children, futures: dict[str, PrefectFuture]
-) -> PrefectFuture:
-    """Start the node's task; a failed upstream makes it NotReady."""
-    settings = node.settings
-    named: Any = run_stage.with_options(
-        name=node.name, task_run_name=node.name, description=node.desc, tags=settings.tags or None,
-        retries=settings.retries, retry_delay_seconds=settings.retry_delay_secs,
+def with_settings(node: Node, children: Children) -> Any:
+    """The task of a node, named and retried as dvc.yaml says."""
+    return run_stage.with_options(
+        name=node.name, task_run_name=node.name, description=node.desc, tags=node.settings.tags or None,
+        retries=node.settings.retries, retry_delay_seconds=node.settings.retry_delay_secs,
         retry_condition_fn=lambda *_: not children.stopped,
     )  # fmt: skip
-    return named.submit(
-        node, fresh, force, env, children, wait_for=[futures[name] for name in node.waits_for if name in futures]
-    )
 
 
-def next_over(over: queue.Queue[str]) -> str:
-    """The next task to end; `CancelledInUi` if the run is cancelled meanwhile."""
+def cores_env(jobs: int) -> dict[str, str]:
+    """Environment that gives each of several stages its share of the cores, unless OMP_NUM_THREADS is set already."""
+    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+
+
+def next_ended(ended: queue.Queue[str]) -> str:
+    """The next task that ends; `CancelledInUi` if the run is cancelled meanwhile."""
     while True:
         try:
-            return over.get(timeout=POLL_SECS)
+            return ended.get(timeout=POLL_SECS)
         except queue.Empty:
-            if cancelling():
+            if is_cancelled():
                 raise CancelledInUi from None

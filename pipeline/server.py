@@ -1,12 +1,10 @@
-"""The Prefect server this repository talks to: at the address of prefect.toml (or PREFECT_API_URL), on this machine.
+"""The Prefect server of this repository: at the address of prefect.toml (or PREFECT_API_URL), on this machine.
 
-    semtok ui            start it if none answers, and say where
+    semtok ui            start it if none answers, and print its address
     semtok ui --stop     stop it
 
 Its log is semtok-server.log in Prefect's home folder (~/.prefect).
 """
-
-from __future__ import annotations
 
 import os
 import signal
@@ -19,30 +17,41 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
+import psutil
+from prefect.settings import get_current_settings
+
 from pipeline.errors import PipelineError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-START_SECS = 120
-STOP_SECS = 15
-ANSWER_SECS = 2
+START_SECS, STOP_SECS, ANSWER_SECS = 120, 15, 2
+
+
+def main(stop: bool) -> int:
+    """`semtok ui`."""
+    if stop:
+        stop_server()
+        print("stopped")
+        return 0
+    if not answers():
+        start()
+    print(f"the Prefect UI is at {ui_url()}; stop it with `semtok ui --stop`")
+    return 0
 
 
 def api_url() -> str:
-    """Where the API is."""
-    from prefect.settings import get_current_settings
-
+    """The address of the API."""
     if not (url := get_current_settings().api.url):
         raise PipelineError("no Prefect API address: semtok runs in the repository, whose prefect.toml has one")
     return str(url).rstrip("/")
 
 
 def ui_url() -> str:
-    """Where a browser sees it."""
+    """The address for a browser."""
     return api_url().removesuffix("/api")
 
 
 def answers() -> bool:
-    """Whether a server is there."""
+    """Whether a server answers."""
     try:
         with build_opener(ProxyHandler({})).open(f"{api_url()}/health", timeout=ANSWER_SECS) as reply:
             return reply.status == 200
@@ -51,7 +60,7 @@ def answers() -> bool:
 
 
 def require() -> None:
-    """`PipelineError` that says what to do when none answers."""
+    """`PipelineError` that says what to do if no server answers."""
     if not answers():
         raise PipelineError(
             f"no Prefect server answers at {api_url()}. Start one with `semtok ui`, or run the same stages without "
@@ -88,10 +97,8 @@ def launch(host: str, port: int) -> subprocess.Popen[bytes]:
     return process
 
 
-def stop() -> None:
+def stop_server() -> None:
     """Stop the server that `start` started."""
-    import psutil
-
     try:
         server = psutil.Process(int(pid_file().read_text()))
         ours = "prefect" in server.cmdline()
@@ -108,12 +115,10 @@ def stop() -> None:
 
 
 def pid_file() -> Path:
-    """Where the pid of the server started here is."""
+    """The file with the pid of the server started here."""
     return log_file().with_suffix(".pid")
 
 
 def log_file() -> Path:
-    """What the server says."""
-    from prefect.settings import get_current_settings
-
+    """The server's log."""
     return get_current_settings().home / "semtok-server.log"

@@ -1,65 +1,66 @@
-"""What is up to date, what is not, and why: a line a stage, in the order of the graph.
+"""Print the status of every stage and the reasons why it is stale, one line per stage, in the order of the graph.
 
 Run:    semtok status
-Expect: seconds, whatever else is at work; nothing is changed. A Prefect server is not needed.
+Expect: seconds, whatever else is running; nothing is changed. No Prefect server is needed.
 """
-
-from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from pipeline.outlook import Outlook, look
+from pipeline.dvc_status import Status, read_status
 
 DURATIONS = Path("scratch/durations")
 COLUMNS = 120
-SHOWN = 2  # reasons in words; of the others the number
+REASONS_SHOWN = 2
 HEADER = ("stage", "state", "last took")
 
 
-def print_status() -> None:
-    """The table and one line of advice."""
-    outlook = look()
-    states = states_of(outlook)
-    rows = [HEADER, *((name, states[name], last_took(name)) for name in states)]
+def main() -> int:
+    """Print the table and one line of advice."""
+    status = read_status()
+    states = states_of(status)
+    rows = [HEADER, *((name, states[name], last_duration(name)) for name in states)]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     room = COLUMNS - sum(widths) - 2 * len(widths)
-    for name, row in zip([None, *states], rows, strict=True):
-        why = shorten(outlook.reasons.get(name, []), room) if name else "why"
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=True)), why]).rstrip())
+    reasons = ["why", *(shorten(status.reasons.get(name, []), room) for name in states)]
+    for row, reason in zip(rows, reasons, strict=True):
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=True)), reason]).rstrip())
     print(f"\n{advice(states)}")
+    return 0
 
 
-def states_of(outlook: Outlook) -> dict[str, str]:
-    """One word a stage. What waits is itself unchanged, but made from what will be."""
-    frozen, late = outlook.frozen(), outlook.late()
+def states_of(status: Status) -> dict[str, str]:
+    """One word per stage. A stage that waits is unchanged, but something upstream of it is not."""
+    frozen, affected = status.frozen(), status.affected()
 
     def state(name: str) -> str:
-        if name in outlook.running:
+        if name in status.running:
             return "running"
         if name in frozen:
             return "frozen"
-        if name in late:
-            return "stale" if name in outlook.reasons else "waits"
-        return "in use" if name in outlook.unknown else "up to date"
+        if name in affected:
+            return "stale" if name in status.reasons else "waits"
+        return "in use" if name in status.unknown else "up to date"
 
-    return {name: state(name) for name in outlook.nodes}
+    return {name: state(name) for name in status.nodes}
 
 
 def advice(states: dict[str, str]) -> str:
     """What to do next."""
-    count = {word: [*states.values()].count(word) for word in set(states.values())}
-    if "running" in count:
-        return "a run is at work: `semtok ui` says where to watch it"
-    if "in use" in count:
-        return "a DVC process is at work: what is in use can be told when it is done"
-    if todo := count.get("stale", 0) + count.get("waits", 0):
-        return f"`semtok run` runs these {todo} stages, or restores them where DVC has seen the same inputs and params"
-    return "everything is up to date"
+    words = [*states.values()]
+    stale, waiting = words.count("stale"), words.count("waits")
+    if "running" in words:
+        return "a run is in progress: `semtok ui` says where to watch it"
+    if "in use" in words:
+        return "a DVC process is running: the state of what is in use is known when it is done"
+    if not stale + waiting:
+        return "everything is up to date"
+    then = f", then those waiting ({waiting}) whose inputs changed" if waiting else ""
+    return f"`semtok run` runs the stale stages ({stale}), or restores them from cache{then}"
 
 
-def last_took(name: str) -> str:
-    """How long the stage ran the last time on this machine; empty if it never did."""
+def last_duration(name: str) -> str:
+    """How long the stage took last time on this machine; empty if it never ran."""
     try:
         seconds = json.loads((DURATIONS / f"{name}.json").read_text())["seconds"]
     except (FileNotFoundError, ValueError, KeyError):
@@ -71,8 +72,8 @@ def last_took(name: str) -> str:
 
 
 def shorten(reasons: list[str], room: int) -> str:
-    """The first reasons and how many more there are, in at most `room` characters."""
-    for shown in range(min(SHOWN, len(reasons)), 0, -1):
+    """The first reasons and the number of others, in at most `room` characters."""
+    for shown in range(min(REASONS_SHOWN, len(reasons)), 0, -1):
         more = len(reasons) - shown
         text = ", ".join(reasons[:shown]) + (f", +{more} more" if more else "")
         if len(text) <= room:

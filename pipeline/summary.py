@@ -1,46 +1,34 @@
-"""What a run came to: one Markdown artefact with stages, outcomes, seconds, reasons, and what DVC's diffs say."""
-
-from __future__ import annotations
+"""The summary of a run: one Markdown artifact with stages, outcomes, seconds, reasons, and DVC's diffs."""
 
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.states import State
 
 from pipeline import server
-
-if TYPE_CHECKING:
-    from prefect.states import State
-
-    from pipeline.graph import Node
+from pipeline.graph import Node
 
 REPORT = Path("reports/index.html")
-
-
+COLUMNS = 160
 Row = tuple[str, str, str, str]
+Outcomes = dict[str, tuple[str, float]]  # stage -> what DVC did, seconds
 
 
-def publish(
-    nodes: dict[str, Node],
-    states: dict[str, State],
-    outcomes: dict[str, tuple[str, float]],
-    reasons: dict[str, list[str]],
-) -> str:
-    """Publish the artefact `summary`; returns the one-line version."""
-    from prefect import get_run_logger
-    from prefect.artifacts import create_markdown_artifact
-
+def publish(nodes: dict[str, Node], states: dict[str, State], outcomes: Outcomes, reasons: dict[str, list[str]]) -> str:
+    """Log the summary and publish it as the artifact `summary`; its first line."""
     rows = [
-        row(name, states[name], outcomes.get(name), reasons.get(name) or above(node, outcomes))
+        row(name, states[name], outcomes.get(name), reasons.get(name) or changed_upstream(node, outcomes))
         for name, node in nodes.items()
     ]
     counts = Counter(outcome for _, outcome, _, _ in rows)
     line = f"{len(rows)} stages: " + ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-    log = get_run_logger()
     for cells in rows:
-        log.info("%-28s %-10s %7s  %s", *cells)
-    log.info("%s", line)
+        get_run_logger().info("%-28s %-10s %7s  %s", *cells)
+    get_run_logger().info("%s", line)
     if server.answers():
         create_markdown_artifact("\n\n".join([line, table(rows), *diffs(counts), report_link()]), "summary", line)
     return line
@@ -53,16 +41,16 @@ def row(name: str, state: State, outcome: tuple[str, float] | None, reasons: lis
     return name, outcome[0], f"{outcome[1]:.1f}", shorten(", ".join(reasons))
 
 
-def above(node: Node, outcomes: dict[str, tuple[str, float]]) -> list[str]:
-    """`codebook@kmeans ran` for each upstream whose outputs may be other ones now."""
-    known = {name: outcomes[name][0] for name in node.waits_for if name in outcomes}
-    return [f"{name} {outcome}" for name, outcome in known.items() if outcome != "unchanged"]
+def changed_upstream(node: Node, outcomes: Outcomes) -> list[str]:
+    """`codebook@kmeans ran` for each upstream whose outputs may have changed."""
+    upstream = {name: outcomes[name][0] for name in node.waits_for if name in outcomes}
+    return [f"{name} {outcome}" for name, outcome in upstream.items() if outcome != "unchanged"]
 
 
 def shorten(text: str) -> str:
-    """One line of at most 160 characters."""
+    """One line of at most COLUMNS characters."""
     line = " ".join(text.split())
-    return line if len(line) <= 160 else line[:159] + "…"
+    return line if len(line) <= COLUMNS else line[: COLUMNS - 1] + "…"
 
 
 def table(rows: list[Row]) -> str:
@@ -72,7 +60,7 @@ def table(rows: list[Row]) -> str:
 
 
 def diffs(counts: Counter[str]) -> list[str]:
-    """Metrics and params against the last commit, where something was computed and git can tell."""
+    """Metrics and params against the last commit, if a stage ran or was restored and git has a commit."""
     if not counts["ran"] + counts["restored"]:
         return []
     found = []
@@ -85,5 +73,5 @@ def diffs(counts: Counter[str]) -> list[str]:
 
 
 def report_link() -> str:
-    """Where the report is; a path, since a browser follows no link from a server's page to a file."""
+    """The address of the report, as text: browsers do not follow links from a server's page to a file."""
     return f"The report: `{REPORT.absolute().as_uri()}`" if REPORT.is_file() else "No report yet."

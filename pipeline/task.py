@@ -1,24 +1,22 @@
-"""One stage as a Prefect task: what DVC says as logs, what the stage tells as artefacts, what DVC did as the state.
+"""One stage as a Prefect task: DVC's output as logs, the stage's events as artifacts, DVC's decision as the state.
 
 States: Completed (it ran), Cached (unchanged, or restored from DVC's cache; the message says which), Failed.
 """
 
-from __future__ import annotations
-
 import time
-from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 
-from pipeline import repair
+from pipeline import lockfile
+from pipeline.files import WORK
 from pipeline.graph import Node
 from pipeline.repro import Children, StageFailed
-from pipeline.watch import LOOK_SECS, Watcher
+from pipeline.watch import POLL_SECS, Watcher
 
-EVENTS = Path(".dvc/tmp/semtok/events")
-SAID = {
+EVENTS = WORK / "events"
+MESSAGES = {
     "unchanged": "DVC: nothing that this stage depends on has changed",
     "restored": "DVC: these inputs and params ran before; outputs restored from its cache",
 }
@@ -26,7 +24,7 @@ SAID = {
 
 @task(name="stage", cache_policy=NO_CACHE)
 def run_stage(node: Node, fresh: bool, force: bool, env: dict[str, str], children: Children) -> State:
-    """Let DVC run, restore or skip one stage; the state's message tells which."""
+    """Let DVC run, restore or skip one stage; the state's message says which."""
     started, watcher = time.monotonic(), Watcher(node, EVENTS / f"{node.name}.jsonl", get_run_logger())
     try:
         outcome = "unchanged" if fresh else repro(node, force, env, children, watcher)
@@ -37,26 +35,26 @@ def run_stage(node: Node, fresh: bool, force: bool, env: dict[str, str], childre
     watcher.publish(watcher.metrics)
     if outcome != "unchanged":
         watcher.publish(watcher.curves)
-    if outcome in SAID:
-        return Completed(name="Cached", message=SAID[outcome])
+    if outcome in MESSAGES:
+        return Completed(name="Cached", message=MESSAGES[outcome])
     return Completed(message=f"ran {seconds:.1f} s")
 
 
 def repro(node: Node, force: bool, env: dict[str, str], children: Children, watcher: Watcher) -> str:
-    """One `dvc repro --single-item`, its lines as logs and its events as artefacts; what DVC did."""
+    """One `dvc repro --single-item`, its lines as logs and its events as artifacts; what DVC did."""
     watcher.events.parent.mkdir(parents=True, exist_ok=True)
     watcher.events.unlink(missing_ok=True)
     events = str(watcher.events.absolute())
     child = children.start(node.name, force=force, env={**env, "PIPELINE_EVENTS": events})
     try:
-        for line in child.lines(every_secs=LOOK_SECS):
+        for line in child.lines(every_secs=POLL_SECS):
             if line:
                 watcher.log.info("%s", line)
-            watcher.look()
-        watcher.publish(watcher.told)
+            watcher.poll()
+        watcher.publish(watcher.newest_events)
         return child.outcome()
     except BaseException:
         child.stop()
         raise
     finally:
-        repair.keep()
+        lockfile.keep_copy()

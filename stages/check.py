@@ -1,91 +1,99 @@
-"""Is every value of params.yaml possible? Each section against the schema of the stage that reads it.
+"""Is every value of params.yaml possible? Every section that a stage of dvc.yaml reads, against its schema.
 
 Run:    python -m stages.check [--params params.yaml]
-Expect: nothing and status 0, or a line for every impossible, missing or unknown value and status 2; seconds.
+Expect: nothing and status 0, or a line per impossible, missing or unknown value and status 2; a second.
 
-It sees params.yaml alone: what an artefact shows to be impossible, the stage itself refuses.
+A section of a tokenizer, decoder or generator that no list names is not checked. A value that is impossible only for
+certain artifacts is refused by the stage that reads them.
 """
 
 import argparse
+import re
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from stages.ablation.cell import Params as Ablation
-from stages.anatomy.dissect import Params as Anatomy
-from stages.codebook.fit import load_params as load_tokenizer
-from stages.core.errors import UserError
-from stages.core.loop import Optim
-from stages.core.params import Machine, Section, load, load_list
-from stages.data.prepare import Params as Data
-from stages.decoder.train import load_params as load_decoder
-from stages.encoder.fetch import Params as Encoder
-from stages.evaluate.score import Params as Evaluate
-from stages.features.extract import Params as Features
-from stages.generator.settings import SETTINGS
-from stages.generator.train import Model
-from stages.judge.train import Params as Judge
-from stages.palette.pick import load_palettes
-from stages.pretrain.train import Params as Pretrain
-from stages.probe.linear import Params as Probe
-from stages.projection.compare import Params as Projection
-from stages.reference.build import Params as Reference
-from stages.resolution.measure import Params as Resolution
-from stages.samples.draw import Params as Draws
-from stages.stability.measure import Params as Stability
-from stages.sweep.measure import Params as Sweep
-from stages.tokens.encode import Params as Tokens
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-NAMES = {
-    "pretrained": ["digits", "scenes", "scenes-supervised"],
-    "generators": [*SETTINGS],
-}
-PAINTING = ("vqgan", "fsq")  # kinds of tokenizers
-OPEN = ("tokenizers", "codebook", "decoders", "decoder", "palette")  # whose names are the user's
-SCHEMAS: dict[str, type[Section]] = {
+from stages.codebook import params as codebook
+from stages.core.errors import UserError
+from stages.core.params import Machine, Section, load, load_list
+from stages.data.params import Params as Data
+from stages.decoder import params as decoder
+from stages.encoder.params import EncoderParams, PretrainParams
+from stages.evaluate.params import ClassifierParams, GenerationParams, ReconstructionParams, ReferenceParams
+from stages.features.params import Params as Features
+from stages.generator import params as generator
+from stages.studies import params as studies
+from stages.tokens.params import Params as Tokens
+
+ROOT = Path(__file__).parents[1]
+PIPELINE, PRETRAIN = ROOT / "dvc.yaml", ROOT / "pretrain.yaml"
+Check = Callable[[], object]
+
+
+def check_sampling(name: str, path: Path) -> None:
+    """The section samples.<name>, against the schema of its generator's kind."""
+    generator.load_sampling(name, generator.load_params(name, path).training.kind, path)
+
+
+SCHEMAS: dict[str, type[Section]] = {  # section -> schema
     "machine": Machine,
     "data": Data,
-    **{f"pretrain.{name}": Pretrain for name in NAMES["pretrained"]},
-    "encoder": Encoder,
-    "probe": Probe,
+    "encoder": EncoderParams,
     "features": Features,
     "tokens": Tokens,
-    "anatomy": Anatomy,
-    "ablation": Ablation,
-    "generator.model": Model,
-    **{f"generator.{name}": Optim for name in SETTINGS},
-    "samples.draws": Draws,
-    **{f"samples.{name}": settings for name, settings in SETTINGS.items()},
-    "stability": Stability,
-    "projection": Projection,
-    "judge": Judge,
-    "reference": Reference,
-    "evaluate": Evaluate,
-    "sweep": Sweep,
-    "resolution": Resolution,
+    "generator.model": generator.Model,
+    "samples.draws": generator.Draws,
+    "classifier": ClassifierParams,
+    "reference": ReferenceParams,
+    "reconstruction": ReconstructionParams,
+    "generation": GenerationParams,
+    **studies.SECTIONS,
+}
+NAMED: dict[str, Callable[[str, Path], object]] = {  # section with named subsections -> check of one of them
+    "codebook": codebook.load_params,
+    "decoder": decoder.load_params,
+    "generator": generator.load_params,
+    "samples": check_sampling,
 }
 
 
 def errors_in(path: Path) -> list[str]:
-    """All that is wrong with the params file at `path`, a line each."""
-    tokenizers, decoders = list(section_of(path, "codebook")), list(section_of(path, "decoder"))
-    checks = [
-        partial(check_names, "tokenizers", tokenizers, path),
-        *(partial(load_tokenizer, name, path) for name in tokenizers),
-        partial(check_names, "decoders", decoders, path),
-        *(partial(load_decoder, name, path) for name in decoders),
-        partial(check_palettes, path),
-        *(partial(check_names, key, known, path) for key, known in NAMES.items()),
-        *(partial(load, section, cls, path) for section, cls in SCHEMAS.items()),
-        partial(check_sections, path),
+    """All errors in the params file at `path`, one line each."""
+    params = read_yaml(path)
+    stages = read_yaml(PIPELINE)["stages"]
+    given = [name.strip("${}") for stage in stages.values() for name in stage.get("matrix", {}).values()]
+    lists = dict.fromkeys(name for name in given if "." not in name)
+    checks: list[Check] = [
+        *(partial(check_names, key, params, path) for key in lists),
+        *(partial(check_member_names, name, stage, params, path) for name, stage in stages.items()),
+        *(partial(check_section, section, path) for section in dict.fromkeys(["machine", *sections(stages, params)])),
+        partial(check_pixel_tokenizers, path),
+        *(partial(load, name, PretrainParams, PRETRAIN) for name in params.get("pretrained") or []),
+        partial(check_owners, params, stages, path),
     ]
     return list(dict.fromkeys(line for check in checks for line in refusals(check)))
 
 
-def refusals(check: Callable[[], object]) -> list[str]:
-    """The lines of the `UserError` that a check raises, if it does."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as a dictionary; `UserError` if it holds something else."""
+    try:
+        content = YAML(typ="safe").load(path)
+    except (OSError, YAMLError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected sections with values")
+    return content
+
+
+def refusals(check: Check) -> list[str]:
+    """The lines of the `UserError` that a check raises; empty if it raises none."""
     try:
         check()
     except UserError as error:
@@ -93,74 +101,100 @@ def refusals(check: Callable[[], object]) -> list[str]:
     return []
 
 
-def check_names(key: str, known: list[str], path: Path) -> None:
-    """Refuse a list of names in which one is unknown or stands twice."""
+def value_at(params: dict[str, Any], dotted: str) -> Any:
+    """The value under a dotted key, None where there is none."""
+    node: Any = params
+    for key in dotted.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def items(stage: dict[str, Any], params: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """{"item.tokenizer": "kmeans", …} for every member of a stage's matrix."""
+    matrix = stage.get("matrix", {})
+    lists = [value_at(params, given.strip("${}")) or [] for given in matrix.values()]
+    for values in product(*(found if isinstance(found, list) else [] for found in lists)):
+        yield {f"item.{key}": str(value) for key, value in zip(matrix, values, strict=True)}
+
+
+def sections(stages: dict[str, Any], params: dict[str, Any]) -> Iterator[str]:
+    """The keys of params.yaml that the stages read, such as codebook.kmeans."""
+    for stage in stages.values():
+        for key in stage.get("params", []):
+            for item in items(stage, params) if isinstance(key, str) else ():
+                yield re.sub(r"\$\{([\w.]+)\}", lambda match, item=item: item[match[1]], key)
+
+
+def check_section(key: str, path: Path) -> None:
+    """Check the section that holds `key`; lists of names and the pixel tokenizers have checks of their own."""
+    owner, _, rest = key.partition(".")
+    if schema := SCHEMAS.get(key) or SCHEMAS.get(owner):
+        load(key if key in SCHEMAS else owner, schema, path)
+    elif owner in NAMED and rest:
+        NAMED[owner](rest.partition(".")[0], path)
+
+
+def check_names(key: str, params: dict[str, Any], path: Path) -> None:
+    """Refuse a list with a name that has no section, or with the same name twice."""
     names = load_list(key, path)
+    owner = {"tokenizers": "codebook", "decoders": "decoder", "generators": "generator"}.get(key)
+    known = [name for name, one in (params.get(owner) or {}).items() if isinstance(one, dict)] if owner else names
     if unknown := [name for name in names if name not in known]:
-        raise UserError(f"{path}: {key} = {names}: no {', '.join(unknown)}; there is {', '.join(known)}")
+        raise UserError(f"{path}: {key} = {names}: no {', '.join(unknown)}; {owner} has {', '.join(known)}")
     if len(set(names)) < len(names):
         raise UserError(f"{path}: {key} = {names}: expected different names")
 
 
-def check_palettes(path: Path) -> None:
-    """Refuse palettes of no decoder or with a tokenizer that does not paint, and decoders in use that lack theirs."""
-    palettes, decoders = load_palettes(path), kinds_of(path, "decoder")
-    painting = [name for name, kind in kinds_of(path, "codebook").items() if kind in PAINTING]
-    lines = [f"palette.{name}: no such decoder; there is {', '.join(decoders)}" for name in {*palettes} - {*decoders}]
-    for name, tokenizer in palettes.items():
-        if tokenizer not in painting:
-            lines.append(f"palette.{name} = {tokenizer!r}: expected a tokenizer that paints: {', '.join(painting)}")
+def check_member_names(name: str, stage: dict[str, Any], params: dict[str, Any], path: Path) -> None:
+    """Refuse names that give two members of a matrix one name in DVC, which joins them with "-" and does not escape."""
+    counts = Counter("-".join(item.values()) for item in items(stage, params))
+    if doubled := [member for member, count in counts.items() if count > 1 and len(stage["matrix"]) > 1]:
+        lists = ", ".join(given.strip("${}") for given in stage["matrix"].values())
+        raise UserError(f"{path}: {lists}: two pairs of names both give {name}@{doubled[0]}; rename one")
+
+
+def check_pixel_tokenizers(path: Path) -> None:
+    """Refuse a decoder in use whose pixel tokenizer is missing, of another kind, or not in use."""
+    chosen, lines = decoder.load_pixel_tokenizers(path), []
     for name in load_list("decoders", path):
-        if decoders.get(name) == "render" and name not in palettes:
-            lines.append(f"palette.{name}: missing; {name} needs a tokenizer that paints: {', '.join(painting)}")
-        if name in palettes and palettes[name] not in load_list("tokenizers", path):
-            lines.append(f"palette.{name} = {palettes[name]!r}: {name} is in use, so put this into `tokenizers`, too")
+        if not decoder.KINDS[decoder.load_params(name, path).kind].needs_pixel_tokenizer:
+            continue
+        if (tokenizer := chosen.get(name)) is None:
+            lines.append(f"pixel_tokenizer.{name}: missing; expected the name of a tokenizer of kind {pixel_kinds()}")
+        elif tokenizer not in load_list("tokenizers", path):
+            lines.append(f"pixel_tokenizer.{name} = {tokenizer!r}: {name} is in use, so add it to `tokenizers`")
+        elif not codebook.load_kind(tokenizer, path).pixel:
+            lines.append(f"pixel_tokenizer.{name} = {tokenizer!r}: expected a tokenizer of kind {pixel_kinds()}")
     if lines:
-        raise UserError("\n".join(f"{path}: {line}" for line in sorted(lines)))
+        raise UserError("\n".join(f"{path}: {line}" for line in lines))
 
 
-def kinds_of(path: Path, section: str) -> dict[str, Any]:
-    """{name: kind} of a section whose names are the user's."""
-    return {name: one.get("kind") for name, one in section_of(path, section).items() if isinstance(one, dict)}
+def pixel_kinds() -> str:
+    """The kinds of tokenizers that have a decoder to pixels."""
+    return " or ".join(name for name, kind in codebook.KINDS.items() if kind.pixel)
 
 
-def check_sections(path: Path) -> None:
-    """Refuse sections that no stage reads."""
-    params = load_all(path)
-    owners = {name.split(".")[0] for name in SCHEMAS} | {*NAMES, *OPEN}
-    lines = [f"{path}: {key}: no stage reads it; there is {', '.join(sorted(owners))}" for key in {*params} - owners]
-    for owner in {name.split(".")[0] for name in SCHEMAS if "." in name} & {*params}:
-        known = [name.split(".")[1] for name in SCHEMAS if name.startswith(f"{owner}.")]
-        parts = section_of(path, owner)
-        lines += [
-            f"{path}: {owner}.{key}: no stage reads it; {owner} has {', '.join(known)}" for key in {*parts} - {*known}
-        ]
-    if lines:
+def check_owners(params: dict[str, Any], stages: dict[str, Any], path: Path) -> None:
+    """Refuse top-level keys that no stage reads."""
+    read = {
+        key.partition(".")[0] for stage in stages.values() for key in stage.get("params", []) if isinstance(key, str)
+    }
+    lists = {
+        given.strip("${}").partition(".")[0] for stage in stages.values() for given in stage.get("matrix", {}).values()
+    }
+    known = read | lists | {"machine"}
+    if unread := [key for key in params if key not in known]:
+        lines = [f"{path}: {key}: no stage reads it; there is {', '.join(sorted(known))}" for key in unread]
         raise UserError("\n".join(sorted(lines)))
-
-
-def section_of(path: Path, name: str) -> dict:
-    """A section of sections; empty where it cannot be read."""
-    section = load_all(path).get(name)
-    return section if isinstance(section, dict) else {}
-
-
-def load_all(path: Path) -> dict:
-    """The whole file; empty where it cannot be read, which every section's check says too."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        params = YAML(typ="safe").load(path)
-    except (OSError, YAMLError):
-        return {}
-    return params if isinstance(params, dict) else {}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    errors = errors_in(parser.parse_args().params)
+    try:
+        errors = errors_in(parser.parse_args().params)
+    except UserError as error:
+        errors = str(error).splitlines()
     for line in errors:
         print(f"error: {line}", file=sys.stderr)
     sys.exit(2 if errors else 0)

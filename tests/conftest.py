@@ -1,4 +1,4 @@
-"""Every test runs in a folder of its own, on one thread, with the toy pipeline's artefacts at hand."""
+"""Every test runs in a folder of its own, on one thread, with the toy pipeline's artifacts at hand."""
 
 import os
 
@@ -44,7 +44,7 @@ def toy(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def digits_toy(tmp_path_factory) -> SimpleNamespace:
-    """The artefacts of toy_pipeline.build, by name. Read only, but for samples of new names."""
+    """The artifacts of toy_pipeline.build, by name. Read only, except samples of new names."""
     return toy_pipeline.build(tmp_path_factory.mktemp("digits_toy"))
 
 

@@ -1,9 +1,10 @@
-"""The data stage's artefact of the embedded digits: 1,797 scans of 8 px in shards of 256."""
+"""The data stage's artifact of the embedded digits: 1,797 scans of 8 px in shards of 256."""
 
 from pathlib import Path
 
 from stages.core.params import Machine, load
-from stages.data.prepare import Params, prepare
+from stages.data.params import Params
+from stages.data.writer import write_images
 
 YAML = """
 data: {source: digits, folder: "", scenes: {count: 40, max_objects: 3, patterned: 0.8, nuisance: 0.5}, img_px: 8,
@@ -13,8 +14,8 @@ machine: {device: cpu, num_workers: 0, infer_batch_size: 8, checkpoint_secs: 60.
 
 
 def make(out: Path, num_workers: int = 0, **changes) -> Path:
-    """Write params.yaml here and the artefact to `out`, with changed params."""
+    """Write params.yaml here and the artifact to `out`, with changed params."""
     Path("params.yaml").write_text(YAML)
     params = load("data", Params).model_copy(update=changes)
-    prepare(out, params, load("machine", Machine).model_copy(update={"num_workers": num_workers}))
+    write_images(out, params, load("machine", Machine).model_copy(update={"num_workers": num_workers}))
     return out

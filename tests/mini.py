@@ -1,9 +1,10 @@
 """A DVC project whose stages do nothing but take their time, on this repository's own runtime and core.
 
-    first ─► left ──► join ─► last
-         └─► right@{1,2} ─┘        alone
+    code ─► first ─► left ──► join ─► last
+                └─► right@{1,2} ─┘        alone
 
-Each stage adds its params' value to those of its inputs, step by step, with a checkpoint after each.
+Each stage adds its params' value to those of its inputs, step by step, with a checkpoint after each. All depend on what
+`code` writes, the hashes of the files that they import.
 """
 
 import json
@@ -17,17 +18,15 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 STEPS = '''
-"""A stage of the toy project: python -m stages.steps NAME --needs A,B --out data/NAME"""
-import argparse, json, os, time
+"""A stage of the toy project: python -m stages.steps.run NAME --needs A,B --out data/NAME"""
+import argparse, io, json, os, time
 from pathlib import Path
-import numpy as np
+from PIL import Image
 from pydantic import Field
-from stages.core import artefact, events, runtime
-from stages.core.figures import write_figures
+from stages.core import runtime
+from stages.core.artifact import new_artifact, read_config, scratch, write_atomically
 from stages.core.params import Section, load
-from stages.core.pictures import save_png
-from stages.core.progress import bar
-from stages.core.scratch import scratch
+from stages.core.progress import bar, emit_picture
 
 
 class Params(Section):
@@ -43,9 +42,9 @@ def main():
     args = parser.parse_args()
     params = load(args.name, Params)
     needs = [Path("data", name) for name in args.needs.split(",") if name]
-    total = params.value + sum(artefact.read_config(path, "sum")["sum"] for path in needs)
+    total = params.value + sum(read_config(path, "sum")["sum"] for path in needs)
     print("gpus", os.environ.get("CUDA_VISIBLE_DEVICES", "-"), flush=True)
-    with scratch(args.out.name, params, needs) as work:
+    with scratch(args.out, params, needs) as work:
         state = work / "state.json"
         start = json.loads(state.read_text()) if state.is_file() else 0
         if start:
@@ -53,28 +52,23 @@ def main():
         with bar(args.out.name, params.steps, start, "step") as progress:
             for step in range(start, params.steps):
                 time.sleep(0.05)
-                artefact.write_atomically(state, json.dumps(step + 1).encode())
+                write_atomically(state, json.dumps(step + 1).encode())
                 progress.update()
-        with artefact.new_artefact(args.out, "sum", {"sum": total}) as folder:
+        with new_artifact(args.out, "sum", {"sum": total}) as folder:
             (folder / "bytes.bin").write_bytes(bytes(range(256)) * 100 * (1 + total % 3))
-        write_figures(Path("reports", args.out.name), {"sum": total})
+        reports, png = Path("reports", args.out.name), io.BytesIO()
+        reports.mkdir(parents=True, exist_ok=True)
+        write_atomically(reports / "metrics.json", json.dumps({"sum": total}).encode())
         if args.name == "left":
-            Path("reports/left/sums.tsv").write_text(f"step\\tsum\\n0\\t0\\n1\\t{total}\\n")
-        save_png(work / "squares.png", np.full((64, 64, 3), total % 256, np.uint8))
+            write_atomically(reports / "sums.tsv", f"step\\tsum\\n0\\t0\\n1\\t{total}\\n".encode())
+        Image.new("RGB", (64, 64), (total % 256,) * 3).save(png, "PNG")
+        emit_picture("squares", png.getvalue())
 
 
 if __name__ == "__main__":
     runtime.run(main)
 '''
-STAGES = {
-    "first": ("first", ""),
-    "left": ("left", "first"),
-    "right@1": ("right", "first"),
-    "right@2": ("right", "first"),
-    "join": ("join", "left,right-1,right-2"),
-    "last": ("last", "join"),
-    "alone": ("alone", ""),
-}
+STAGES = {"code", "first", "left", "right@1", "right@2", "join", "last", "alone"}
 VALUES = {
     name: {"value": 10**n, "steps": 6} for n, name in enumerate(("first", "left", "right", "join", "last", "alone"))
 }
@@ -84,8 +78,8 @@ def stage(name: str, needs: str, matrix: list[int] | None = None) -> dict:
     member = "-${item.n}" if matrix else ""
     facts = {
         "desc": f"adds {name}",
-        "cmd": f"python -m stages.steps {name}{f' --needs {needs}' if needs else ''} --out data/{name}{member}",
-        "deps": ["stages/steps.py", *(f"data/{need}" for need in needs.split(",") if need)],
+        "cmd": f"python -m stages.steps.run {name}{f' --needs {needs}' if needs else ''} --out data/{name}{member}",
+        "deps": ["data/code/steps.run", *(f"data/{need}" for need in needs.split(",") if need)],
         "params": [name],
         "outs": [f"data/{name}{member}"],
         "metrics": [{f"reports/{name}{member}/metrics.json": {"cache": False}}],
@@ -95,10 +89,11 @@ def stage(name: str, needs: str, matrix: list[int] | None = None) -> dict:
 
 
 def build(root: Path, members: tuple[int, ...] = (1, 2)) -> Path:
-    """The project below `root`, with DVC and git initialised; nothing has run."""
+    """The project below `root`, with DVC and git initialized; nothing has run."""
     shutil.copytree(ROOT / "stages/core", root / "stages/core", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "stages/__init__.py").touch()
-    (root / "stages/steps.py").write_text(STEPS.lstrip())
+    (root / "stages/steps").mkdir()
+    (root / "stages/steps/run.py").write_text(STEPS.lstrip())
     write_params(root)
     write_dvc_yaml(root, members)
     for name in (".dvcignore", ".gitignore", "prefect.toml"):
@@ -116,9 +111,10 @@ def write_params(root: Path, **changes: dict) -> None:
 
 
 def write_dvc_yaml(root: Path, members: tuple[int, ...] = (1, 2)) -> None:
-    """dvc.yaml with so many members of the matrix."""
+    """dvc.yaml with these members of the matrix."""
     needs = ",".join(["left", *(f"right-{n}" for n in members)])
     stages = {
+        "code": {"cmd": "python -m stages.core.code --out data/code", "deps": ["stages"], "outs": ["data/code"]},
         "first": stage("first", ""), "left": stage("left", "first"), "right": stage("right", "first", list(members)),
         "join": stage("join", needs), "last": stage("last", "join"), "alone": stage("alone", ""),
     }  # fmt: skip
@@ -141,5 +137,5 @@ def dvc(root: Path, *arguments: str) -> str:
 
 
 def status(root: Path) -> dict:
-    """What `dvc status` holds to be stale."""
+    """What `dvc status` calls stale."""
     return json.loads(run([sys.executable, "-m", "dvc", "status", "--json"], root).stdout)

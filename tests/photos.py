@@ -1,4 +1,4 @@
-"""Folders of pictures in two colours, the data stage's artefact of them, and what is in its shards."""
+"""Folders of pictures in two colors, the data stage's artifact of them, and what is in its shards."""
 
 import json
 import tarfile
@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from stages.core.params import Machine
-from stages.data.prepare import Params, prepare
-from stages.data.scenes import Scenes
+from stages.data.params import Params, Scenes
+from stages.data.writer import write_images
 
 PX = 16
 SCENES = Scenes(count=20, max_objects=1, patterned=0.8, nuisance=0.0)
@@ -31,13 +31,13 @@ def params(folder: Path, **changes) -> Params:
 
 
 def make(folder: Path, **changes) -> Path:
-    """The artefact images/ of a folder, in the current one."""
-    prepare(Path("images"), params(folder, **changes), MACHINE)
+    """The artifact images/ of a folder, in the current one."""
+    write_images(Path("images"), params(folder, **changes), MACHINE)
     return Path("images")
 
 
 def halves(first="red", second="blue", size=(40, 20), mode="RGB") -> Image.Image:
-    """The left half in one colour, the right half in another."""
+    """The left half in one color, the right half in another."""
     image = Image.new(mode, size, first)
     image.paste(Image.new(mode, (size[0] // 2, size[1]), second), (size[0] // 2, 0))
     return image

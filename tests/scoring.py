@@ -1,17 +1,50 @@
-"""Settings of the reference and evaluate stages that fit the counts of toy_pipeline."""
+"""Settings of the classifier, reference, reconstruction and generation stages that fit the counts of toy_pipeline."""
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
+from stages.core import artifact
 from stages.core.params import Machine
-from stages.evaluate.score import Params
-from stages.reference.build import Params as ReferenceParams
+from stages.core.schemas import Affine, Optim
+from stages.evaluate.evaluator import Inputs
+from stages.evaluate.params import ClassifierParams, GenerationParams, ReconstructionParams, ReferenceParams
 
-PARAMS = Params(bootstrap_draws=5, kid_subset_size=40, neighbours_shown=6, seed=0)
-REFERENCE = ReferenceParams(max_images=0, prc_neighbours=3, pixel_px=16, inception_weights="", seed=0)
+RECONSTRUCTION = ReconstructionParams(bootstrap_draws=5, seed=0)
+GENERATION = GenerationParams(kid_subset_size=40, neighbors_shown=6, seed=0)
+REFERENCE = ReferenceParams(max_images=0, prc_neighbors=3, pixel_px=16, inception_weights="", seed=0)
+CLASSIFIER = ClassifierParams(
+    img_px=16,
+    widths=[16, 24],
+    augment=Affine(degrees=5, scale=0.1, translate=0.05, shear=0.0, hflip=False),
+    optim=Optim(total_steps=120, batch_size=32, lr_peak=5e-3, warmup_steps=10, weight_decay=0.0, beta2=0.99,
+                clip_norm=1.0, ema_decay=0.9, eval_every=30, precision="fp32", seed=0),
+)  # fmt: skip
 
 
-def write_reference(images: Path, encoder: Path, judge: Path, out: Path, machine: Machine, **changes) -> None:
-    """The artefact `out`; `changes` are laid over its settings."""
-    from stages.reference.build import build
+def write_classifier(images: Path, out: Path, machine: Machine) -> None:
+    """What the classifier stage makes of the images; of those without classes, that there is none."""
+    from stages.evaluate.classifier_training import train_classifier
 
-    build(images, encoder, judge, out, REFERENCE.model_copy(update=changes), machine)
+    with contextlib.chdir(out.parent):
+        train_classifier(images, out, out.with_name("classifier-report"), CLASSIFIER, machine)
+
+
+def write_reference(images: Path, encoder: Path, classifier: Path, out: Path, machine: Machine, **changes) -> None:
+    """The artifact `out`; `changes` are laid over its settings."""
+    from stages.evaluate.reference import build_reference
+
+    build_reference(images, encoder, classifier, out, REFERENCE.model_copy(update=changes), machine)
+
+
+def inputs_of(toy: SimpleNamespace, **changes: Path) -> Inputs:
+    """The toy's artifacts as an evaluation reads them."""
+    paths = {name: getattr(toy, name) for name in ("images", "encoder", "classifier", "reference")}
+    return Inputs(**{**paths, "decoder": toy.root / "decoder", **changes})
+
+
+def write_decoder(out: Path, num_codes: int, grid: int) -> None:
+    """An artifact without a network; tests put a PatchDecoder in its place."""
+    config = {"tokenizer": "kmeans", "num_codes": num_codes, "codebooks": 1, "grid": grid, "inputs": {}}
+    with artifact.new_artifact(out, "decoder", config):
+        pass

@@ -96,8 +96,8 @@ class Server:
         wanted = {"logs": {"task_run_id": {"any_": [task_run_id]}}, "sort": "TIMESTAMP_ASC"}
         return [line["message"] for line in self.ask("logs/filter", wanted)]
 
-    def artefacts(self, flow_run_id: str) -> list[dict]:
-        """The newest version of each artefact of a flow run."""
+    def artifacts(self, flow_run_id: str) -> list[dict]:
+        """The newest version of each artifact of a flow run."""
         wanted = {"artifacts": {"flow_run_id": {"any_": [flow_run_id]}}, "limit": 200}
         return self.ask("artifacts/filter", wanted)
 

@@ -1,30 +1,102 @@
-"""Drawing images in three lines of Python. Run: uv run pytest tests/test_api.py"""
+"""The Python API: `import semtok`, artifacts on their own, classes by name, sampling settings.
+
+Run: uv run pytest tests/test_api.py
+"""
+
+import json
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import toy as toys
 
+import semtok
 from stages.core.errors import UserError
+from stages.generator.params import KINDS
+
+SETTINGS = {"temperature": 1.0, "top_k": 0, "top_p": 0.95, "guidance": 1.5}  # samples.ar in params.yaml
 
 
-def test_the_three_line_api(toy, tmp_path):
-    import shutil
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory):
+    """The data folder of a toy pipeline with a decoder, an autoregressive generator and its samples. Read only."""
+    root = tmp_path_factory.mktemp("api") / "toy"
+    shutil.copytree(toy, root)
+    for command in ("decoder", "generator@kmeans-ar", "samples@kmeans-ar"):
+        toys.run(command, root)
+    return root / "data"
 
-    from stages.decoder import load_decoder
-    from stages.generator import load_generator
 
-    shutil.copytree(toy, tmp_path / "toy")
-    for command in ("decoder", "ar"):
-        toys.run(command, tmp_path / "toy")
-    data, params = tmp_path / "toy" / "data", tmp_path / "toy" / "params.yaml"
-    generator = load_generator(data / "generator/kmeans-ar", params=params)
+def test_importing_semtok_and_listing_its_loaders_does_not_import_torch():
+    code = "import sys, semtok; print(dir(semtok)); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=toys.ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "['load_decoder', 'load_generator', 'load_tokenizer']\n"), done.stderr
+    with pytest.raises(AttributeError, match="module 'semtok' has no attribute 'load_images'"):
+        _ = semtok.load_images
+
+
+def test_images_of_classes_by_number_and_by_name(trained):
+    generator = semtok.load_generator(trained / "generator/kmeans-ar")
     sample = generator.sample(classes=[0, 3, None], seed=0)
     assert sample.codes.shape == (3, 16) and sample.images.shape == (3, 16, 16, 3) and sample.images.dtype == np.uint8
-    assert np.array_equal(sample.codes, generator.sample(classes=[0, 3, None], seed=0).codes)
-    assert np.array_equal(sample.images, load_decoder(data / "decoder/kmeans-onestep").decode(sample.codes))
-    with pytest.raises(UserError, match="from 0 to 3"):
-        generator.sample(classes=[4], seed=0)
-    foreign = data / "decoder/kmeans-onestep/config.json"
-    foreign.write_text(foreign.read_text().replace('"tokenizer": "kmeans"', '"tokenizer": "vqgan"'))
-    with pytest.raises(UserError, match="paints codes of vqgan, .* draws codes of kmeans"):
-        load_generator(data / "generator/kmeans-ar", foreign.parent, params)
+    decoder = semtok.load_decoder(trained / "decoder/kmeans-onestep")
+    assert np.array_equal(sample.images, decoder.decode(sample.codes))
+    assert generator.classes == list(toys.CLASSES)
+    by_name = generator.sample(classes=["bars", np.int64(3), None], seed=0)
+    assert np.array_equal(sample.codes, by_name.codes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "changes", "said"),
+    [
+        ([4], {}, "class 4: expected a number from 0 to 3, a class name, or None"),
+        (["bar"], {}, r"class 'bar': unknown; did you mean bars\?"),
+        (["zebra"], {}, "class 'zebra': unknown; there is bars, columns, dark, light$"),
+        ([0], {"temperature": -1.0}, "temperature = -1.0: .*; the settings are temperature, top_k, top_p, guidance"),
+        ([0], {"steps": 3}, "steps = 3: "),
+    ],
+)
+def test_impossible_classes_and_settings_are_refused(trained, classes, changes, said):
+    with pytest.raises(UserError, match=said):
+        semtok.load_generator(trained / "generator/kmeans-ar").sample(classes, seed=0, **changes)
+
+
+def test_settings_are_those_of_the_samples_beside_it_else_plain_and_any_can_be_given(trained, tmp_path):
+    beside = semtok.load_generator(trained / "generator/kmeans-ar")
+    assert beside.sampling.model_dump() == SETTINGS
+    drawn = np.load(trained / "samples/kmeans/ar/codes.npy")[0]
+    assert np.array_equal(beside.sample([0] * 5 + [1] * 5 + [2] * 5 + [3] * 5, seed=0).codes, drawn)
+    alone, decoder = (
+        shutil.copytree(trained / "generator/kmeans-ar", tmp_path / "mine"),
+        trained / "decoder/kmeans-onestep",
+    )
+    fetched = semtok.load_generator(alone, decoder=decoder)
+    assert fetched.sampling == KINDS["ar"].plain != beside.sampling
+    assert np.array_equal(fetched.sample([0, 1], seed=0, **SETTINGS).codes, beside.sample([0, 1], seed=0).codes)
+
+
+def test_artifacts_that_were_moved_load_from_any_working_directory(trained, tmp_path, monkeypatch):
+    codes = semtok.load_generator(trained / "generator/kmeans-ar").sample(["dark"], seed=1).codes
+    moved = shutil.copytree(trained, tmp_path / "elsewhere/data")
+    monkeypatch.chdir(moved / "generator")
+    assert np.array_equal(semtok.load_generator("kmeans-ar").sample(["dark"], seed=1).codes, codes)
+    monkeypatch.chdir("kmeans-ar")
+    assert np.array_equal(semtok.load_generator(".").sample(["dark"], seed=1).codes, codes)
+
+
+def test_without_one_decoder_for_its_codes_it_asks_for_a_path(trained, tmp_path):
+    generator, decoder = trained / "generator/kmeans-ar", trained / "decoder/kmeans-onestep"
+    moved = shutil.copytree(generator, tmp_path / "data/generator/kmeans-ar")
+    with pytest.raises(UserError, match="found none. Pass load_generator.*, decoder=PATH.* or run `dvc repro decoder`"):
+        semtok.load_generator(moved)
+    for name in ("a", "b"):
+        shutil.copytree(decoder, tmp_path / f"data/decoder/kmeans-{name}")
+    with pytest.raises(UserError, match="found kmeans-a, kmeans-b. Pass"):
+        semtok.load_generator(moved)
+    foreign = tmp_path / "data/decoder/kmeans-b/config.json"
+    foreign.write_text(json.dumps({**json.loads(foreign.read_text()), "tokenizer": "vqgan"}))
+    assert semtok.load_generator(moved).decoder.config["tokenizer"] == "kmeans"
+    with pytest.raises(UserError, match="decodes codes of vqgan, .* draws codes of kmeans"):
+        semtok.load_generator(moved, foreign.parent)

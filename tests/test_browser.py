@@ -66,10 +66,10 @@ def run_page(child: subprocess.Popen, server, page: Page) -> tuple[str, list[str
 
 
 def wait_for_progress(server, flow_run_id: str, page: Page) -> dict:
-    """The progress artefact of `join`, once it has one that moves."""
+    """The progress artifact of `join`, once it has one that moves."""
     for _ in range(300):
         found = [
-            one for one in server.artefacts(flow_run_id) if one["key"] == "join-progress" and 0 < one["data"] < 100
+            one for one in server.artifacts(flow_run_id) if one["key"] == "join-progress" and 0 < one["data"] < 100
         ]
         if found:
             return found[0]
@@ -96,7 +96,7 @@ def test_the_page_shows_stages_dependencies_states_live_progress_and_pictures(pr
     labels = {node["id"]: node["label"] for node in nodes}
     edges = {(labels[parent["id"]], node["label"]) for node in nodes for parent in node["parents"]}
     assert {("first", "left"), ("left", "join"), ("right@1", "join"), ("right@2", "join")} <= edges
-    picture = next(one for one in server.artefacts(flow_run_id) if one["key"] == "join-squares")
+    picture = next(one for one in server.artifacts(flow_run_id) if one["key"] == "join-squares")
     page.goto(f"{server.url}/artifacts/artifact/{picture['id']}")
     image = page.locator("img[src^='data:image/png']").first
     expect(image).to_be_visible()
@@ -116,4 +116,4 @@ def test_the_cancel_button_ends_a_run_of_semtok_serve_and_its_stage(project, ser
         shoot(page, "cancel")
         page.get_by_role("button", name="Confirm").click()
         serving.wait_for(lambda: server.state_of(flow_run_id) == "Cancelled")
-        serving.wait_for(lambda: not serving.running(project, "stages.steps"))
+        serving.wait_for(lambda: not serving.running(project, "stages.steps.run"))

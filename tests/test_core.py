@@ -1,4 +1,4 @@
-"""Schedules, checkpoints, artefacts, batches: what every stage stands on.
+"""Schedules, checkpoints, artifacts, batches: what every stage stands on.
 
 Run: uv run pytest tests/test_core.py
 """
@@ -11,21 +11,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core import artefact
-from stages.core.augment import Affine, own_maps, random_maps, warp
+from stages.core import artifact
 from stages.core.checkpoint import Checkpoint
-from stages.core.curves import Curves
-from stages.core.device import _has_instructions, compute, pick_device
+from stages.core.distributed import seed_of
 from stages.core.errors import UserError
-from stages.core.loop import Optim, Watch, adamw, epoch_batch
-from stages.core.rng import seed_of
-from stages.core.schedule import Ema, lr_at
+from stages.core.hardware import _has_instructions, compute, pick_device
+from stages.core.images import random_maps, seeded_maps, warp
+from stages.core.results import Curves
+from stages.core.schemas import Affine, Optim
+from stages.core.train import Ema, NonFiniteMonitor, adamw, epoch_batch, lr_at
 
-STILL = {"degrees": 0, "scale": 0, "translate": 0, "shear": 0, "mirror": False}
+STILL = {"degrees": 0, "scale": 0, "translate": 0, "shear": 0, "hflip": False}
 
 
 def test_the_learning_rate_at_named_steps():
-    rate = {step: lr_at(step, peak=1.0, warmup_steps=10, total_steps=110) for step in (0, 9, 10, 60, 110)}
+    long = optim(lr_peak=1.0, warmup_steps=10, total_steps=110)
+    rate = {step: lr_at(step, long) for step in (0, 9, 10, 60, 110)}
     assert rate == pytest.approx({0: 0.1, 9: 1.0, 10: 1.0, 60: 0.5, 110: 0.0})
 
 
@@ -95,33 +96,33 @@ def test_a_half_written_checkpoint_is_never_read(tmp_path):
     assert checkpoint.load() == {"step": 1} and len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
-def test_the_watch_names_the_first_bad_step_and_its_batch():
-    watch = Watch(torch.device("cpu"))
-    watch.see(3, torch.tensor(1.0))
-    watch.check(str)
-    watch.see(4, torch.tensor(float("nan")))
-    watch.see(5, torch.tensor(float("inf")))
+def test_the_monitor_names_the_first_bad_step_and_its_batch():
+    monitor = NonFiniteMonitor(torch.device("cpu"))
+    monitor.update(3, torch.tensor(1.0))
+    monitor.check(str)
+    monitor.update(4, torch.tensor(float("nan")))
+    monitor.update(5, torch.tensor(float("inf")))
     with pytest.raises(UserError, match="step 4, on the batch images of 4"):
-        watch.check(lambda step: f"images of {step}")
+        monitor.check(lambda step: f"images of {step}")
 
 
-def test_an_artefact_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), artefact.new_artefact(tmp_path / "a", "thing", {}) as folder:
+def test_an_artifact_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), artifact.new_artifact(tmp_path / "a", "thing", {}) as folder:
         (folder / "x").write_text("1")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
-    with artefact.new_artefact(tmp_path / "a", "thing", {"units": "px"}) as folder:
+    with artifact.new_artifact(tmp_path / "a", "thing", {"units": "px"}) as folder:
         (folder / "x").write_text("1")
-    config = artefact.read_config(tmp_path / "a", "thing")
-    assert config["units"] == "px" and config["files"] == {"x": artefact.sha256(tmp_path / "a/x")}
-    with pytest.raises(UserError, match="holds a 'thing' artefact, expected 'encoder'"):
-        artefact.read_config(tmp_path / "a", "encoder")
+    config = artifact.read_config(tmp_path / "a", "thing")
+    assert config["units"] == "px" and config["files"] == {"x": artifact.sha256(tmp_path / "a/x")}
+    with pytest.raises(UserError, match="holds a 'thing' artifact, expected 'encoder'"):
+        artifact.read_config(tmp_path / "a", "encoder")
 
 
-def test_still_maps_leave_images_as_they_are_and_mirrors_flip_them():
+def test_still_maps_leave_images_unchanged_and_hflip_flips_them():
     images, rng = torch.rand(8, 3, 12, 12), torch.Generator().manual_seed(0)
     torch.testing.assert_close(warp(images, random_maps(8, Affine(**STILL), rng)), images, atol=1e-5, rtol=0)
-    mirrored = warp(images, random_maps(8, Affine(**{**STILL, "mirror": True}), rng))
+    mirrored = warp(images, random_maps(8, Affine(**{**STILL, "hflip": True}), rng))
     kinds = [
         (torch.allclose(out, image, atol=1e-5), torch.allclose(out, image.flip(-1), atol=1e-5))
         for out, image in zip(mirrored, images, strict=True)
@@ -129,11 +130,11 @@ def test_still_maps_leave_images_as_they_are_and_mirrors_flip_them():
     assert set(kinds) == {(True, False), (False, True)}
 
 
-@pytest.mark.parametrize("mirror", [False, True])
-def test_a_map_of_ones_own_does_not_depend_on_the_others(mirror):
-    params = Affine(degrees=30.0, scale=0.2, translate=0.1, shear=0.3, mirror=mirror)
+@pytest.mark.parametrize("hflip", [False, True])
+def test_a_map_of_ones_own_does_not_depend_on_the_others(hflip):
+    params = Affine(degrees=30.0, scale=0.2, translate=0.1, shear=0.3, hflip=hflip)
     alone = [random_maps(1, params, torch.Generator().manual_seed(seed)) for seed in (3, 1, 4)]
-    assert torch.equal(own_maps([3, 1, 4], params), torch.cat(alone)) and not torch.equal(alone[0], alone[1])
+    assert torch.equal(seeded_maps([3, 1, 4], params), torch.cat(alone)) and not torch.equal(alone[0], alone[1])
 
 
 def test_curves_are_written_once_for_each_step_and_again_after_a_resume(tmp_path):

@@ -1,4 +1,4 @@
-"""What the data stage says before any work: its plan, a full disk, params that cannot be.
+"""What the data stage says before any work: its cost, a full disk, impossible params.
 
 Run: uv run pytest tests/test_data_params.py
 """
@@ -11,18 +11,20 @@ from pathlib import Path
 import pytest
 from digits import YAML, make
 
-from stages.core import plan
+from stages.core import progress
 from stages.core.errors import UserError
 from stages.core.params import load
-from stages.data.prepare import Params
+from stages.data.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_plan_names_counts_and_sizes_in_one_line(capsys, monkeypatch, workdir):
+def test_cost_estimate_names_counts_and_sizes_in_one_line(capsys, monkeypatch, workdir):
     set_free(monkeypatch, 79_000_000_000)
-    plan.print_plan("data", Path("data/images"), {"images": 1797}, 5_520_000, 300_000_000)
-    expected = "plan: data: 1,797 images -> data/images: 5.5 MB on disk, peak memory about 300 MB; 79 GB free\n"
+    progress.print_cost_estimate("data", Path("data/images"), {"images": 1797}, 5_520_000, 300_000_000)
+    expected = (
+        "cost estimate: data: 1,797 images -> data/images: 5.5 MB on disk, peak memory about 300 MB; 79 GB free\n"
+    )
     assert capsys.readouterr().out == expected
 
 
@@ -35,14 +37,14 @@ def test_full_disk_stops_the_stage_before_any_work(monkeypatch, workdir):
 
 def set_free(monkeypatch, free: int) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: usage(10**12, 10**12 - free, free))
+    monkeypatch.setattr(progress.shutil, "disk_usage", lambda path: usage(10**12, 10**12 - free, free))
 
 
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (999, "999 B"), (999_600, "1.0 MB"), (9_940, "9.9 kB"), (78_600_000_000, "79 GB")]
 )
 def test_sizes_are_shown_to_two_digits(count, text):
-    assert plan.in_bytes(count) == text
+    assert progress.format_bytes(count) == text
 
 
 @pytest.mark.parametrize("val_fraction", [0.001, 0.999])
@@ -67,8 +69,8 @@ def test_impossible_params_are_named(workdir, old, new, message):
         load("data", Params)
 
 
-def test_importing_the_stage_loads_no_heavy_library():
-    heavy = "{'numpy', 'torch', 'PIL', 'sklearn', 'webdataset'}"
-    code = f"import sys, stages.data.prepare, stages.data.reader; print({heavy} & set(sys.modules))"
+def test_importing_the_params_loads_no_heavy_library():
+    heavy = "{'torch', 'PIL', 'sklearn', 'webdataset'}"
+    code = f"import sys, stages.data.params; print({heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"

@@ -26,7 +26,7 @@ def fill_with_oddities(folder: Path) -> None:
     exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
     save(folder / "odd/rotated.jpg", exif=exif)
     save(folder / "odd/cmyk.jpg", halves().convert("CMYK"))
-    save(folder / "odd/deep/grey16.png", Image.fromarray(np.full((20, 20), 128 * 257, np.uint16)))
+    save(folder / "odd/deep/gray16.png", Image.fromarray(np.full((20, 20), 128 * 257, np.uint16)))
     clear = Image.new("RGBA", (20, 20), (0, 0, 255, 0))
     save(folder / "odd/palette.png", clear.quantize(4))
     save(folder / "odd/animated.gif", halves("lime", "lime"), save_all=True, append_images=[halves("red", "red")])
@@ -93,7 +93,7 @@ def test_good_images_are_all_there_with_their_classes(oddities):
     facts, samples = image_facts(oddities), by_name(oddities)
     assert facts["classes"] == ["odd", "plain"]
     odd = {name for name in samples if name.startswith("odd/")}
-    good = "animated.gif banner.webp cmyk.jpg deep/grey16.png one.png palette.png rotated.jpg whole.jpg"
+    good = "animated.gif banner.webp cmyk.jpg deep/gray16.png one.png palette.png rotated.jpg whole.jpg"
     assert odd == {f"odd/{name}" for name in good.split()}
     assert len(samples) == 16 == sum(facts["splits"][split]["images"] for split in ("train", "val"))
     assert all(fields["cls"] == (b"0" if name in odd else b"1") for name, fields in samples.items())
@@ -101,16 +101,16 @@ def test_good_images_are_all_there_with_their_classes(oddities):
 
 
 @pytest.mark.parametrize(
-    ("name", "colour"),
+    ("name", "color"),
     [
-        ("odd/deep/grey16.png", (128, 128, 128)),
+        ("odd/deep/gray16.png", (128, 128, 128)),
         ("odd/palette.png", (255, 255, 255)),
         ("odd/animated.gif", (0, 255, 0)),
         ("odd/one.png", (255, 0, 0)),
     ],
 )
-def test_every_kind_of_file_becomes_the_rgb_that_a_viewer_shows(oddities, name, colour):
-    assert (pixels(by_name(oddities)[name]) == colour).all()
+def test_every_kind_of_file_becomes_the_rgb_that_a_viewer_shows(oddities, name, color):
+    assert (pixels(by_name(oddities)[name]) == color).all()
 
 
 def test_exif_orientation_is_applied(oddities):
@@ -118,7 +118,7 @@ def test_exif_orientation_is_applied(oddities):
     assert (np.abs(rotated[0] - (255, 0, 0)) < 20).all() and (np.abs(rotated[-1] - (0, 0, 255)) < 20).all()
 
 
-def test_cmyk_keeps_its_colours(oddities):
+def test_cmyk_keeps_its_colors(oddities):
     cmyk = pixels(by_name(oddities)["odd/cmyk.jpg"])
     assert (np.abs(cmyk[:, 0] - (255, 0, 0)) < 20).all() and (np.abs(cmyk[:, -1] - (0, 0, 255)) < 20).all()
 

@@ -1,4 +1,4 @@
-"""The noise behind decoded images: a function of the seed and the image's own codes.
+"""Noise of stochastic decoders: a function of the seed and of the codes of the image.
 
 Run: uv run pytest tests/test_decode_noise.py
 """
@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from stages.decoder.noise import normal, seeds_of, uniform
+from stages.decoder.decoder import normal, seeds_of, uniform
 
 CODES = torch.randint(256, (40, 16), generator=torch.Generator().manual_seed(0))
 
@@ -30,7 +30,7 @@ def test_the_seeds_stay_the_same_on_every_machine():
     assert seeds_of(torch.arange(4)[None], None).tolist() == [3482909676761380063]
 
 
-def test_one_number_is_drawn_from_the_generator_whatever_the_batch():
+def test_one_number_is_drawn_from_the_generator_for_any_batch():
     after = []
     for count in (1, 40):
         source = generator(0)
@@ -40,7 +40,7 @@ def test_one_number_is_drawn_from_the_generator_whatever_the_batch():
 
 
 @pytest.mark.parametrize("draw", [normal, uniform])
-def test_a_row_of_noise_does_not_depend_on_its_batch(draw):
+def test_the_noise_of_an_image_does_not_depend_on_its_batch(draw):
     seeds = seeds_of(CODES, None)
     whole = draw(seeds, (3, 5), "cpu")
     assert whole.shape == (40, 3, 5) and whole.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The diffusion decoder on the toy: it learns, decodes by seed and codes, resumes, and refuses what cannot be.
+"""The diffusion decoder on the toy: it learns, decodes by seed and codes, resumes, and refuses impossible params.
 
 Run: uv run pytest tests/test_diffusion.py
 """
@@ -15,23 +15,20 @@ from safetensors.torch import load_file
 
 from stages.core.errors import UserError
 from stages.data.reader import ImageSplit
-from stages.decoder.diffusion import denoise
+from stages.decoder.decoder import load_decoder
+from stages.decoder.diffusion_training import TimedDiscriminator, denoise
 from stages.decoder.flow import Flow
-from stages.decoder.model import load_decoder
-from stages.decoder.trajectory import TimedDiscriminator
+from stages.decoder.params import load_params
 
-TRAIN = "stages.decoder.train --name diffusion --images data/images --encoder data/encoder"
-TRAIN += " --codebook data/codebook/kmeans --palette data/palette/diffusion"
-TRAIN += " --out data/decoder/kmeans-diffusion --report reports/decoder/kmeans-diffusion"
-PALETTE = "stages.palette.pick --name diffusion --codebooks data/codebook --out data/palette/diffusion"
+PICK, TRAIN = (toys.COMMANDS[name].replace("onestep", "diffusion") for name in ("pixel_tokenizer", "decoder"))
 CHANGES = {"gan": {"start_step": 10, "width": 8}, "optim": {"total_steps": 40, "eval_every": 10, "lr_peak": 0.01}}
-# Every rung of the paper's ladder that is not the default, at once.
-LADDER = {
+# Every ablation of the paper that is not the default, at once.
+ABLATION = {
     "conditioning": "adagn",
     "flow": {"gamma": 1.0, "output": "velocity", "path": "cosine", "times": "uniform"},
     "sampling": {"steps": 2, "spacing": "linear"},
     "perceptual_weight": 0.0,
-    "gan": {"start_step": 0, "pairs": "plain"},
+    "gan": {"start_step": 0, "context": "plain"},
     "optim": {"total_steps": 3},
 }
 
@@ -46,7 +43,7 @@ def trained(toy, tmp_path_factory):
 
 def train(root, changes: dict, **more: dict) -> None:
     toys.write_params(root, {"decoder": {"diffusion": changes}, **more})
-    toys.run_line(PALETTE, root)
+    toys.run_line(PICK, root)
     toys.run_line(TRAIN, root)
 
 
@@ -60,79 +57,81 @@ def codes(trained):
     return np.load(trained / "data/tokens/kmeans/val.npy")[0]
 
 
-def test_it_learns_to_draw_what_the_codes_say(trained, decoder, codes):
+def test_it_learns_to_decode_the_codes(trained, decoder, codes):
     curves = trained / "reports/decoder/kmeans-diffusion/plots/metrics"
     psnr = [float(row.split("\t")[1]) for row in (curves / "train/psnr_db.tsv").read_text().splitlines()[1:]]
     assert psnr[-1] > psnr[0] + 1 and {p.stem for p in curves.glob("*.tsv")} >= {"score", "r1", "discriminator"}
     val = ImageSplit(trained / "data/images", "val").read(range(len(codes))).astype(float)
-    made = decoder.decode(codes).astype(float)
-    assert np.abs(made - val).mean() < np.abs(made - val[::-1]).mean()
+    decoded = decoder.decode(codes).astype(float)
+    assert np.abs(decoded - val).mean() < np.abs(decoded - val[::-1]).mean()
 
 
 def test_decoding_gives_uint8_images_in_any_number_of_steps(decoder, codes):
-    for one in (decoder, decoder.in_steps(1), decoder.in_steps(5)):
+    for one in (decoder, decoder.with_steps(1), decoder.with_steps(5)):
         images = one.decode(codes[:3])
         assert images.shape == (3, 16, 16, 3) and images.dtype == np.uint8
-    assert np.array_equal(decoder.decode(codes[:3]), decoder.in_steps(3).decode(codes[:3])), "the config's three"
+    assert np.array_equal(decoder.decode(codes[:3]), decoder.with_steps(3).decode(codes[:3])), "the config's three"
     with pytest.raises(UserError, match="at least 1"):
-        decoder.in_steps(0)
+        decoder.with_steps(0)
 
 
-def test_a_seed_and_codes_make_the_same_image_and_another_seed_another(decoder, codes):
+def test_equal_seeds_and_codes_give_equal_images_and_another_seed_another(decoder, codes):
     def drawn(seed: int, part: np.ndarray) -> np.ndarray:
         return decoder.decode(part, torch.Generator().manual_seed(seed)).astype(int)
 
     assert np.array_equal(drawn(1, codes), drawn(1, codes))
     assert np.abs(drawn(1, codes) - drawn(2, codes)).mean() > 0.1
-    # Sums of convolutions are ordered by the batch's size: at most one grey level apart after rounding.
+    # Sums of convolutions are ordered by the batch's size: at most one gray level apart after rounding.
     assert np.abs(drawn(1, codes)[4:5] - drawn(1, codes[4:5])).max() <= 1
 
 
-def test_the_artefact_knows_the_variance_of_its_pixels_and_how_to_sample(trained):
+def test_the_artifact_knows_the_variance_of_its_pixels_and_how_to_sample(trained):
     config = json.loads((trained / "data/decoder/kmeans-diffusion/config.json").read_text())
     images = ImageSplit(trained / "data/images", "train")
     pixels = images.read(range(len(images))) / 127.5 - 1
     assert config["flow"]["variance"] == pytest.approx(pixels.var(), rel=1e-6)
-    assert config["sampling"] == {"steps": 3, "spacing": "log"} and config["decoder"] == "diffusion"
+    assert config["sampling"] == {"steps": 3, "spacing": "log"} and config["kind"] == "diffusion"
 
 
-def test_every_rung_of_the_ladder_is_a_matter_of_params(trained, tmp_path):
+def test_every_ablation_of_the_paper_is_a_matter_of_params(trained, tmp_path):
     root = tmp_path / "toy"
     shutil.copytree(trained, root)
-    train(root, LADDER)
+    train(root, ABLATION)
     config = load_decoder(root / "data/decoder/kmeans-diffusion").config
     assert config["conditioning"] == "adagn" and config["flow"]["output"] == "velocity"
-    train(root, {**LADDER, "gan": {"weight": 0.0, "start_step": 0}})
+    train(root, {**ABLATION, "gan": {"weight": 0.0, "start_step": 0}})
     assert not (root / "reports/decoder/kmeans-diffusion/plots/metrics/discriminator.tsv").exists()
 
 
-def test_a_rung_that_differs_in_its_sampling_alone_has_the_same_weights(trained, tmp_path):
+def test_decoders_that_differ_in_sampling_alone_have_the_same_weights(trained, tmp_path):
     shutil.copytree(trained, root := tmp_path / "toy")
-    short = {**toys.PAINTER, "gan": {"start_step": 2, "width": 8}, "optim": {**toys.OPTIM, "total_steps": 4}}
+    short = {**toys.CONV, "gan": {"start_step": 2, "width": 8}, "optim": {**toys.OPTIM, "total_steps": 4}}
     names, found = ("diffusion", "diffusion_linear"), []
-    toys.write_params(root, {"decoder": dict.fromkeys(names, short)})
+    params = load_params("diffusion", toys.write_params(root, {"decoder": {"diffusion": short}})).model_dump()
+    linear = {**params, "sampling": {**params["sampling"], "spacing": "linear"}}
+    toys.write_params(root, {"decoder": {"diffusion": short, "diffusion_linear": linear}})
     for name in names:
-        for line in (PALETTE, TRAIN):
+        for line in (PICK, TRAIN):
             toys.run_line(line.replace("diffusion", name), root)
-        made = root / f"data/decoder/kmeans-{name}"
-        found.append((load_decoder(made).config["sampling"]["spacing"], (made / "model.safetensors").read_bytes()))
+        out = root / f"data/decoder/kmeans-{name}"
+        found.append((load_decoder(out).config["sampling"]["spacing"], (out / "model.safetensors").read_bytes()))
     assert [spacing for spacing, _ in found] == ["log", "linear"] and found[0][1] == found[1][1]
 
 
-def test_a_killed_training_goes_on_to_the_same_bytes(trained, tmp_path, monkeypatch):
-    from stages.core.game import Game
+def test_a_killed_training_resumes_to_the_same_bytes(trained, tmp_path, monkeypatch):
+    from stages.core.gan_trainer import GanTrainer
 
-    root, whole = tmp_path / "toy", Game.step
+    root, whole = tmp_path / "toy", GanTrainer.step
 
     def interrupted(self, now, *rest):
         if now == 20:
             raise KeyboardInterrupt
         return whole(self, now, *rest)
 
-    shutil.copytree(trained, root)
+    shutil.copytree(trained, root, ignore=shutil.ignore_patterns("scratch"))
     shutil.rmtree(root / "data/decoder")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Game, "step", interrupted)
+        patch.setattr(GanTrainer, "step", interrupted)
         train(root, CHANGES, machine={"checkpoint_secs": 0})
     assert not (root / "data/decoder/kmeans-diffusion").exists()
     toys.run_line(TRAIN, root)
@@ -141,7 +140,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(trained, tmp_path, monkeypa
 
 def test_a_non_finite_loss_stops_training_with_step_and_batch(trained, tmp_path):
     root = tmp_path / "toy"
-    shutil.copytree(trained, root)
+    shutil.copytree(trained, root, ignore=shutil.ignore_patterns("scratch"))
     shutil.rmtree(root / "data/decoder")
     with pytest.raises(UserError, match=r"non-finite loss or gradient at step \d+, on the batch \['0"):
         train(root, {"optim": {"lr_peak": 1e30, "warmup_steps": 0}})
@@ -149,10 +148,10 @@ def test_a_non_finite_loss_stops_training_with_step_and_batch(trained, tmp_path)
 
 
 @pytest.mark.parametrize("factor", [float("nan"), 1e37])
-def test_a_discriminator_that_says_nonsense_leaves_finite_weights(trained, tmp_path, monkeypatch, factor):
+def test_a_broken_discriminator_leaves_finite_weights(trained, tmp_path, monkeypatch, factor):
     shutil.copytree(trained, root := tmp_path / "toy")
     sane = TimedDiscriminator.forward
-    monkeypatch.setattr(TimedDiscriminator, "forward", lambda self, *seen: sane(self, *seen) * factor)
+    monkeypatch.setattr(TimedDiscriminator, "forward", lambda self, *inputs: sane(self, *inputs) * factor)
     train(root, {"gan": {"start_step": 2, "width": 8}, "optim": {"total_steps": 8, "eval_every": 4}})
     weights = load_file(root / "data/decoder/kmeans-diffusion/model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())
@@ -163,41 +162,41 @@ def test_a_discriminator_that_says_nonsense_leaves_finite_weights(trained, tmp_p
     [({"perceptual_blocks": [9]}, "0 to 1"), ({"gan": {"start_step": 12}}, "start_step = 12: expected fewer than"),
      ({"flow": {"gamma": 0.0}}, "flow.gamma = 0.0"), ({"sampling": {"steps": 0}}, "sampling.steps = 0")],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(trained, tmp_path, changes, said):
+def test_impossible_params_are_refused(trained, tmp_path, changes, said):
     (tmp_path / "data").symlink_to(trained / "data")
     toys.write_params(tmp_path, {"decoder": {"diffusion": changes}})
     with pytest.raises(UserError, match=said):
         toys.run_line(TRAIN, tmp_path)
 
 
-@pytest.mark.parametrize("pairs", ["trajectory", "plain"])
-def test_the_discriminator_sees_the_noisy_image_and_its_time_or_nothing(pairs):
+@pytest.mark.parametrize("context", ["trajectory", "plain"])
+def test_the_discriminators_context_is_the_noisy_image_and_its_time_or_nothing(context):
     class TrueVelocity:
-        """Knows where a pixel of 0.5 is going."""
+        """The exact velocity of images whose pixels are all 0.5."""
 
         flow = Flow(0.6, 0.25, "velocity", 0.15, "rectified")
 
         def __call__(self, x_t, t, codes):
-            self.seen = x_t, t
+            self.inputs = x_t, t
             signal = 0.6 * torch.full_like(x_t, 0.5)
             return (x_t - signal) / t[:, None, None, None]
 
     params = SimpleNamespace(
-        flow=SimpleNamespace(times="uniform", time_mean=0.0, time_std=1.0), gan=SimpleNamespace(pairs=pairs)
+        flow=SimpleNamespace(times="uniform", time_mean=0.0, time_std=1.0), gan=SimpleNamespace(context=context)
     )
     network, pixels = TrueVelocity(), torch.full((64, 3, 4, 4), 0.5)
-    painted = denoise(network, pixels, torch.zeros(64, 1, dtype=torch.long), params)
-    torch.testing.assert_close(painted.made, pixels, atol=1e-4, rtol=0)
-    assert float(painted.loss) < 1e-6, "the velocity that leads there has no loss"
-    x_t, t = network.seen
-    if pairs == "trajectory":
-        assert torch.equal(painted.context[0], network.flow.scaled(x_t, t)) and torch.equal(painted.context[1], t)
+    fake = denoise(network, pixels, torch.zeros(64, 1, dtype=torch.long), params)
+    torch.testing.assert_close(fake.pixels, pixels, atol=1e-4, rtol=0)
+    assert float(fake.loss) < 1e-6, "the velocity that leads there has no loss"
+    x_t, t = network.inputs
+    if context == "trajectory":
+        assert torch.equal(fake.context[0], network.flow.scaled(x_t, t)) and torch.equal(fake.context[1], t)
     else:
-        assert painted.context == ()
+        assert fake.context == ()
 
 
 class Still:
-    """Goes nowhere."""
+    """Velocity 0."""
 
     flow = Flow(0.6, 0.25, "velocity", 0.15, "rectified")
 
@@ -208,10 +207,10 @@ class Still:
 def test_two_processes_draw_the_times_and_noise_of_one(monkeypatch):
     params = SimpleNamespace(
         flow=SimpleNamespace(times="logit-normal", time_mean=0.8, time_std=1.0),
-        gan=SimpleNamespace(pairs="trajectory"),
+        gan=SimpleNamespace(context="trajectory"),
     )
     network = Still()
-    pixels, seen = torch.randn(6, 3, 4, 4), []
+    pixels, parts = torch.randn(6, 3, 4, 4), []
 
     def contexts(share: torch.Tensor) -> tuple[torch.Tensor, ...]:
         torch.manual_seed(0)
@@ -221,5 +220,5 @@ def test_two_processes_draw_the_times_and_noise_of_one(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
-        seen.append(contexts(pixels[3 * rank : 3 * rank + 3]))
-    assert all(torch.equal(torch.cat(parts), one) for parts, one in zip(zip(*seen, strict=True), whole, strict=True))
+        parts.append(contexts(pixels[3 * rank : 3 * rank + 3]))
+    assert all(torch.equal(torch.cat(two), one) for two, one in zip(zip(*parts, strict=True), whole, strict=True))

@@ -1,4 +1,4 @@
-"""`semtok doctor` finds what is wrong, says how to mend it, mends with --fix what a crash left, and never hangs.
+"""`semtok doctor` lists what is wrong with the command that helps, fixes with --fix what a crash left, never hangs.
 
 Run: uv run pytest tests/test_doctor.py      (-m slow: all of it on this very installation)
 """
@@ -6,17 +6,16 @@ Run: uv run pytest tests/test_doctor.py      (-m slow: all of it on this very in
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 import tiny
 from mini import run as run_in
 
-from pipeline import doctor, leftovers, locks, probes, repair, server
-from pipeline.probes import Finding
+from pipeline import cleanup, dvc_locks, environment, lockfile, server
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 SLOW = ("torch_gpus", "faiss_kmeans", "prefect_server")
@@ -28,9 +27,9 @@ def project(tmp_path_factory, tmp_path, monkeypatch):
     root = tiny.project(tmp_path_factory, tmp_path / "project")
     (root / ".dvc/config").write_text((tiny.ROOT / ".dvc/config").read_text() + "    no_scm = true\n")
     monkeypatch.chdir(root)
-    repair.keep()
+    lockfile.keep_copy()
     for name in SLOW:
-        monkeypatch.setattr(probes, name, list)
+        monkeypatch.setattr(environment, name, list)
     monkeypatch.setattr(server, "answers", lambda: False)
     monkeypatch.setattr(server, "api_url", lambda: "http://127.0.0.1:1/api")
     return root
@@ -51,24 +50,24 @@ def test_a_project_in_order(project):
     found = ask(project)
     assert {subject: [state for state, _ in lines] for subject, lines in found.items()} == {
         "python": ["ok"], "packages": ["ok"], "git": ["warn"], "dvc": ["ok"], "data": ["ok"], "dvc cache": ["ok", "ok"],
-        "damage": ["ok"], "scratch": ["ok"], "prefect": ["warn"],
+        "issues": ["ok"], "scratch": ["ok"], "prefect": ["warn"],
     }  # fmt: skip
     assert found["git"][0][1].endswith("→ git init") and found["prefect"][0][1].endswith("→ semtok ui")
     assert "MB, files come out as reflink or copy" in found["dvc cache"][1][1]
     assert "torch" in found["packages"][0][1] and "prefect" in found["packages"][0][1]
 
 
-def test_a_cut_lockfile_and_damaged_claims_fail_until_they_are_fixed(project):
+def test_a_cut_lockfile_and_corrupt_claims_fail_until_they_are_fixed(project):
     text = (project / "dvc.lock").read_text()
     (project / "dvc.lock").write_text(text[:300])
-    locks.CLAIMS.write_text("{")
-    found = ask(project, status=1)["damage"]
+    dvc_locks.CLAIMS.write_text("{")
+    found = ask(project, status=1)["issue"]
     assert [state for state, _ in found] == ["FAIL", "FAIL"] and all(
         "→ semtok doctor --fix" in line for _, line in found
     )
     assert (project / "dvc.lock").read_text() == text[:300], "nothing is changed without --fix"
     assert [state for state, _ in ask(project, "--fix")["repaired"]] == ["ok", "ok"]
-    assert (project / "dvc.lock").read_text() == text and ask(project)["damage"][0][0] == "ok"
+    assert (project / "dvc.lock").read_text() == text and ask(project)["issues"][0][0] == "ok"
 
 
 def test_a_merge_conflict_is_a_failure_that_names_the_command(project):
@@ -77,19 +76,19 @@ def test_a_merge_conflict_is_a_failure_that_names_the_command(project):
     assert state == "FAIL" and "git checkout --ours dvc.lock" in line
 
 
-def test_while_dvc_is_at_work_nothing_is_looked_at(project):
+def test_while_dvc_is_at_work_nothing_is_checked(project):
     from dvc.lock import make_lock
 
     (project / "dvc.lock").write_text("")
-    with make_lock(str(locks.DVC_LOCK)):
-        assert ask(project, "--fix")["damage"] == [
-            ("warn", "a DVC process is at work: look again when it has finished")
+    with make_lock(str(dvc_locks.DVC_LOCK)):
+        assert ask(project, "--fix")["issue"] == [
+            ("warn", "a DVC process is running: check again when it has finished")
         ]
     assert (project / "dvc.lock").read_text() == ""
 
 
-def test_unfinished_artefacts_without_a_writer_are_removed(project):
-    for name in ("data/.one.partial", "data/two/.p.partial", "data/.other.partial"):
+def test_unfinished_artifacts_without_a_writer_are_removed(project):
+    for name in ("data/.one.partial", "data/two/.p.partial", "data/.other.old"):
         (project / name).mkdir()
         (project / name / "part.bin").write_bytes(b"1")
     (project / "data/three/.x.json.partial").write_text("{")
@@ -99,108 +98,88 @@ def test_unfinished_artefacts_without_a_writer_are_removed(project):
         writer.stdout.readline()
         (project / "scratch/locks/data-two-p").write_text(str(writer.pid))
         names = [line.split(":")[0] for _, line in ask(project)["unfinished"]]
-        assert names == ["data/.one.partial", "data/.other.partial", "data/three/.x.json.partial"]
+        assert names == ["data/.one.partial", "data/.other.old", "data/three/.x.json.partial"]
         assert len(ask(project, "--fix")["removed"]) == 3
         writer.kill()
     assert not (project / "data/.one.partial").exists() and (project / "data/two/.p.partial").exists()
     assert [line.split(":")[0] for _, line in ask(project)["unfinished"]] == ["data/two/.p.partial"]
 
 
-def test_unfinished_work_is_listed_with_size_and_age(project):
-    for task, days in (("features", 0.1), ("decoder-x", 40)):
-        folder = project / "scratch" / task / "0123456789abcdef"
-        folder.mkdir(parents=True)
-        (folder / "state").write_bytes(bytes(2_000_000))
-        os.utime(folder / "state", (time.time() - days * 86400,) * 2)
-    for no_work in ("durations", "trainings"):
-        (project / "scratch" / no_work).mkdir()
-    old, young = ask(project)["scratch"]
-    assert old == ("warn", "scratch/decoder-x: 2.0 MB of unfinished work, 40 days old → rm -r scratch/decoder-x")
-    assert young == ("ok", "scratch/features: 2.0 MB of unfinished work, 2 hours old; the same stage goes on from it")
+def add_training(project, key: str, published: dict | None = None, days: float = 0.1) -> None:
+    """Checkpoints of a training; of a finished one if it has published an artifact."""
+    folder = project / "scratch/decoder-x" / key
+    folder.mkdir(parents=True)
+    (folder / "state").write_bytes(bytes(2_000_000))
+    if published:
+        (folder / "published.json").write_text(json.dumps(published))
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - days * 86400,) * 2)
+
+
+def test_trainings_are_listed_with_size_age_and_what_removes_them(project):
+    assert ask(project)["scratch"] == [("ok", "no checkpoints")]
+    add_training(project, "0123")
+    add_training(project, "4567", days=40)
+    (project / "scratch/durations/x").mkdir(parents=True)
+    where = "resumes from it under the same params, inputs and code → rm -r scratch/decoder-x"
+    assert ask(project, "--fix")["scratch"] == [
+        ("ok", f"scratch/decoder-x/0123: 2.0 MB, 2 hours old; unfinished; its stage {where}/0123"),
+        ("warn", f"scratch/decoder-x/4567: 2.0 MB, 40 days old; unfinished; its stage {where}/4567"),
+    ]
+
+
+def test_checkpoints_are_removed_once_dvc_has_recorded_the_very_artifact_and_no_others(project):
+    md5 = lockfile.recorded_outputs((project / "dvc.lock").read_text())["data/three"]
+    add_training(project, "finished", {"out": "data/three", "md5": md5})
+    add_training(project, "other_artifact", {"out": "data/three", "md5": f"{'0' * 32}.dir"})
+    add_training(project, "unknown_output", {"out": "data/four", "md5": md5})
+    add_training(project, "unfinished")
+    found = dict(line.partition("; ")[::2] for _, line in ask(project)["scratch"])
+    states = {line.split(":")[0].rpartition("/")[2]: state for line, state in found.items()}
+    assert states["finished"] == "finished and recorded by DVC → semtok doctor --fix"
+    assert states["other_artifact"].startswith("finished; its stage resumes from it")
+    assert states["unfinished"].startswith("unfinished; ")
+    removed = [line for _, line in ask(project, "--fix")["removed"]]
+    assert removed == ["scratch/decoder-x/finished: DVC has recorded its artifact"]
+    left = sorted(path.name for path in (project / "scratch/decoder-x").iterdir())
+    assert left == ["other_artifact", "unfinished", "unknown_output"]
+    (project / "dvc.lock").unlink()
+    assert cleanup.remove_accepted() == []
 
 
 def test_dvcs_settings_are_those_that_are_committed(project):
     (project / ".dvc/config.local").write_text("[core]\n    autostage = true\n    hardlink_lock = true\n")
     assert ask(project)["dvc"] == [
         ("warn", "core.autostage is not false → dvc config core.autostage false"),
-        ("warn", "core.hardlink_lock is on: DVC at work cannot be seen → dvc config core.hardlink_lock false"),
+        ("warn", "core.hardlink_lock is on, which hides running DVC processes → dvc config core.hardlink_lock false"),
     ]  # fmt: skip
 
 
 def test_without_dvc_it_fails_with_the_command(project):
     shutil.rmtree(project / ".dvc")
     found = ask(project, status=1)
-    assert found["dvc"] == [("FAIL", "not initialised → dvc init")]
+    assert found["dvc"] == [("FAIL", "not initialized → dvc init")]
     assert not (project / ".dvc").exists()
 
 
 def test_impossible_params_are_failures(project):
-    shutil.copytree(tiny.ROOT / "stages", "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(tiny.ROOT / "params.yaml", "params.yaml")
-    assert doctor.params() == [Finding("ok", "params.yaml", "every value is possible")]
-    text = (tiny.ROOT / "params.yaml").read_text()
-    (project / "params.yaml").write_text(
-        text.replace("num_codes: 256", "num_codes: -1", 1).replace("views: 8", "views: x")
-    )
-    found = doctor.params()
-    assert {finding.state for finding in found} == {"FAIL"}
-    keys = [finding.text.split()[1] for finding in found]
-    assert keys == ["codebook.kmeans.num_codes", "codebook.kmeans_random.num_codes", "tokens.views"]
+    tiny.add_check(project)
+    assert ask(project)["params.yaml"] == [("ok", "every value is possible")]
+    (project / "params.yaml").write_text(tiny.PARAMS.replace("seed: 0, rate", "seed: -1, rate").replace("0.5", "x"))
+    assert ask(project, status=1)["params.yaml"] == [
+        ("FAIL", "params.yaml: first.seed = -1: expected 0 or more → semtok set KEY=VALUE"),
+        ("FAIL", "params.yaml: second.low = 'x': expected a number → semtok set KEY=VALUE"),
+    ]
 
 
 def test_a_check_that_breaks_is_a_failure_and_the_others_go_on(project, monkeypatch):
-    monkeypatch.setattr(probes, "interpreter", lambda: 1 / 0)
+    monkeypatch.setattr(environment, "interpreter", lambda: 1 / 0)
     found = ask(project, status=1)
     assert found["python"] == [("FAIL", "ZeroDivisionError: division by zero")] and "prefect" in found
 
 
-def test_a_full_disk_is_warned_of(monkeypatch, tmp_path):
-    monkeypatch.setattr(probes.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_234_000_000))
-    [finding] = probes.disk({"data": tmp_path / "not/yet/there"})
-    assert finding.state == "warn" and finding.text == "1.2 GB free" and "dvc gc" in finding.fix
-
-
-@pytest.mark.parametrize(
-    ("code", "said"),
-    [
-        ("raise TypeError('Body() got an unexpected argument')", "TypeError: Body() got an unexpected argument"),
-        ("import os; os.abort()", "ended with status -6"),
-        ("import time; time.sleep(60)", "no answer in 0.5 s"),
-        ("import no_such_package", "No module named 'no_such_package'"),
-    ],
-)  # fmt: skip
-def test_a_package_that_breaks_hangs_or_crashes_is_a_failure_and_no_more(code, said, monkeypatch):
-    monkeypatch.setattr(probes, "PROBE_SECS", 0.5 if "sleep" in code else 30)
-    answer, [finding] = probes.ask("it", code, "uv sync")
-    assert answer is None and finding.state == "FAIL" and said in finding.text and finding.fix == "uv sync"
-
-
-@pytest.mark.parametrize(
-    ("check", "gpus", "driver", "state", "said"),
-    [
-        (probes.torch_gpus, [], False, "ok", "no GPU"),
-        (probes.torch_gpus, [], True, "warn", "torch sees no GPU"),
-        (probes.torch_gpus, ["H200, 139 GiB"], True, "ok", "H200, 139 GiB"),
-        (probes.faiss_kmeans, 0, False, "ok", "works on the CPU"),
-        (probes.faiss_kmeans, 0, True, "warn", "faiss sees no GPU"),
-        (probes.faiss_kmeans, 2, True, "ok", "works on 2 GPUs"),
-    ],
-)
-def test_a_gpu_that_torch_or_faiss_does_not_see_is_warned_of(check, gpus, driver, state, said, monkeypatch):
-    monkeypatch.setattr(probes, "ask", lambda *_: (gpus, []))
-    monkeypatch.setattr(probes.shutil, "which", lambda _: "/usr/bin/nvidia-smi" if driver else None)
-    [finding] = check()
-    assert finding.state == state and said in finding.text
-
-
-def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setattr(probes, "installed", lambda name: "" if name in ("timm", "faiss-gpu") else "1.0")
-    [finding] = probes.packages()
-    assert (finding.state, finding.text, finding.fix) == ("FAIL", "not installed: timm", "uv sync")
-
-
 def test_runs_whose_process_is_gone_are_set_to_crashed_and_no_others(server, tmp_path):
-    host, dead = leftovers.socket.gethostname(), subprocess.Popen(["true"])
+    host, dead = socket.gethostname(), subprocess.Popen(["true"])
     dead.wait()
     flow = server.ask("flows/", {"name": "semtok"})
     running = {"type": "RUNNING", "name": "Running"}
@@ -217,8 +196,8 @@ def test_runs_whose_process_is_gone_are_set_to_crashed_and_no_others(server, tmp
     others = [begin(f"pid:{os.getpid()}", f"host:{host}"), begin(f"pid:{dead.pid}", "host:elsewhere"), begin()]
 
     def look(fix: bool) -> list[list[str]]:
-        code = "import json; from pipeline import leftovers as l"
-        code += f"; print(json.dumps([[f.state, f.text] for f in l.flow_runs({fix})]))"
+        code = "import json; from pipeline import flow_runs as l"
+        code += f"; print(json.dumps([[f.state, f.text] for f in l.dead_runs({fix})]))"
         done = run_in([sys.executable, "-W", "ignore", "-c", code], tmp_path, PYTHONPATH=str(tiny.ROOT), **server.env)
         return json.loads(done.stdout)
 
@@ -231,7 +210,7 @@ def test_runs_whose_process_is_gone_are_set_to_crashed_and_no_others(server, tmp
     assert word == "ok" and "set to Crashed" in text
     assert state("flow_runs", left) == state("task_runs", task["id"]) == "CRASHED"
     assert {state("flow_runs", other) for other in others} == {"RUNNING"}
-    assert "no run was left behind" in look(fix=False)[0][1]
+    assert "no run of a dead process" in look(fix=False)[0][1]
 
 
 @pytest.mark.slow

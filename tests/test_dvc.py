@@ -44,9 +44,9 @@ def project(tmp_path_factory):
     return root
 
 
-AFTER_CODEBOOK = {
-    "codebook", "palette", "tokens", "anatomy", "decoder", "generator", "samples", "stability", "evaluate", "sweep",
-    "resolution", "report",
+AFTER_DECODER = {"decoder", "reconstruction", "generation", "decoding_steps", "resolution_transfer", "report"}
+AFTER_CODEBOOK = AFTER_DECODER | {
+    "codebook", "pixel_tokenizer", "tokens", "code_analysis", "noise_robustness", "generator", "samples",
 }  # fmt: skip
 
 
@@ -54,12 +54,12 @@ AFTER_CODEBOOK = {
     ("changes", "expected"),
     [
         ({"codebook": {"kmeans": {"num_codes": 6}}}, AFTER_CODEBOOK),
-        ({"samples": {"ar": {"temperature": 0.8}}}, {"samples@kmeans-ar", "evaluate", "report"}),
+        ({"samples": {"ar": {"temperature": 0.8}}}, {"samples@kmeans-ar", "generation", "report"}),
         (
             {"generator": {"masked": {"seed": 3}}},
-            {"generator@kmeans-masked", "samples@kmeans-masked", "evaluate", "report"},
+            {"generator@kmeans-masked", "samples@kmeans-masked", "generation", "report"},
         ),
-        ({"decoder": {"onestep": {"blocks": 2}}}, {"decoder", "evaluate", "sweep", "resolution", "report"}),
+        ({"decoder": {"onestep": {"blocks": 2}}}, AFTER_DECODER),
         ({"machine": {"num_workers": 1, "infer_batch_size": 7, "checkpoint_secs": 5.0}}, set()),
     ],
     ids=lambda value: str(value),
@@ -93,14 +93,19 @@ def test_metrics_plots_and_experiments_show_the_same_numbers(project):
         return subprocess.run(["dvc", *arguments], cwd=project, capture_output=True, text=True, check=True).stdout
 
     metrics = dvc("metrics", "show")
-    assert "reports/evaluate/kmeans-onestep/metrics.json" in metrics and "agreement" in metrics
+    assert "reports/reconstruction/kmeans-onestep/metrics.json" in metrics and "class_accuracy" in metrics
     dvc("plots", "show")
     assert (project / "dvc_plots/index.html").is_file()
 
 
-def test_a_tokenizer_more_reruns_nothing_that_exists_but_the_copying_of_palettes(project):
+def test_one_more_tokenizer_reruns_nothing_that_exists_except_the_choice_of_pixel_tokenizers(project):
     toys.write_params(project, {"tokenizers": ["kmeans", "cluster"]})
     ran, text = repro(project)
-    assert {name for name in ran if "cluster" not in name} == {"palette@onestep", "report"}, text
-    assert {"codebook@cluster", "generator@cluster-ar", "evaluate@cluster-onestep", "stability@cluster"} < {*ran}
+    assert {name for name in ran if "cluster" not in name} == {"pixel_tokenizer@onestep", "report"}, text
+    assert {
+        "codebook@cluster",
+        "generator@cluster-ar",
+        "reconstruction@cluster-onestep",
+        "noise_robustness@cluster",
+    } < {*ran}
     assert repro(project)[0] == []

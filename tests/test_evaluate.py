@@ -1,17 +1,29 @@
-"""The evaluate stage on a toy pipeline. Run: pytest tests/test_evaluate.py"""
+"""The stages reconstruction and generation on a toy pipeline. Run: pytest tests/test_evaluate.py"""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from scoring import PARAMS, REFERENCE, write_reference
-from toy_pipeline import MACHINE, PatchDecoder, train_judge, write_image_artefact, write_samples
+from PIL import Image
+from safetensors.torch import save_file
+from scoring import GENERATION, RECONSTRUCTION, REFERENCE, inputs_of, write_classifier, write_reference
+from torch_fidelity import calculate_metrics
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from toy_pipeline import MACHINE, PatchDecoder, write_image_artifact, write_samples
 
+from stages.core import artifact
 from stages.core.errors import UserError
 from stages.data.reader import ImageSplit
-from stages.evaluate.score import Params, check, score
+from stages.evaluate import metrics
+from stages.evaluate.evaluator import Inputs, open_evaluator
+from stages.evaluate.extractors import ENCODER, InceptionExtractor, open_encoder, open_inception
+from stages.evaluate.score_generation import score_generators, score_real
+from stages.evaluate.score_reconstruction import score_originals, score_reconstructions, score_tokenizer
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -19,110 +31,85 @@ def toy(digits_toy):
     return digits_toy
 
 
-@pytest.fixture(autouse=True)
-def _patch_decoder(toy, monkeypatch):
-    monkeypatch.setattr("stages.decoder.model.load_decoder", lambda folder, device: PatchDecoder(toy.patches))
-
-
-def run(
-    toy, report: Path, params: Params = PARAMS, images: Path | None = None, generators: tuple[str, ...] = ("ar",),
-    judge: Path | None = None, reference: Path | None = None,
-) -> dict:  # fmt: skip
-    """metrics.json of one run."""
-    samples = check(reference or toy.reference, toy.codebook, toy.samples, list(generators), params)
-    score(
-        images or toy.images,
-        toy.encoder,
-        judge or toy.judge,
-        reference or toy.reference,
-        toy.codebook,
-        toy.root / "decoder",
-        samples,
-        report,
-        params,
-        MACHINE,
-    )
-    return json.loads((report / "metrics.json").read_text())
+def run(toy, inputs: Inputs, report: Path, generators: tuple[str, ...] = ("ar",)) -> tuple[dict, dict]:
+    """metrics.json of both stages, which report in folders of their names."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("score_reconstruction", "score_generation"):
+            patch.setattr(f"stages.evaluate.{module}.load_decoder", lambda folder, device: PatchDecoder(toy.patches))
+        score_tokenizer(inputs, toy.codebook, report / "reconstruction", RECONSTRUCTION, MACHINE)
+        score_generators(inputs, toy.samples, list(generators), report / "generation", GENERATION, MACHINE)
+    found = (report / stage / "metrics.json" for stage in ("reconstruction", "generation"))
+    return tuple(json.loads(path.read_text()) for path in found)
 
 
 @pytest.fixture(scope="module")
 def scored(toy, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.decoder.model.load_decoder", lambda folder, device: PatchDecoder(toy.patches))
-        report = tmp_path_factory.mktemp("report")
-        return report, run(toy, report)
+    report = tmp_path_factory.mktemp("report")
+    return report, *run(toy, inputs_of(toy), report)
 
 
-def test_figures_are_there_and_within_their_bounds(scored):
-    _, metrics = scored
-    assert set(metrics) == {"tokenizer", "val", "reconstruction", "ar", "protocol"}
-    assert metrics["val"]["agreement"] > 0.8
-    assert 5 < metrics["reconstruction"]["psnr_db"] < 30 and 0 < metrics["reconstruction"]["ssim"] < 1
-    for key in ("agreement", "precision[embedded]", "recall[embedded]"):
-        assert 0 <= metrics["ar"][key] <= 1 and metrics["ar"][f"{key}_std"] >= 0
+@pytest.fixture(scope="module")
+def evaluator(toy):
+    return open_evaluator(inputs_of(toy), MACHINE, CPU)
+
+
+def test_metrics_are_there_and_within_their_bounds(scored):
+    _, made, drawn = scored
+    assert set(made) == {"tokenizer", "val", "reconstruction", "protocol"}
     assert (
-        metrics["ar"]["gfid[embedded]"] > 0
-        and 1 <= metrics["ar"]["is[judge]"] <= 10
-        and metrics["ar"]["gfid[judge]"] > 0
+        set(drawn) == {"tokenizer", "val", "ar", "protocol"} and drawn["tokenizer"].items() < made["tokenizer"].items()
     )
-    assert metrics["ar"]["likelihood"]["val_perplexity"] == 7.4
-    usage = metrics["reconstruction"]["code_usage"]
+    assert made["val"]["class_accuracy"] > 0.8
+    assert 5 < made["reconstruction"]["psnr_db"] < 30 and 0 < made["reconstruction"]["ssim"] < 1
+    for key in ("class_accuracy", "precision[embedded]", "recall[embedded]"):
+        assert 0 <= drawn["ar"][key] <= 1 and drawn["ar"][f"{key}_std"] >= 0
+    assert drawn["ar"]["gfid[embedded]"] > 0 < drawn["ar"]["gfid[classifier]"]
+    assert 1 <= drawn["ar"]["is[classifier]"] <= 10
+    assert drawn["ar"]["likelihood"]["val_perplexity"] == 7.4
+    usage = made["reconstruction"]["code_usage"]
     assert 0 < usage["live_fraction"] <= 1 and 0 < usage["entropy_nats_std"] < 0.2 * usage["entropy_nats"]
-    assert metrics["val"]["neighbours"]["pixel"]["near_copies"] <= 0.03
-    assert 0 <= metrics["ar"]["near_copies[pixel]"] <= 1 and metrics["ar"]["near_copies[embedded]_std"] >= 0
+    assert made["val"]["neighbors"]["pixel"]["near_copies"] <= 0.03
+    assert 0 <= drawn["ar"]["near_copies[pixel]"] <= 1 and drawn["ar"]["near_copies[embedded]_std"] >= 0
 
 
 def test_every_group_has_its_protocol(scored, toy):
-    from stages.core import artefact
-
-    _, metrics = scored
-    entries = {entry["of"]: entry for entry in metrics["protocol"]}
-    assert set(entries) == set(metrics) - {"tokenizer", "protocol"} | {"as_samples"}
-    assert {of: entry["reference"] for of, entry in entries.items()} == {
-        "val": "train",
-        "reconstruction": "val",
-        "as_samples": "train",
-        "ar": "train",
-    }
-    assert all(artefact.digest(toy.images).startswith(entry["reference_digest"]) for entry in entries.values())
-    weights = artefact.sha256(toy.encoder / "model.safetensors")
-    assert all(entry["extractors"]["embedded"]["weights_sha256"] == weights for entry in entries.values())
-    assert all((entry["seed"], entry["pixel_px"]) == (PARAMS.seed, REFERENCE.pixel_px) for entry in entries.values())
-    assert all(entry["reference_seed"] == REFERENCE.seed for entry in entries.values())
-    assert entries["ar"]["seeds"] == [0, 1] and entries["ar"]["sampler"] == {"temperature": 1.0}
-    assert entries["ar"]["extractors"]["embedded"]["covariance"] == "full rank" and entries["ar"]["count"] == 60
+    _, made, drawn = scored
+    entries = [{entry["of"]: entry for entry in found["protocol"]} for found in (made, drawn)]
+    assert {of: entry["reference"] for of, entry in entries[0].items()} == {"val": "train", "reconstruction": "val"}
+    assert {of: entry["reference"] for of, entry in entries[1].items()} == {"val": "train", "ar": "train"}
+    weights = artifact.sha256(toy.encoder / "model.safetensors")
+    for entry in (*entries[0].values(), *entries[1].values()):
+        assert artifact.digest(toy.images).startswith(entry["reference_digest"])
+        assert entry["extractors"]["embedded"]["weights_sha256"] == weights
+        assert (entry["seed"], entry["pixel_px"]) == (RECONSTRUCTION.seed, REFERENCE.pixel_px)
+        assert entry["reference_seed"] == REFERENCE.seed
+    ar = entries[1]["ar"]
+    assert (ar["kid_subset_size"], ar["prc_neighbors"]) == (GENERATION.kid_subset_size, REFERENCE.prc_neighbors)
+    assert ar["seeds"] == [0, 1] and ar["sampler"] == {"temperature": 1.0}
+    assert ar["extractors"]["embedded"]["covariance"] == "full rank" and ar["count"] == 60
 
 
 def test_pictures_show_what_they_should(scored, toy):
-    from PIL import Image
-
-    report, _ = scored
-    sizes = {}
-    for path in report.glob("pictures/*.png"):
+    report, sizes = scored[0], {}
+    for path in report.glob("*/pictures/*.png"):
         with Image.open(path) as image:
-            sizes[path.name] = image.size
+            sizes[path.relative_to(report).as_posix().replace("/pictures/", " ")] = image.size
     line = 17 * 4  # 16 px and a gap, enlarged
-    assert sizes["reconstructions.png"] == (16 * line - 4, 4 * line - 4)
-    assert sizes["neighbours-ar.png"] == (6 * line - 4, 3 * line - 4)
-    assert sizes["samples-ar.png"][0] == 10 * line - 4
+    assert sizes["reconstruction reconstructions.png"] == (16 * line - 4, 4 * line - 4)
+    assert sizes["generation neighbors-ar.png"] == (6 * line - 4, 3 * line - 4)
+    assert sizes["generation samples-ar.png"][0] == 10 * line - 4
 
 
 def test_two_runs_give_the_same_bytes(scored, toy, tmp_path):
-    report, _ = scored
-    run(toy, tmp_path)
+    run(toy, inputs_of(toy), tmp_path)
     one, two = (
-        {path.relative_to(root): path.read_bytes() for path in root.rglob("*.*")} for root in (report, tmp_path)
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*.*")} for root in (scored[0], tmp_path)
     )
-    assert one == two and len(one) == 4
+    assert one == two and len(one) == 5
 
 
 def test_fid_equals_torch_fidelitys_own_command(toy):
     """The registered extractor works in calculate_metrics, gives our numbers, and FID(x, x) < 1e-3 (statement 28)."""
-    from torch_fidelity import calculate_metrics
-
-    from stages.core import likeness
-    from stages.encoder.space import EMBEDDED, open_embedded
-    from stages.evaluate import metrics
 
     class Pictures(torch.utils.data.Dataset):
         def __init__(self, split: str):
@@ -137,22 +124,19 @@ def test_fid_equals_torch_fidelitys_own_command(toy):
 
     train, val = Pictures("train"), Pictures("val")
     settings = {"fid": True, "kid": True, "kid_subset_size": 40, "cuda": False, "cache": False, "verbose": False,
-                "save_cpu_ram": True, "feature_extractor": EMBEDDED,
+                "save_cpu_ram": True, "feature_extractor": ENCODER,
                 "feature_extractor_weights_path": str(toy.encoder)}  # fmt: skip
     theirs = calculate_metrics(input1=val, input2=train, **settings)
-    space = open_embedded(toy.encoder, torch.device("cpu"))
+    extractor = open_encoder(toy.encoder, CPU)
     with torch.inference_mode():
-        one, other = (space.features(part.images.permute(0, 2, 3, 1).numpy())[0] for part in (val, train))
-    assert likeness.fid(one, other) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+        one, other = (extractor.features(part.images.permute(0, 2, 3, 1).numpy())[0] for part in (val, train))
+    assert metrics.fid(one, other) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
     assert metrics.kid(one, other, 40, seed=2020) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
-    assert abs(likeness.fid(one, one)) < 1e-3
+    assert abs(metrics.fid(one, one)) < 1e-3
     assert abs(calculate_metrics(input1=val, input2=val, **settings)["frechet_inception_distance"]) < 1e-3
 
 
-def test_agreement_of_perfect_reconstructions_is_the_judges_accuracy(toy):
-    from stages.evaluate.bench import set_up
-    from stages.evaluate.reconstruction import score_reconstruction
-
+def test_perfect_reconstructions_score_as_the_originals(toy, evaluator):
     class Perfect:
         num_codes = 2
 
@@ -163,71 +147,70 @@ def test_agreement_of_perfect_reconstructions_is_the_judges_accuracy(toy):
         def decode(self, codes, generator):
             return self.images
 
-    bench = set_up(toy.images, toy.encoder, toy.judge, toy.reference, PARAMS, MACHINE, torch.device("cpu"))
-    perfect = Perfect()
-    figures, *_ = score_reconstruction(ImageSplit(toy.images, "val"), perfect, perfect, bench)
-    assert figures["reconstruction"]["agreement"] == figures["val"]["agreement"]
-    assert figures["reconstruction"]["neighbours"] == figures["val"]["neighbours"]
-    assert figures["reconstruction"]["ssim"] == pytest.approx(1)
-    assert abs(figures["reconstruction"]["rfid[embedded]"]) < 1e-3 > abs(figures["reconstruction"]["rfid[judge]"])
+    perfect, val = Perfect(), ImageSplit(toy.images, "val")
+    found = score_reconstructions(val, perfect, perfect, evaluator, RECONSTRUCTION)
+    real = score_originals(val.labels, evaluator, RECONSTRUCTION)
+    assert found["class_accuracy"] == real["class_accuracy"] and found["neighbors"] == real["neighbors"]
+    assert found["ssim"] == pytest.approx(1)
+    assert abs(found["rfid[embedded]"]) < 1e-3 > abs(found["rfid[classifier]"])
 
 
-def test_real_val_images_are_scored_as_samples_would_be(toy, scored):
-    from stages.core import likeness
-    from stages.evaluate.bench import set_up
-    from stages.evaluate.generation import score_real
-
-    bench = set_up(toy.images, toy.encoder, toy.judge, toy.reference, PARAMS, MACHINE, torch.device("cpu"))
+def test_real_val_images_are_scored_as_samples_would_be(toy, evaluator, scored):
     val = ImageSplit(toy.images, "val")
-    sight = bench.look(val.read(range(len(val))))
-    everything = score_real(sight, val.labels, bench)["as_samples"]
-    wanted = likeness.fid(sight.features["judge"], bench.reference.sight.features["judge"])
-    assert everything["images"] == len(val) and everything["gfid[judge]"] == pytest.approx(wanted, rel=1e-6)
-    assert everything["agreement"] == pytest.approx(scored[1]["val"]["agreement"])
-    assert scored[1]["val"]["as_samples"]["images"] == min(len(val), 60), "as many as samples of one seed"
-    assert (
-        "10 val images: 40 are needed"
-        in score_real(sight.rows(np.arange(10)), val.labels[:10], bench)["as_samples_skipped"]
-    )
+    real = evaluator.extract(val.read(range(len(val))))
+    everything = score_real(real, val.labels, evaluator, GENERATION)
+    wanted = metrics.fid(real.features["classifier"], evaluator.reference.train.features["classifier"])
+    assert everything["images"] == len(val) and everything["gfid[classifier]"] == pytest.approx(wanted, rel=1e-6)
+    assert everything["class_accuracy"] == pytest.approx(scored[1]["val"]["class_accuracy"])
+    assert scored[2]["val"]["images"] == min(len(val), 60), "as many as samples of one seed"
+    few = score_real(real.subset(np.arange(10)), val.labels[:10], evaluator, GENERATION)
+    assert list(few) == ["skipped"] and "10 val images: 40 are needed" in few["skipped"]
 
 
-def test_without_classes_agreement_and_is_are_skipped_with_the_reason(toy, tmp_path):
+def test_the_reference_holds_the_val_images(toy, evaluator):
+    val = ImageSplit(toy.images, "val")
+    wanted, found = evaluator.extract_all(len(val), val.read), evaluator.reference.val
+    assert all(torch.equal(found.features[name], one) for name, one in wanted.features.items())
+    assert torch.equal(found.logits["classifier"], wanted.logits["classifier"])
+    assert torch.equal(found.thumbs, wanted.thumbs)
+
+
+def test_without_classes_class_accuracy_and_is_are_skipped_with_the_reason(toy, tmp_path):
     rng = np.random.default_rng(0)
-    write_image_artefact(
+    write_image_artifact(
         tmp_path / "images", rng.integers(0, 256, (200, 16, 16, 3), dtype=np.uint8), np.full(200, -1), []
     )
     write_samples(toy, "unconditional", np.full(60, -1))
-    train_judge(tmp_path / "images", tmp_path / "judge")
-    found = {name: tmp_path / name for name in ("images", "judge", "reference")}
-    write_reference(found["images"], toy.encoder, found["judge"], found["reference"], MACHINE)
-    metrics = run(toy, tmp_path / "report", generators=("unconditional",), **found)
-    assert metrics["reconstruction"]["agreement_skipped"] == "no classes"
-    assert metrics["unconditional"]["agreement_skipped"] == "no classes" and "is_skipped" in metrics["unconditional"]
-    assert "is[judge]" not in metrics["unconditional"] and "gfid[embedded]" in metrics["unconditional"]
-    assert all(entry["per_class"] is None and "judge" not in entry["extractors"] for entry in metrics["protocol"])
+    write_classifier(tmp_path / "images", tmp_path / "classifier", MACHINE)
+    own = {name: tmp_path / name for name in ("images", "classifier", "reference")}
+    inputs = inputs_of(toy, **own)
+    write_reference(inputs.images, inputs.encoder, inputs.classifier, inputs.reference, MACHINE)
+    made, drawn = run(toy, inputs, tmp_path / "report", ("unconditional",))
+    assert made["reconstruction"]["class_accuracy_skipped"] == "no classes"
+    assert drawn["unconditional"]["class_accuracy_skipped"] == "no classes" and "is_skipped" in drawn["unconditional"]
+    assert "is[classifier]" not in drawn["unconditional"] and "gfid[embedded]" in drawn["unconditional"]
+    for entry in made["protocol"] + drawn["protocol"]:
+        assert entry["per_class"] is None and "classifier" not in entry["extractors"]
+    with pytest.raises(UserError, match="reference: made of other images than .*dvc repro reference"):
+        open_evaluator(replace(inputs, images=toy.images), MACHINE, CPU)
 
 
 def test_inception_from_safetensors(toy, tmp_path, monkeypatch):
-    from safetensors.torch import save_file
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    from stages.reference.extractor import InceptionExtractor, open_inception
-
     path = tmp_path / "inception.safetensors"
     save_file({}, path)
     with monkeypatch.context() as patch:
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
         untrained = InceptionExtractor("semtok-inception-v3", ["2048"], str(path))
     save_file(untrained.state_dict(), path)
-    space = open_inception(path, torch.device("cpu"))
+    extractor = open_inception(path, CPU)
     images = ImageSplit(toy.images, "val").read(range(2))
-    feats, logits = space.features(images)
+    feats, logits = extractor.features(images)
     assert feats.shape == (2, 2048) and logits.shape == (2, 1008)
     assert torch.equal(feats, untrained(torch.from_numpy(images).permute(0, 3, 1, 2))[0])
     save_file({"fc.bias": torch.zeros(1008)}, path)
     with pytest.raises(UserError, match="not torch-fidelity's Inception-v3 weights"):
-        open_inception(path, torch.device("cpu"))
+        open_inception(path, CPU)
     for content in (b"", b"no safetensors at all", path.read_bytes()[:-1]):
         path.write_bytes(content)
         with pytest.raises(UserError, match="inception.safetensors: not torch-fidelity's Inception-v3 weights"):
-            open_inception(path, torch.device("cpu"))
+            open_inception(path, CPU)

@@ -14,6 +14,9 @@ import mini
 import pytest
 import serving
 
+from pipeline.errors import PipelineError
+from pipeline.flow import check_counts
+
 
 def semtok(root, server, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """`semtok …` in the project, against the test's server."""
@@ -40,13 +43,12 @@ def run(root, server, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def edit_code(root) -> None:
-    path = root / "stages/steps.py"
-    text = path.read_text().replace("value * 1", "value")
-    path.write_text(text.replace("total = params.value", "total = 1 * params.value"))
+def edit_code(root, old: str, new: str) -> None:
+    path = root / "stages/steps/run.py"
+    path.write_text(path.read_text().replace(old, new))
 
 
-EVERYTHING, BELOW_LEFT = set(mini.STAGES), {"left", "join", "last"}
+EVERYTHING, BELOW_LEFT = {*mini.STAGES}, {"left", "join", "last"}
 CHANGES = [
     # what happens, how, which stages run, which are restored
     ("first run", lambda root: None, EVERYTHING, set()),
@@ -55,7 +57,8 @@ CHANGES = [
     ("changed back", mini.write_params, set(), BELOW_LEFT),
     ("an output deleted", lambda root: shutil.rmtree(root / "data/right-1"), set(), {"right@1"}),
     ("a member added", lambda root: mini.write_dvc_yaml(root, (1, 2, 3)), {"right@3", "join", "last"}, set()),
-    ("code changed", edit_code, EVERYTHING | {"right@3"}, set()),
+    ("a comment", lambda root: edit_code(root, "total = ", "# a comment\n    total = "), {"code"}, set()),
+    ("code changed", lambda root: edit_code(root, "total = ", "total = 1 * "), EVERYTHING | {"right@3"}, set()),
 ]
 
 
@@ -73,7 +76,7 @@ def test_semtok_run_and_dvc_repro_run_the_same_stages_and_leave_each_other_nothi
         said = {name for name, state in states.items() if "restored from its cache" in state["message"]}
         assert said == from_cache, what
         assert mini.status(ours) == mini.status(theirs) == {}, what
-    assert mini.dvc(ours, "repro").count("didn't change, skipping") == 8
+    assert mini.dvc(ours, "repro").count("didn't change, skipping") == 9
     left = run(theirs, server)
     assert not ran(left) | restored(left)
 
@@ -100,12 +103,12 @@ def watched(project, server):
 
 def test_independent_stages_overlap_with_two_jobs_and_each_has_its_own_log(watched, server):
     runs = server.task_runs(watched)
-    assert runs.keys() == {"first", "left", "right@1", "right@2", "join"}
+    assert runs.keys() == {"code", "first", "left", "right@1", "right@2", "join"}
     spans = [(runs[name]["start_time"], runs[name]["end_time"]) for name in ("left", "right@1", "right@2")]
     starts, ends = zip(*sorted(spans), strict=True)
     assert starts[1] < ends[0], "two at once"
     assert runs["join"]["start_time"] > max(ends)
-    parents = {one["id"] for name, one in runs.items() if name in ("left", "right@1", "right@2")}
+    parents = {one["id"] for name, one in runs.items() if name in ("code", "left", "right@1", "right@2")}
     waits = runs["join"]["task_inputs"]["wait_for"]
     assert {one["id"] for one in waits} == parents
     said = server.logs(runs["left"]["id"])
@@ -114,7 +117,7 @@ def test_independent_stages_overlap_with_two_jobs_and_each_has_its_own_log(watch
 
 
 def test_progress_metrics_pictures_curves_and_a_summary_are_published(watched, project, server):
-    made = {one["key"]: one for one in server.artefacts(watched)}
+    made = {one["key"]: one for one in server.artifacts(watched)}
     assert made["left-progress"]["data"] == 100 and "40 of 40 step" in made["left-progress"]["description"]
     assert made["left-progress"]["task_run_id"] == server.task_runs(watched)["left"]["id"]
     assert '"sum"' in made["left-metrics"]["data"]
@@ -157,7 +160,7 @@ def test_an_edit_while_a_stage_runs_fails_it_and_records_nothing(edited, project
     if command is None:
         command = [*serving.SEMTOK, "run", "left"]
     env = {**os.environ, **server.env, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
-    steps = (project / "stages/steps.py").read_text()
+    steps = (project / "stages/steps/run.py").read_text()
     with subprocess.Popen(
         command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as child:
@@ -165,11 +168,11 @@ def test_an_edit_while_a_stage_runs_fails_it_and_records_nothing(edited, project
         if edited == "params":
             mini.write_params(project, left={"value": 5, "steps": 60})
         else:
-            (project / "stages/steps.py").write_text(steps + "# edited\n")
+            (project / "stages/steps/run.py").write_text(f"{steps}EDITED = 1\n")
         printed += child.stdout.read()
     assert child.returncode != 0 and "changed while this stage ran" in printed, printed
     assert "left" in mini.status(project)
-    (project / "stages/steps.py").write_text(steps)
+    (project / "stages/steps/run.py").write_text(steps)
     mini.write_params(project)
     run(project, server)
     assert mini.status(project) == {}
@@ -195,16 +198,20 @@ def test_a_second_run_refuses_with_the_reason_and_disturbs_nothing(project, serv
         second = semtok(project, server, "run")
         first.stdout.read()
     assert first.returncode == 0
-    assert second.returncode == 2 and f"at work here already (process {first.pid})" in second.stderr
+    assert second.returncode == 2 and f"running here already (process {first.pid})" in second.stderr
     mini.write_params(project)
     run(project, server)
 
 
-def test_bad_targets_and_jobs_are_refused(project, server):
-    bad = {"lefft": "lefft: no such stage", "--jobs 0": "jobs = 0", "--per-gpu 0": "per_gpu = 0"}
-    for arguments, word in bad.items():
-        done = semtok(project, server, "run", *arguments.split())
-        assert done.returncode == 2 and word in done.stderr, done.stderr
+def test_a_bad_target_is_refused(project, server):
+    done = semtok(project, server, "run", "lefft", "--jobs", "2")
+    assert done.returncode == 2 and "lefft: no such stage" in done.stderr
+
+
+@pytest.mark.parametrize("counts", [{"jobs": 0, "per_gpu": 1}, {"jobs": None, "per_gpu": 0}])
+def test_bad_counts_are_refused(counts):
+    with pytest.raises(PipelineError, match=r"(jobs|per_gpu) = 0: expected 1 or more"):
+        check_counts(**counts)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Both paths between image and noise by hand, what the network sees and says, the times; the U-Net, which overfits.
+"""The flow on both paths by hand, the network's input and output, times and steps, the U-Net.
 
 Run: uv run pytest tests/test_flow_matching.py
 """
@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from stages.decoder.diffusion import VelocityNetwork
 from stages.decoder.flow import Flow, draw_times, time_grid
 from stages.decoder.unet import UNet, resized
-from stages.decoder.velocity import Velocity
 
 PLAIN = Flow(gamma=0.6, variance=0.5, output="velocity", residual=0.2, path="rectified")
 TIMES = torch.linspace(0.001, 0.999, 9)
@@ -65,14 +65,14 @@ def test_on_the_cosine_path_a_step_is_ddims():
 @pytest.mark.parametrize(("steps", "spacing"), [(1, "log"), (3, "log"), (7, "linear")])
 def test_steps_along_the_true_velocity_end_at_the_image(steps, spacing, path):
     flow, (x0, noise) = replace(PLAIN, path=path), pair(4)
-    made = flow.sample(lambda x, t: flow.velocity(x0, noise, t), noise, time_grid(steps, spacing))
-    torch.testing.assert_close(made, x0, atol=1e-5, rtol=0)
+    sampled = flow.sample(lambda x, t: flow.velocity(x0, noise, t), noise, time_grid(steps, spacing))
+    torch.testing.assert_close(sampled, x0, atol=1e-5, rtol=0)
 
 
 @BOTH
 @pytest.mark.parametrize("variance", [1.0, 0.3])
 @pytest.mark.parametrize("gamma", [1.0, 0.6])
-def test_what_the_network_sees_has_unit_variance_at_every_time(gamma, variance, path):
+def test_the_networks_input_has_unit_variance_at_every_time(gamma, variance, path):
     flow, (x0, noise) = Flow(gamma, variance, "velocity", 1.0, path), pair(400, variance)
     for t in [0.0, *TIMES.tolist(), 1.0]:
         times = torch.full((400,), t)
@@ -95,12 +95,12 @@ def test_the_residual_output_is_what_the_best_linear_guess_leaves_at_unit_varian
     for t in (0.01, r, 0.5, 0.99):
         time, one = torch.tensor([t]), torch.ones(1, 3, 2, 2)
         # The mean is known: what is left deviates by r.
-        x_t, v = mixed(flow, r * s, eps, time), moved(flow, r * s, eps, time)
+        x_t, v = mixed(flow, r * s, eps, time), velocity_at(flow, r * s, eps, time)
         slope = float((x_t * v).mean() / x_t.square().mean())
         skip = float(flow.velocity_of(0 * one, one, time).mean())
         assert skip == pytest.approx(slope, rel=1e-4, abs=1e-6)
         s0 = signal * s  # unknown to x_t alone: the network must supply it
-        left = moved(flow, s0, eps, time) - skip * mixed(flow, s0, eps, time)
+        left = velocity_at(flow, s0, eps, time) - skip * mixed(flow, s0, eps, time)
         scale = float((flow.velocity_of(one, 0 * one, time)).mean())
         assert float((left / scale).square().mean()) == pytest.approx(1, rel=1e-3)
 
@@ -109,11 +109,11 @@ def mixed(flow: Flow, s0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> t
     return flow.mix(s0 / flow.gamma, eps, t)
 
 
-def moved(flow: Flow, s0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def velocity_at(flow: Flow, s0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return flow.velocity(s0 / flow.gamma, eps, t)
 
 
-def test_edm_skips_are_the_case_of_nothing_known():
+def test_the_skip_with_nothing_known_is_edms():
     flow, times = Flow(1.0, 1.0, "residual", 1.0, "rectified"), TIMES[:, None, None, None]
     x_t, out = pair(len(TIMES))
     total = (1 - times) ** 2 + times**2
@@ -143,8 +143,8 @@ def test_times_are_logit_normal_or_uniform():
     assert (float(even.mean()), float(even.var())) == pytest.approx((1 / 2, 1 / 12), abs=0.01)
 
 
-def awake(conditioning: str) -> UNet:
-    """A U-Net whose zeroed layers have weights, as after training."""
+def randomized(conditioning: str) -> UNet:
+    """A U-Net whose zero-initialized layers have random weights, as after training."""
     torch.manual_seed(0)
     net = UNet(5, [16, 8], 1, conditioning)
     with torch.no_grad():
@@ -152,22 +152,22 @@ def awake(conditioning: str) -> UNet:
     return net.eval()
 
 
-def test_latents_join_the_image_in_channels_and_the_first_layer_sees_three_more():
+def test_latents_are_concatenated_with_the_image_or_modulate_the_norms():
     assert UNet(5, [16, 8], 1, "concat").enter.in_channels == 3 + 5
     assert UNet(5, [16, 8], 1, "adagn").enter.in_channels == 3
 
 
 @pytest.mark.parametrize("conditioning", ["concat", "adagn"])
-@pytest.mark.parametrize(("side", "grid"), [(8, 2), (32, 8), (16, 16), (8, 8), (128, 8), (256, 16), (512, 32)])
-def test_the_same_weights_run_at_every_size_and_hear_time_and_latents(conditioning, side, grid):
-    net, x, t = awake(conditioning), torch.randn(2, 3, side, side), torch.tensor([0.2, 0.7])
+@pytest.mark.parametrize(("side", "grid"), [(8, 2), (32, 8), (16, 16), (8, 8), (128, 8), (256, 16)])
+def test_the_same_weights_run_at_every_size_and_depend_on_time_and_latents(conditioning, side, grid):
+    net, x, t = randomized(conditioning), torch.randn(2, 3, side, side), torch.tensor([0.2, 0.7])
     latents = torch.randn(2, 5, grid, grid)
     out = net(x, t, latents)
     assert out.shape == x.shape and out.isfinite().all()
     assert not torch.allclose(out, net(x, t, -latents)) and not torch.allclose(out, net(x, 1 - t, latents))
 
 
-def test_latents_grow_by_repetition_and_shrink_by_averages():
+def test_latents_are_enlarged_by_repetition_and_shrunk_by_averages():
     latents = torch.randn(1, 2, 4, 4)
     assert torch.equal(resized(latents, 8), latents.repeat_interleave(2, 2).repeat_interleave(2, 3))
     torch.testing.assert_close(resized(latents, 2), F.avg_pool2d(latents, 2))
@@ -180,9 +180,9 @@ def test_latents_grow_by_repetition_and_shrink_by_averages():
 def test_it_overfits_a_batch(conditioning, path):
     torch.manual_seed(0)
     flow = Flow(0.6, 0.33, "residual", 0.15, path)
-    network = Velocity(torch.randn(6, 4), 1, [32, 32], 1, conditioning, flow)
-    codes, noise, colours = torch.randint(6, (6, 4)), torch.randn(6, 3, 8, 8), torch.rand(6, 3) * 2 - 1
-    squares = colours[codes].transpose(1, 2).unflatten(2, (2, 2))  # a colour a code
+    network = VelocityNetwork(torch.randn(6, 4), 1, [32, 32], 1, conditioning, flow)
+    codes, noise, colors = torch.randint(6, (6, 4)), torch.randn(6, 3, 8, 8), torch.rand(6, 3) * 2 - 1
+    squares = colors[codes].transpose(1, 2).unflatten(2, (2, 2))  # one color per code
     pixels = squares.repeat_interleave(4, 2).repeat_interleave(4, 3)
     before = error_of(network, codes, noise, pixels)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
@@ -197,6 +197,6 @@ def test_it_overfits_a_batch(conditioning, path):
     assert after < 0.1 * before
 
 
-def error_of(network: Velocity, codes: torch.Tensor, noise: torch.Tensor, pixels: torch.Tensor) -> float:
+def error_of(network: VelocityNetwork, codes: torch.Tensor, noise: torch.Tensor, pixels: torch.Tensor) -> float:
     with torch.inference_mode():
         return float((network.sample(codes, noise, 3, "log") - pixels).square().mean())

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from PIL import Image
 
 from stages.core.errors import UserError
 from stages.data.folder import open_folder, split_of
-from stages.data.prepare import prepare
 from stages.data.reader import ImageSplit, image_facts
 from stages.data.sidecars import convert_boxes
+from stages.data.writer import write_images
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_readme_beside_class_folders_is_refused_but_no_mixture(photos):
 
 def test_files_keep_their_split_when_others_come(photos):
     def splits() -> dict[str, str]:
-        source = open_folder(photos, PX, 0.3, 0)
+        source = open_folder(params(photos, val_fraction=0.3))
         return {candidate.name: split for split, candidates in source.splits.items() for candidate in candidates}
 
     good_images(photos / "a", 30)
@@ -90,10 +91,10 @@ def test_val_gets_its_fraction():
 
 def test_changed_file_never_resumes_foreign_shards(photos):
     good_images(photos)
-    before = open_folder(photos, PX, 0.5, 0).facts
-    assert open_folder(photos, PX, 0.5, 0).facts == before
+    before = open_folder(params(photos)).facts
+    assert open_folder(params(photos)).facts == before
     os.utime(photos / "0.png", ns=(0, 0))
-    assert open_folder(photos, PX, 0.5, 0).facts != before
+    assert open_folder(params(photos)).facts != before
 
 
 def test_result_depends_on_contents_not_on_place_time_or_workers(photos, tmp_path):
@@ -101,7 +102,7 @@ def test_result_depends_on_contents_not_on_place_time_or_workers(photos, tmp_pat
     first = {path.name: path.read_bytes() for path in make(photos).iterdir()}
     photos = photos.rename(tmp_path / "elsewhere")
     os.utime(photos / "a/0.png", ns=(0, 0))
-    prepare(Path("again"), params(photos), MACHINE.model_copy(update={"num_workers": 0}))
+    write_images(Path("again"), params(photos), MACHINE.model_copy(update={"num_workers": 0}))
     assert {path.name: path.read_bytes() for path in Path("again").iterdir()} == first
 
 
@@ -120,25 +121,25 @@ def test_sidecars_follow_their_image(photos):
     assert len(ImageSplit(images, "train")) + len(ImageSplit(images, "val")) == 8
 
 
-@pytest.mark.parametrize(
-    ("sidecar", "content", "reason"),
-    [
-        ("txt", b"caf\xe9", "can't decode byte 0xe9"),
-        ("boxes.json", b"[[1, 2, 3]]", r"expected \[\[x0, y0, x1, y1\], ...\]"),
-        ("boxes.json", b"[[1, 2, 3, NaN]]", r"expected \[\[x0, y0, x1, y1\], ...\]"),
-        ("boxes.json", b"[[1, 2, 3, 1" + b"0" * 400 + b"]]", r"expected \[\[x0, y0, x1, y1\], ...\]"),
-        ("boxes.json", b"[" * 100_000, "recursion"),
-        ("boxes.json", b"{", "Expecting property name"),
-        ("mask.png", b"text", "not an image file"),
-    ],
-)
-def test_wrong_sidecar_refuses_its_image_with_the_reason(photos, sidecar, content, reason):
-    good_images(photos)
-    (photos / f"0.{sidecar}").write_bytes(content)
-    (item,) = image_facts(make(photos))["refused"]
-    assert item["name"] == "0.png"
-    with pytest.raises(AssertionError, match=rf"its sidecar 0.{sidecar}: .*{reason}"):
-        raise AssertionError(item["reason"])
+WRONG_SIDECARS = [
+    ("txt", b"caf\xe9", "can't decode byte 0xe9"),
+    ("boxes.json", b"[[1, 2, 3]]", r"expected \[\[x0, y0, x1, y1\], ...\]"),
+    ("boxes.json", b"[[1, 2, 3, NaN]]", r"expected \[\[x0, y0, x1, y1\], ...\]"),
+    ("boxes.json", b"[[1, 2, 3, 1" + b"0" * 400 + b"]]", r"expected \[\[x0, y0, x1, y1\], ...\]"),
+    ("boxes.json", b"[" * 100_000, "recursion"),
+    ("boxes.json", b"{", "Expecting property name"),
+    ("mask.png", b"text", "not an image file"),
+]
+
+
+def test_wrong_sidecars_refuse_their_images_with_the_reason(photos):
+    good_images(photos, 20)
+    for number, (sidecar, content, _) in enumerate(WRONG_SIDECARS):
+        (photos / f"{number}.{sidecar}").write_bytes(content)
+    refused = {item["name"]: item["reason"] for item in image_facts(make(photos))["refused"]}
+    assert list(refused) == [f"{number}.png" for number in range(len(WRONG_SIDECARS))]
+    for number, (sidecar, _, reason) in enumerate(WRONG_SIDECARS):
+        assert re.match(rf"its sidecar {number}.{sidecar}: .*{reason}", refused[f"{number}.png"])
 
 
 def test_boxes_are_scaled_clipped_and_dropped():

@@ -12,11 +12,11 @@ import torch
 import toy as toys
 
 from benchmarks.engines import error_of, mixture
-from stages.codebook import kmeans
-from stages.codebook.engines import faiss_kmeans, flash_kmeans
-from stages.codebook.quantise import nearest
-from stages.core import shards
+from stages.codebook.kmeans import cluster_by_faiss, cluster_by_flash
+from stages.codebook.params import Kmeans
+from stages.codebook.quantizers import nearest
 from stages.core.params import load
+from stages.features.reader import FeatureSplit
 from stages.tokens.reader import load_tokens
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -35,19 +35,15 @@ def roots(toy, tmp_path_factory):
         for command in ("features", "tokens"):
             toys.run(command, root)
         for name in DECODERS:
-            for command in ("palette", "decoder"):
+            for command in ("pixel_tokenizer", "decoder"):
                 toys.run_line(toys.COMMANDS[command].replace("onestep", name), root)
         made[device] = root
     return made
 
 
-def arrays_of(folder, field):
-    """All of a split's rows."""
-    return np.concatenate([array for _, array in shards.read_arrays(folder, field, "train")])
-
-
 def test_features_and_codes_are_those_of_the_cpu(roots):
-    cpu, gpu = (arrays_of(root / "data/features", "features").astype(np.float32) for root in roots.values())
+    splits = (FeatureSplit(root / "data/features", "train") for root in roots.values())
+    cpu, gpu = (np.stack(list(split)).astype(np.float32) for split in splits)
     assert np.abs(cpu - gpu).max() < 0.02 * cpu.std()
     codes = [load_tokens(root / "data/tokens/kmeans", "train").codes for root in roots.values()]
     assert np.mean(codes[0] == codes[1]) > 0.99
@@ -77,7 +73,7 @@ def test_bf16_trains_about_as_well(roots, name, tmp_path):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_an_image_is_that_of_the_cpu_alone_and_in_a_batch(roots, name):
-    from stages.decoder import load_decoder
+    from stages.decoder.decoder import load_decoder
 
     folder = roots["cpu"] / f"data/decoder/kmeans-{name}"
     cpu, gpu = load_decoder(folder, CPU), load_decoder(folder, GPU)
@@ -88,10 +84,10 @@ def test_an_image_is_that_of_the_cpu_alone_and_in_a_batch(roots, name):
     assert np.abs(alone.astype(int) - made[:1]).max() <= 2
 
 
-def section() -> kmeans.Params:
+def section() -> Kmeans:
     """32 codes in six iterations from random vectors."""
-    base = load("codebook.kmeans", kmeans.Params, toys.ROOT / "params.yaml").model_dump()
-    return kmeans.Params(**{**base, "num_codes": 32, "iterations": 6, "init": "random"})
+    base = load("codebook.kmeans", Kmeans, toys.ROOT / "params.yaml").model_dump()
+    return Kmeans(**{**base, "num_codes": 32, "iterations": 6, "init": "random"})
 
 
 def test_faiss_finds_on_a_gpu_what_it_finds_on_the_cpu():
@@ -99,17 +95,17 @@ def test_faiss_finds_on_a_gpu_what_it_finds_on_the_cpu():
 
     assert faiss.get_num_gpus() > 0
     rows = mixture(20_000, 24, 64)
-    cpu, gpu = (error_of(rows, faiss_kmeans(rows, section(), device)[0], CPU) for device in (CPU, GPU))
+    cpu, gpu = (error_of(rows, cluster_by_faiss(rows, section(), device)[0], CPU) for device in (CPU, GPU))
     assert gpu == pytest.approx(cpu, rel=0.01)
 
 
 def test_flash_kmeans_finds_what_lloyds_algorithm_finds_from_the_same_start():
     pytest.importorskip("flash_kmeans")
-    from stages.codebook.engines import initial
+    from stages.codebook.streaming import initial_vectors
 
     rows = mixture(20_000, 64, 64)
-    found, progress = flash_kmeans(rows, section(), GPU)
-    vectors, points = torch.from_numpy(initial(rows, section(), GPU)), torch.from_numpy(rows)
+    found, progress = cluster_by_flash(rows, section(), GPU)
+    vectors, points = torch.from_numpy(initial_vectors(rows, section(), GPU)), torch.from_numpy(rows)
     for _ in range(6):
         codes = nearest(points, vectors)
         counts = torch.bincount(codes, minlength=32)

@@ -1,16 +1,20 @@
-"""DVC's graph as nodes: the same edges as `dvc dag`, the same choice as `dvc repro`, stages in an order that works.
+"""DVC's graph as nodes: the edges of `dvc dag`, the selection of `dvc repro`, an order that works.
 
 Run: uv run pytest tests/test_graph.py
 """
 
+import contextlib
 import re
-import subprocess
-import sys
 
 import mini
 import pytest
-import toy as toys
+from dvc.repo import Repo
 from ruamel.yaml import YAML
+
+from pipeline.errors import PipelineError
+from pipeline.graph import Node, read_graph, select
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +22,14 @@ def project(tmp_path_factory):
     return mini.build(tmp_path_factory.mktemp("graph") / "project")
 
 
-def ask(root, code: str) -> str:
-    """What lines of Python print, with all of pipeline.graph and `read` at hand, in a process of its own."""
-    lines = f"from dvc.repo import Repo\nfrom pipeline.graph import *\nread = lambda: read_graph(Repo())\n{code}"
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", lines], cwd=root, capture_output=True, text=True, check=True
-    ).stdout.strip()
+@pytest.fixture(scope="module")
+def nodes(project):
+    return read(project)
+
+
+def read(root) -> dict[str, Node]:
+    with contextlib.chdir(root), Repo() as repo:
+        return read_graph(repo)
 
 
 def dvc_edges(root, *target: str) -> set[tuple[str, str]]:
@@ -33,74 +39,67 @@ def dvc_edges(root, *target: str) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("where", ["mini", "real"])
 def test_edges_are_those_of_dvc_dag(where, project):
-    root = project if where == "mini" else toys.ROOT
-    code = "print([(other, node.name) for node in read().values() for other in node.upstream])"
-    edges = set(eval(ask(root, code)))
+    root = project if where == "mini" else mini.ROOT
+    edges = {(other, node.name) for node in read(root).values() for other in node.upstream}
     assert edges == dvc_edges(root) and len(edges) >= 7
 
 
-def test_every_node_comes_after_those_it_waits_for(project):
-    order = eval(ask(project, "print([(n.name, n.upstream) for n in read().values()])"))
-    place = {name: number for number, (name, _) in enumerate(order)}
-    assert all(place[other] < place[name] for name, upstream in order for other in upstream)
-    assert place.keys() == mini.STAGES.keys()
+def test_every_node_comes_after_those_it_waits_for(nodes):
+    place = {name: number for number, name in enumerate(nodes)}
+    assert all(place[other] < place[name] for name, node in nodes.items() for other in node.upstream)
+    assert place.keys() == mini.STAGES
 
 
 @pytest.mark.parametrize(
-    ("call", "expected"),
+    ("targets", "options", "expected"),
     [
-        ("['join']", {"first", "left", "right@1", "right@2", "join"}),
-        ("['right']", {"first", "right@1", "right@2"}),
-        ("['right@2', 'alone'], single=True", {"right@2", "alone"}),
-        ("['r*@[12]'], single=True", {"right@1", "right@2"}),
-        ("['left'], downstream=True", {"left", "join", "last"}),
-        ("[]", set(mini.STAGES)),
+        (["join"], {}, {"code", "first", "left", "right@1", "right@2", "join"}),
+        (["right"], {}, {"code", "first", "right@1", "right@2"}),
+        (["right@2", "alone"], {"single": True}, {"right@2", "alone"}),
+        (["r*@[12]"], {"single": True}, {"right@1", "right@2"}),
+        (["left"], {"downstream": True}, {"left", "join", "last"}),
+        ([], {}, mini.STAGES),
     ],
 )
-def test_targets_mean_what_they_mean_to_dvc_repro(call, expected, project):
-    assert set(eval(ask(project, f"print(list(plan(read(), {call})))"))) == expected
+def test_targets_mean_what_they_mean_to_dvc_repro(targets, options, expected, nodes):
+    assert select(nodes, targets, **options).keys() == expected
 
 
-def test_an_unknown_target_is_named_with_those_that_exist(project):
-    code = "try: plan(read(), ['lfet'])\nexcept PipelineError as error: print(error)"
-    assert ask(project, code).startswith("lfet: no such stage; dvc.yaml has alone, first, join")
+def test_an_unknown_target_is_named_with_those_that_exist_and_options_need_a_target(nodes):
+    with pytest.raises(PipelineError, match="^lfet: no such stage; dvc.yaml has alone, code, first, join"):
+        select(nodes, ["lfet"])
+    with pytest.raises(PipelineError, match=r"^single of what\? Name a stage"):
+        select(nodes, [], single=True)
 
 
 def test_a_frozen_stage_cuts_what_is_above_it_as_it_does_for_dvc(project):
     path = project / "dvc.yaml"
     before = path.read_text()
     path.write_text(before.replace("  left:\n", "  left:\n    frozen: true\n", 1))
-    lines = [f"print(list(plan(read(), {call})))" for call in ("['left']", "['join']", "['first'], downstream=True")]
-    told = [set(eval(line)) for line in ask(project, "\n".join(lines)).splitlines()]
-    dry = mini.dvc(project, "repro", "--dry", "left")
+    nodes, dry = read(project), mini.dvc(project, "repro", "--dry", "left")
     path.write_text(before)
-    assert told[0] == {"left"} and "'first'" not in dry
-    assert told[1] == {"left", "first", "right@1", "right@2", "join"}
-    assert told[2] == {"first", "right@1", "right@2", "join", "last"}
+    assert select(nodes, ["left"]).keys() == {"left"} and "'first'" not in dry
+    assert select(nodes, ["join"]).keys() == {"left", "code", "first", "right@1", "right@2", "join"}
+    assert select(nodes, ["first"], downstream=True).keys() == {"first", "right@1", "right@2", "join", "last"}
 
 
-def test_downstream_and_single_need_a_target(project):
-    code = "try: plan(read(), [], single=True)\nexcept PipelineError as error: print(error)"
-    assert ask(project, code).startswith("single of what? Name a stage")
-
-
-def settings_of(project, meta: dict) -> str:
+def read_with_meta(project, meta: dict) -> dict[str, Node]:
+    """The graph if the stage `left` has these settings."""
     path = project / "dvc.yaml"
     before = path.read_text()
     text = YAML(typ="safe").load(before)
     text["stages"]["left"]["meta"] = {"prefect": meta}
     with open(path, "w") as file:
         YAML(typ="safe").dump(text, file)
-    code = "try: print(read()['left'].settings)\nexcept PipelineError as error: print(error)"
     try:
-        return ask(project, code)
+        return read(project)
     finally:
         path.write_text(before)
 
 
 def test_settings_come_from_meta_and_bad_ones_are_named(project):
-    assert settings_of(project, {"retries": 2, "tags": ["gpu"], "gpus": 4}) == (
-        "retries=2 retry_delay_secs=10 tags=['gpu'] gpus=4"
-    )
-    assert "left: meta.prefect.retries" in settings_of(project, {"retries": -1})
-    assert "meta.prefect.gpu:" in settings_of(project, {"gpu": 1})
+    settings = read_with_meta(project, {"retries": 2, "tags": ["gpu"], "gpus": 4})["left"].settings
+    assert str(settings) == "retries=2 retry_delay_secs=10 tags=['gpu'] gpus=4"
+    for meta, key in (({"retries": -1}, "retries"), ({"gpu": 1}, "gpu")):
+        with pytest.raises(PipelineError, match=f"left: meta.prefect.{key}:"):
+            read_with_meta(project, meta)

@@ -1,4 +1,4 @@
-"""What DVC leaves behind when it is killed: `heal` clears it away, so that the same command works again.
+"""What DVC leaves behind when it is killed: `fix_issues` removes it, so that the same command works again.
 
 Run: uv run pytest tests/test_killed.py      (-m slow: killed at every fifth step of a run, ten minutes)
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from pipeline import repair
+from pipeline import lockfile, repair
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's o
 def project(tmp_path_factory, tmp_path, monkeypatch):
     root = tiny.project(tmp_path_factory, tmp_path / "project")
     monkeypatch.chdir(root)
-    repair.keep()
+    lockfile.keep_copy()
     return root
 
 
-def test_a_run_that_was_only_begun_in_the_run_cache_would_fail_for_ever_and_is_removed(project):
+def test_a_run_that_was_only_begun_in_the_run_cache_would_fail_forever_and_is_removed(project):
     (project / "source.txt").write_text("8\n")
     tiny.repro(project, "one")
     [run] = newest(project / ".dvc/cache/runs")
@@ -35,9 +35,9 @@ def test_a_run_that_was_only_begun_in_the_run_cache_would_fail_for_ever_and_is_r
         (project / "source.txt").write_text(text)
         with pytest.raises(Exception, match="failed to reproduce") if text == "8\n" else contextlib.nullcontext():
             tiny.repro(project, "one")
-    assert "1 begun entries removed" in repair.heal()[0]
+    assert "removed 1 unfinished entries" in repair.fix_issues()[0]
     tiny.repro(project, "one")
-    assert repair.heal() == [] and (project / "data/one").read_text() == "8\n"
+    assert repair.fix_issues() == [] and (project / "data/one").read_text() == "8\n"
 
 
 def newest(folder: Path) -> list[Path]:
@@ -58,7 +58,7 @@ def test_files_that_dvc_was_writing_are_removed_and_no_others(project):
     for path in left + ours:
         path.parent.mkdir(exist_ok=True)
         path.write_text("part")
-    assert "removed 4 files" in repair.heal()[0] and repair.heal() == []
+    assert "removed 4 temporary files" in repair.fix_issues()[0] and repair.fix_issues() == []
     assert not any(path.exists() for path in left) and all(path.exists() for path in ours)
     assert any(run.iterdir()), "the run itself stays"
 
@@ -67,9 +67,9 @@ def test_in_a_cache_that_others_share_only_what_is_old_is_removed(project, tmp_p
     (project / ".dvc/config.local").write_text(f"[cache]\n    dir = {tmp_path / 'shared'}\n")
     begun = tmp_path / "shared/runs/00/0011"
     begun.mkdir(parents=True)
-    assert repair.heal() == [] and begun.is_dir()
+    assert repair.fix_issues() == [] and begun.is_dir()
     os.utime(begun, (0, 0))
-    assert len(repair.heal()) == 1 and not begun.exists()
+    assert len(repair.fix_issues()) == 1 and not begun.exists()
 
 
 def test_beside_experiments_in_workspaces_of_their_own_only_what_is_old_is_removed(project):
@@ -78,18 +78,14 @@ def test_beside_experiments_in_workspaces_of_their_own_only_what_is_old_is_remov
     part.write_text("part")
     workspace = project / ".dvc/tmp/exps/tmp1a2b3c4d"
     workspace.mkdir(parents=True)
-    assert repair.heal() == [] and begun.is_dir() and part.is_file()
+    assert repair.fix_issues() == [] and begun.is_dir() and part.is_file()
+    assert repair.unused([Path(".dvc/cache/files/md5/gone")]) == [], "renamed by an experiment meanwhile"
     os.utime(begun, (0, 0))
     os.utime(part, (0, 0))
-    assert len(repair.heal()) == 2 and not begun.exists() and not part.exists()
+    assert len(repair.fix_issues()) == 2 and not begun.exists() and not part.exists()
     begun.mkdir()
     workspace.rmdir()
-    assert len(repair.heal()) == 1 and not begun.exists(), "an empty folder of experiments has none"
-
-
-def test_what_an_experiment_has_renamed_meanwhile_is_left_out(project):
-    (project / ".dvc/tmp/exps/tmp1a2b3c4d").mkdir(parents=True)
-    assert [*repair.settled([Path(".dvc/cache/files/md5/gone")])] == []
+    assert len(repair.fix_issues()) == 1 and not begun.exists(), "an empty folder of experiments has none"
 
 
 def test_a_lock_on_an_experiments_ref_is_removed_once_it_is_old(project):
@@ -98,10 +94,10 @@ def test_a_lock_on_an_experiments_ref_is_removed_once_it_is_old(project):
     for path in (lock, other):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert repair.heal() == [] and lock.exists()
+    assert repair.fix_issues() == [] and lock.exists()
     os.utime(lock, (0, 0))
     os.utime(other, (0, 0))
-    assert "EXEC_BASELINE.lock" in repair.heal()[0] and not lock.exists() and other.exists()
+    assert "EXEC_BASELINE.lock" in repair.fix_issues()[0] and not lock.exists() and other.exists()
 
 
 KILL = """
@@ -125,7 +121,9 @@ if "dvc" in sys.orig_argv:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["computed", "restored"])
-def test_killed_at_any_step_that_changes_a_file_dvc_goes_on_after_heal(tmp_path_factory, tmp_path, monkeypatch, case):
+def test_killed_at_any_step_that_changes_a_file_dvc_works_after_the_repair(
+    tmp_path_factory, tmp_path, monkeypatch, case
+):
     template, work = tiny.project(tmp_path_factory, tmp_path / "template"), tmp_path / "work"
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(KILL)
@@ -148,6 +146,6 @@ def test_killed_at_any_step_that_changes_a_file_dvc_goes_on_after_heal(tmp_path_
     for kill_at in range(1, steps - 5, 5):
         assert dvc_repro(kill_at).returncode == -9, kill_at
         monkeypatch.chdir(work)
-        repair.heal()
+        repair.fix_issues()
         tiny.dvc(work, "repro", "-q")
-        assert tiny.stale(work) == {} and not [*work.rglob("*.tmp")] and repair.heal() == [], kill_at
+        assert tiny.stale(work) == {} and not [*work.rglob("*.tmp")] and repair.fix_issues() == [], kill_at

@@ -1,68 +1,77 @@
-"""Every kind of tokenizer and of decoder goes the whole line, on the toy: codes, generators, samples, scores, studies.
+"""Every kind of tokenizer and of decoder runs the whole pipeline on the toy: codes, generators, samples, studies.
 
 Run: uv run pytest -m slow tests/test_kinds.py
 """
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import toy as toys
 
-AFTER = ("tokens", "anatomy", "judge", "decoder", "ar", "masked", "samples-ar", "samples-masked", "stability",
-         "reference", "evaluate", "sweep", "resolution")  # fmt: skip
+GENERATORS = [f"{stage}@kmeans-{name}" for stage in ("generator", "samples") for name in ("ar", "masked")]
+AFTER = ("tokens", "code_analysis", "classifier", "pixel_tokenizer", "decoder", *GENERATORS, "noise_robustness",
+         "reference", "reconstruction", "generation", "decoding_steps", "resolution_transfer")  # fmt: skip
+
+
+def metrics_of(root: Path, folder: str) -> dict:
+    return json.loads((root / "reports" / folder / "metrics.json").read_text())
+
+
+def run(commands: tuple[str, ...], root: Path, tokenizer: str = "kmeans", decoder: str = "onestep") -> None:
+    """The commands for another tokenizer and decoder."""
+    for command in commands:
+        toys.run_line(toys.COMMANDS[command].replace("kmeans", tokenizer).replace("onestep", decoder), root)
+
+
+@pytest.fixture
+def root(toy, tmp_path) -> Path:
+    return shutil.copytree(toy, tmp_path / "toy", ignore=shutil.ignore_patterns("scratch"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cluster", "vqkd", "vqgan", "fsq", "kmeans_random"])
-def test_a_tokenizer_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
-    root = tmp_path / "toy"
-    shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
-    toys.write_params(root, {"codebook": {"kmeans_random": toys.CHANGES["codebook"]["kmeans"]}})
-    fit = toys.COMMANDS["codebook"].replace("--name kmeans ", f"--name {name} ")
-    for line in (fit, *(toys.COMMANDS[command] for command in AFTER)):
-        for folder in ("codebook/", "tokens/", "samples/", "anatomy/", "stability/"):
-            line = line.replace(f"{folder}kmeans", f"{folder}{name}")
-        toys.run_line(line.replace("kmeans-", f"{name}-"), root)
-    scores = json.loads((root / f"reports/evaluate/{name}-onestep/metrics.json").read_text())
-    assert scores["tokenizer"]["name"] == name and scores["tokenizer"]["num_codes"] == 8
-    assert scores["ar"]["likelihood"]["val_perplexity"] >= 1 and 0 <= scores["masked"]["agreement"] <= 1
+@pytest.mark.parametrize("name", ["cluster", "vqkd", "vqgan", "fsq", "untrained"])
+def test_a_tokenizer_of_any_kind_runs_the_whole_pipeline(name, root):
+    kmeans = toys.YAML(typ="safe").load(root / "params.yaml")["codebook"]["kmeans"]
+    toys.write_params(root, {"codebook": {"untrained": {**kmeans, "encoder": "random"}}})
+    run(("tokenizer_inputs", "codebook", *AFTER), root, name)
+    tokenizer = metrics_of(root, f"reconstruction/{name}-onestep")["tokenizer"]
+    assert (tokenizer["name"], tokenizer["num_codes"]) == (name, 8)
+    generation = metrics_of(root, f"generation/{name}-onestep")
+    assert generation["ar"]["likelihood"]["val_perplexity"] >= 1 and 0 <= generation["masked"]["class_accuracy"] <= 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tokenizer", ["kmeans", "fsq", "vqkd", "vqgan_4x4"])
-@pytest.mark.parametrize("name", ["onestep", "render_ar", "diffusion"])
-def test_a_decoder_of_any_kind_paints_the_codes_of_any_tokenizer(tokenizer, name, toy, tmp_path):
-    root = tmp_path / "toy"
-    shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
-    coarse = {**toys.CHANGES["codebook"]["vqgan"], "widths": [16, 16, 8, 8]}
-    toys.write_params(root, {"tokenizers": ["vqgan", tokenizer], "codebook": {"vqgan_4x4": coarse}})
-    for kind in ("vqgan", tokenizer):
-        toys.run_line(toys.COMMANDS["codebook"].replace("kmeans", kind), root)
-    for command in ("palette", "decoder", "judge", "sweep"):
-        toys.run_line(toys.COMMANDS[command].replace("onestep", name).replace("kmeans", tokenizer), root)
-    swept = json.loads((root / f"reports/sweep/{tokenizer}-{name}/metrics.json").read_text())
-    assert 3 < swept["steps_3" if name == "diffusion" else "once"]["psnr_db"] < 60
+@pytest.mark.parametrize("tokenizer", ["kmeans", "fsq", "vqkd", "coarse"])
+@pytest.mark.parametrize("decoder", ["onestep", "render_ar", "diffusion"])
+def test_a_decoder_of_any_kind_decodes_the_codes_of_any_tokenizer(tokenizer, decoder, root):
+    vqgan = toys.YAML(typ="safe").load(root / "params.yaml")["codebook"]["vqgan"]
+    coarse = {**vqgan, "widths": [16, 16, 8, 8]}
+    toys.write_params(root, {"tokenizers": ["vqgan", tokenizer], "codebook": {"coarse": coarse}})
+    for name in ("vqgan", tokenizer):
+        run(("tokenizer_inputs", "codebook"), root, name)
+    run(("pixel_tokenizer", "decoder", "classifier", "decoding_steps"), root, tokenizer, decoder)
+    found = metrics_of(root, f"decoding_steps/{tokenizer}-{decoder}")
+    assert 3 < found["steps_3" if decoder == "diffusion" else "once"]["psnr_db"] < 60
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["render_ar", "render_masked", "diffusion"])
-def test_a_decoder_of_any_kind_goes_the_whole_line(name, toy, tmp_path):
-    root = tmp_path / "toy"
-    shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
+@pytest.mark.parametrize("decoder", ["render_ar", "render_masked", "diffusion"])
+def test_a_decoder_of_any_kind_runs_the_whole_pipeline(decoder, root):
     toys.write_params(root, {"tokenizers": ["kmeans", "vqgan"]})
-    toys.run_line(toys.COMMANDS["codebook"].replace("kmeans", "vqgan"), root)
-    generators = ("ar", "masked", "samples-ar", "samples-masked")
-    for command in ("palette", "decoder", "judge", "reference", *generators, "evaluate", "sweep"):
-        toys.run_line(toys.COMMANDS[command].replace("onestep", name), root)
-    scores = json.loads((root / f"reports/evaluate/kmeans-{name}/metrics.json").read_text())
-    assert scores["tokenizer"]["name"] == "kmeans" and 3 < scores["reconstruction"]["psnr_db"] < 60
-    assert all(0 <= scores[generator]["agreement"] <= 1 for generator in ("ar", "masked"))
-    swept = json.loads((root / f"reports/sweep/kmeans-{name}/metrics.json").read_text())
-    own = {"render_ar": "once", "render_masked": "steps_8", "diffusion": "steps_3"}[name]
-    assert swept[own]["psnr_db"] == pytest.approx(scores["reconstruction"]["psnr_db"], abs=1)
+    run(("tokenizer_inputs", "codebook"), root, "vqgan")
+    scores = ("reconstruction", "generation", "decoding_steps")
+    run(("pixel_tokenizer", "decoder", "classifier", "reference", *GENERATORS, *scores), root, decoder=decoder)
+    found = metrics_of(root, f"reconstruction/kmeans-{decoder}")
+    assert found["tokenizer"]["name"] == "kmeans" and 3 < found["reconstruction"]["psnr_db"] < 60
+    generation = metrics_of(root, f"generation/kmeans-{decoder}")
+    assert all(0 <= generation[generator]["class_accuracy"] <= 1 for generator in ("ar", "masked"))
+    own = {"render_ar": "once", "render_masked": "steps_8", "diffusion": "steps_3"}[decoder]
+    by_steps = metrics_of(root, f"decoding_steps/kmeans-{decoder}")
+    assert by_steps[own]["psnr_db"] == pytest.approx(found["reconstruction"]["psnr_db"], abs=1)
     toys.write_params(root, {"machine": {"infer_batch_size": 5}})
-    toys.run_line(toys.COMMANDS["evaluate"].replace("onestep", name), root)
-    after = json.loads((root / f"reports/evaluate/kmeans-{name}/metrics.json").read_text())
-    for figure in ("psnr_db", "ssim"):
-        assert after["reconstruction"][figure] == pytest.approx(scores["reconstruction"][figure], abs=1e-3)
+    run(("reconstruction",), root, decoder=decoder)
+    after = metrics_of(root, f"reconstruction/kmeans-{decoder}")
+    for name in ("psnr_db", "ssim"):
+        assert after["reconstruction"][name] == pytest.approx(found["reconstruction"][name], abs=1e-3)

@@ -1,4 +1,4 @@
-"""k-means: where rows come from, how they are mapped, clustered and looked up, against brute force and scikit-learn.
+"""k-means: how features are sampled, mapped, clustered and looked up, against brute force and scikit-learn.
 
 Run: uv run pytest tests/test_kmeans.py
 """
@@ -9,83 +9,82 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from blobs import CPU, blobs, error, kmeans_params, rows_of
+from blobs import CPU, blobs, error, features_of, kmeans_params
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.codebook import kmeans, lloyd
-from stages.codebook.engines import ENGINES, check_flash, faiss_kmeans, initial
-from stages.codebook.project import fit_row_map
-from stages.codebook.quantise import Codebook, nearest
-from stages.codebook.rows import Rows, stored_rows
-from stages.codebook.sources import Sources
+from stages.codebook.kmeans import ENGINES, check_flash, cluster_by_faiss
+from stages.codebook.kmeans_features import Features, fit_feature_map, layout_of, stored_features
+from stages.codebook.params import Inputs
+from stages.codebook.quantizers import Codebook, nearest
+from stages.codebook.streaming import initial_vectors, stream
 from stages.core.errors import UserError
 
 # Codebook
 
 
 @given(st.integers(0, 10_000), st.booleans())
-def test_a_code_is_the_nearest_centroid_by_brute_force(seed, normalise):
+def test_a_code_is_the_nearest_centroid_by_brute_force(seed, normalize):
     rng = np.random.default_rng(seed)
-    feats, centroids = rng.normal(size=(3, 5, 4)), rng.normal(size=(6, 4))
-    if normalise:
+    points, centroids = rng.normal(size=(3, 5, 4)), rng.normal(size=(6, 4))
+    if normalize:
         centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
-        feats_used = feats / np.linalg.norm(feats, axis=2, keepdims=True)
+        used = points / np.linalg.norm(points, axis=2, keepdims=True)
     else:
-        feats_used = feats
-    wanted = ((feats_used[:, :, None] - centroids) ** 2).sum(-1).argmin(-1)
-    found = Codebook(torch.from_numpy(centroids), normalise).assign(torch.from_numpy(feats))
+        used = points
+    wanted = ((used[:, :, None] - centroids) ** 2).sum(-1).argmin(-1)
+    found = Codebook(torch.from_numpy(centroids), normalize).assign(torch.from_numpy(points))
     assert np.array_equal(found.numpy(), wanted)
 
 
 @pytest.mark.parametrize("count", [0, 1, 511, 512, 1300])
 def test_of_equally_near_vectors_the_first_is_chosen_whatever_the_number_of_rows(count):
     rng = np.random.default_rng(count)
-    rows, vectors = (
+    features, vectors = (
         rng.integers(-2, 3, size=(count, 3)),
         rng.integers(-2, 3, size=(70, 3)),
     )  # exact in float32, many ties
-    wanted = ((rows[:, None] - vectors) ** 2).sum(-1).argmin(1)
-    found = nearest(torch.from_numpy(rows).float(), torch.from_numpy(vectors).float())
+    wanted = ((features[:, None] - vectors) ** 2).sum(-1).argmin(1)
+    found = nearest(torch.from_numpy(features).float(), torch.from_numpy(vectors).float())
     assert found.dtype == torch.int64 and np.array_equal(found.numpy(), wanted)
 
 
-def test_each_group_of_positions_chooses_among_its_own_vectors():
+def test_each_codebook_chooses_among_its_own_vectors():
     rng = np.random.default_rng(0)
-    vectors, rows = rng.normal(size=(3 * 4, 2)), rng.normal(size=(5, 3 * 6, 2))
-    found = Codebook(torch.from_numpy(vectors), False, groups=3).assign(torch.from_numpy(rows)).numpy()
-    for group in range(3):
-        own, part = vectors[4 * group : 4 * group + 4], rows[:, 6 * group : 6 * group + 6]
-        wanted = ((part[:, :, None] - own) ** 2).sum(-1).argmin(-1) + 4 * group
-        assert np.array_equal(found[:, 6 * group : 6 * group + 6], wanted)
+    vectors, features = rng.normal(size=(3 * 4, 2)), rng.normal(size=(5, 3 * 6, 2))
+    found = Codebook(torch.from_numpy(vectors), False, codebooks=3).assign(torch.from_numpy(features)).numpy()
+    for g in range(3):
+        own, part = vectors[4 * g : 4 * g + 4], features[:, 6 * g : 6 * g + 6]
+        wanted = ((part[:, :, None] - own) ** 2).sum(-1).argmin(-1) + 4 * g
+        assert np.array_equal(found[:, 6 * g : 6 * g + 6], wanted)
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_a_placed_row_is_what_the_nearest_vector_is_near_to(normalise):
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_code_is_the_nearest_vector_in_code_space(normalize):
     rng = np.random.default_rng(0)
-    vectors, rows = (torch.from_numpy(rng.normal(size=(count, 4)) * 3).float() for count in (6, 50))
-    book = Codebook(torch.nn.functional.normalize(vectors, dim=-1) if normalise else vectors, normalise)
-    placed = book.placed(rows)
-    assert torch.equal(torch.cdist(placed, book.vectors).argmin(1), book.assign(rows))
-    torch.testing.assert_close(placed, rows / rows.norm(dim=-1, keepdim=True) if normalise else rows)
+    vectors, features = (torch.from_numpy(rng.normal(size=(count, 4)) * 3).float() for count in (6, 50))
+    book = Codebook(torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors, normalize)
+    placed = book.in_code_space(features)
+    assert torch.equal(torch.cdist(placed, book.vectors).argmin(1), book.assign(features))
+    torch.testing.assert_close(placed, features / features.norm(dim=-1, keepdim=True) if normalize else features)
 
 
 def test_lookup_is_in_full_precision_inside_autocast_too():
     torch.manual_seed(0)
-    rows, vectors = torch.randn(600, 16), torch.randn(256, 16)
+    features, vectors = torch.randn(600, 16), torch.randn(256, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = nearest(rows, vectors)
-    assert torch.equal(found, nearest(rows, vectors))
+        found = nearest(features, vectors)
+    assert torch.equal(found, nearest(features, vectors))
 
 
 def test_lookup_equals_that_of_vector_quantize_pytorch():
     from vector_quantize_pytorch import VectorQuantize
 
     torch.manual_seed(0)
-    vectors, rows = torch.randn(50, 8), torch.randn(4, 30, 8)
+    vectors, features = torch.randn(50, 8), torch.randn(4, 30, 8)
     peer = VectorQuantize(dim=8, codebook_size=50).eval()
     peer._codebook.embed.data.copy_(vectors[None])
-    assert torch.equal(Codebook(vectors, False).assign(rows), peer(rows)[1])
+    assert torch.equal(Codebook(vectors, False).assign(features), peer(features)[1])
 
 
 # In memory
@@ -96,9 +95,9 @@ def test_kmeans_reaches_scikit_learns_objective_on_all_points(init):
     from sklearn.cluster import KMeans
 
     points = blobs(3000)
-    centroids, progress = faiss_kmeans(points, kmeans_params(init=init, redo=8), CPU)
+    centroids, curves = cluster_by_faiss(points, kmeans_params(init=init, redo=8), CPU)
     assert error(points, centroids) <= KMeans(5, n_init=5, random_state=0).fit(points).inertia_ * 1.02
-    assert progress.last()["objective"] == pytest.approx(error(points, centroids), rel=0.05), (
+    assert curves.last()["objective"] == pytest.approx(error(points, centroids), rel=0.05), (
         "all 3000 points, no silent sub-sample of 5 * 256"
     )
 
@@ -106,47 +105,46 @@ def test_kmeans_reaches_scikit_learns_objective_on_all_points(init):
 def test_the_curve_is_that_of_the_best_redo_alone():
     for seed in range(4):
         points, params = blobs(400), kmeans_params(num_codes=12, iterations=6, redo=8, seed=seed)
-        centroids, progress = faiss_kmeans(points, params, CPU)
-        objective = [scalars["objective"] for _, scalars in progress.rows]
-        assert [step for step, _ in progress.rows] == list(range(6)), "faiss itself keeps those of earlier redos"
+        centroids, curves = cluster_by_faiss(points, params, CPU)
+        objective = [scalars["objective"] for _, scalars in curves.rows]
+        assert [step for step, _ in curves.rows] == list(range(6)), "faiss itself keeps those of earlier redos"
         assert objective == sorted(objective, reverse=True) and error(points, centroids) <= objective[-1]
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_the_objective_is_the_sum_of_squared_distances_in_memory_as_streamed(normalise, tmp_path):
-    rows, facts = rows_of(blobs(400), normalise), {"normalise": normalise, "num_codes": 12, "iterations": 6}
-    sample, params = rows.sample(0, 400, 0), kmeans_params(**facts)
-    _, curves = faiss_kmeans(sample, params, CPU)
-    _, streamed = lloyd.stream(rows, 0, kmeans_params(**facts, method="lloyd"), tmp_path, CPU)
-    wanted = [error(sample, initial(sample, params, CPU, done)) for done in range(6)]
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_objective_is_the_sum_of_squared_distances_in_memory_as_streamed(normalize, tmp_path):
+    features, facts = features_of(blobs(400), normalize), {"normalize": normalize, "num_codes": 12, "iterations": 6}
+    sample, params = features.sample(0, 400, 0), kmeans_params(**facts)
+    _, curves = cluster_by_faiss(sample, params, CPU)
+    _, streamed = stream(features, 0, kmeans_params(**facts, method="lloyd"), tmp_path, CPU)
+    wanted = [error(sample, initial_vectors(sample, params, CPU, done)) for done in range(6)]
     assert wanted == sorted(wanted, reverse=True)
     for found in (curves, streamed):
         np.testing.assert_allclose([scalars["objective"] for _, scalars in found.rows], wanted, rtol=1e-4)
 
 
-def test_normalised_input_gives_centroids_of_unit_length_and_the_codes_of_cosine_similarity():
-    rows = rows_of(blobs(400), normalise=True)
-    sample = rows.sample(0, 400, 0)
+def test_normalized_input_gives_centroids_of_unit_length_and_the_codes_of_cosine_similarity():
+    features = features_of(blobs(400), normalize=True)
+    sample = features.sample(0, 400, 0)
     np.testing.assert_allclose(np.linalg.norm(sample, axis=1), 1, atol=1e-6)
-    centroids, _ = faiss_kmeans(sample, kmeans_params(normalise=True), CPU)
+    centroids, _ = cluster_by_faiss(sample, kmeans_params(normalize=True), CPU)
     np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
     codes = Codebook(centroids, True).assign(torch.from_numpy(blobs(400)))
     assert np.array_equal(codes, (sample @ centroids.numpy().T).argmax(1))
 
 
 def test_the_sample_of_vectors_is_seeded_of_the_stated_size_and_without_repetition(toy):
-    rows = toy_rows(toy)
-    whole = rows.sample(0, rows.layout.train_rows, 0)
-    some, again, other = (rows.sample(0, 100, seed) for seed in (0, 0, 1))
+    features = toy_features(toy)
+    whole = features.sample(0, features.layout.train_vectors, 0)
+    some, again, other = (features.sample(0, 100, seed) for seed in (0, 0, 1))
     assert some.shape == (100, 32) and np.array_equal(some, again) and not np.array_equal(some, other)
     places = [{row.tobytes(): i for i, row in enumerate(whole)}[row.tobytes()] for row in some]
     assert places == sorted(set(places)), "in order, none twice"
 
 
-def toy_rows(root) -> Rows:
-    sources = Sources(*(root / "data" / name for name in ("images", "encoder", "features")))
-    params = kmeans_params()
-    return stored_rows(sources, kmeans.sources_of_rows.layout("codebook.kmeans", sources, params), False)
+def toy_features(root) -> Features:
+    inputs = Inputs("kmeans", *(root / "data" / name for name in ("images", "encoder", "features")), root, root)
+    return stored_features(inputs, layout_of(inputs, kmeans_params()), False)
 
 
 def test_flash_says_what_it_needs():
@@ -154,7 +152,7 @@ def test_flash_says_what_it_needs():
     with pytest.raises(UserError, match="needs a GPU .* and the package: uv pip install flash-kmeans"):
         check_flash("codebook.kmeans", machine)
     with pytest.raises(ValueError, match="no spherical k-means"):
-        kmeans_params(engine="flash", normalise=True)
+        kmeans_params(engine="flash", normalize=True)
 
 
 def test_flash_gets_the_sample_and_faiss_initial_centroids(monkeypatch):
@@ -167,11 +165,11 @@ def test_flash_gets_the_sample_and_faiss_initial_centroids(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "flash_kmeans", SimpleNamespace(batch_kmeans_Euclid=batch_kmeans_euclid))
     points, params = blobs(300), kmeans_params(engine="flash")
-    vectors, progress = ENGINES["flash"](points, params, CPU)
-    start = initial(points, params, CPU)
+    vectors, curves = ENGINES["flash"](points, params, CPU)
+    start = initial_vectors(points, params, CPU)
     assert (asked["shape"], asked["k"], asked["iters"], asked["tol"]) == ((1, 300, 8), 5, 20, 0.0)
     assert np.array_equal(asked["init"], start) and np.allclose(vectors, start + 1)
-    assert progress.rows[0][0] == 7 and progress.last()["objective"] == pytest.approx(error(points, vectors), rel=1e-4)
+    assert curves.rows[0][0] == 7 and curves.last()["objective"] == pytest.approx(error(points, vectors), rel=1e-4)
 
 
 # Projection
@@ -182,15 +180,20 @@ def test_the_projection_is_scikit_learns_pca(whiten):
     from sklearn.decomposition import PCA
 
     points = (blobs(1000) @ np.random.default_rng(1).normal(size=(8, 8)) + 50).astype(np.float32)
-    row_map = fit_row_map(rows_of(points), kmeans_params(pca_dim=3, whiten=whiten, chunk_vectors=70))
-    found, oracle = row_map.of(0, torch.from_numpy(points)).numpy(), PCA(3, whiten=bool(whiten)).fit_transform(points)
+    feature_map = fit_feature_map(features_of(points), kmeans_params(pca_dim=3, whiten=whiten, chunk_vectors=70))
+    found, oracle = (
+        feature_map.of(0, torch.from_numpy(points)).numpy(),
+        PCA(3, whiten=bool(whiten)).fit_transform(points),
+    )
     oracle *= np.sign((found * oracle).sum(0))
     np.testing.assert_allclose(found, oracle, rtol=2e-3, atol=2e-3 * np.abs(oracle).max())
 
 
 def test_partial_whitening_lies_between():
     stds = [
-        fit_row_map(rows_of(blobs(1000)), kmeans_params(whiten=whiten)).of(0, torch.from_numpy(blobs(1000))).std(0)
+        fit_feature_map(features_of(blobs(1000)), kmeans_params(whiten=whiten))
+        .of(0, torch.from_numpy(blobs(1000)))
+        .std(0)
         for whiten in (0.25, 0.5, 1.0)
     ]
     spread = [float(std.max() / std.min()) for std in stds]
@@ -199,8 +202,8 @@ def test_partial_whitening_lies_between():
 
 def test_blocks_side_by_side_get_equal_weight():
     points = np.concatenate([blobs(500), 100 * blobs(500, seed=1)], 1)
-    row_map = fit_row_map(rows_of(points, layers=2), kmeans_params(blocks=[0, 1]))
-    mapped = row_map.of(0, torch.from_numpy(points))
+    feature_map = fit_feature_map(features_of(points, layers=2), kmeans_params(blocks=[0, 1]))
+    mapped = feature_map.of(0, torch.from_numpy(points))
     for half in (mapped[:, :8], mapped[:, 8:]):
         assert float(half.var(0, correction=0).mean()) == pytest.approx(1, abs=1e-4)
-    assert row_map.weight.shape == (1, 16), "no matrix without a projection"
+    assert feature_map.weight.shape == (1, 16), "no matrix without a projection"

@@ -11,12 +11,11 @@ import pytest
 import torch
 import toy as toys
 
-from stages.codebook import kmeans, lloyd
-from stages.codebook.model import load_tokenizer
+from stages.codebook import kmeans
+from stages.codebook.tokenizer import load_tokenizer
 from stages.core.errors import UserError
-from stages.core.params import load
 from stages.data.reader import ImageSplit
-from stages.decoder.painter import OneStep
+from stages.decoder.onestep import OneStep
 
 
 def fit_toy(toy, root, **changes):
@@ -32,31 +31,25 @@ def metrics_of(root):
 
 
 def test_the_report_says_how_many_vectors_were_used_and_tracks_the_objective(toy):
-    figures = metrics_of(toy)
-    assert figures["vectors_used"] == figures["vectors_total"] > 0
+    metrics = metrics_of(toy)
+    assert metrics["vectors_used"] == metrics["vectors_total"] > 0
     rows = (toy / "reports/codebook/kmeans/plots/metrics/objective.tsv").read_text().splitlines()
     objective = [float(row.split("\t")[1]) for row in rows[1:]]
     assert len(objective) >= 2 and objective == sorted(objective, reverse=True)
 
 
-def test_the_control_is_the_untrained_twin_of_the_encoder_and_carries_it(toy, tmp_path):
+def test_the_control_is_the_untrained_twin_of_the_encoder(toy, tmp_path):
     tokenizer, images = fit_toy(toy, tmp_path, encoder="random")
     trained = load_tokenizer(toy / "data/codebook/kmeans")
-    twin, encoder = tokenizer.rows_of.encoder, trained.rows_of.encoder
+    twin, encoder = tokenizer.encoder.encoder, trained.encoder.encoder
     weights = [net.vit.blocks[0].mlp.fc1.weight for net in (twin, encoder)]
     assert weights[0].shape == weights[1].shape and not torch.equal(*weights)
-    assert tokenizer.rows_of.blocks == trained.rows_of.blocks and tokenizer.num_codes == trained.num_codes
+    assert tokenizer.encoder.blocks == trained.encoder.blocks and tokenizer.num_codes == trained.num_codes
     counts = np.bincount(tokenizer.encode(images.read(range(len(images)))).ravel(), minlength=8)
     assert (counts > 0).sum() == metrics_of(tmp_path)["train"]["live_codes"]
-    shutil.rmtree(tmp_path / "data/encoder")
-    load_tokenizer(tmp_path / "data/codebook/kmeans")  # needs no other encoder
-    inner = tmp_path / "data/codebook/kmeans/encoder/config.json"
-    inner.write_text(inner.read_text() + " ")
-    with pytest.raises(UserError, match="not the encoder"):
-        load_tokenizer(tmp_path / "data/codebook/kmeans")
 
 
-def test_separate_layers_give_a_code_each_from_vocabularies_of_their_own(toy, tmp_path):
+def test_separate_layers_give_one_code_each_from_their_own_codebooks(toy, tmp_path):
     tokenizer, images = fit_toy(toy, tmp_path, blocks=[0, -1], layers="separate", method="lloyd")
     pixels = images.read(range(len(images)))
     codes = tokenizer.encode(pixels)
@@ -66,30 +59,30 @@ def test_separate_layers_give_a_code_each_from_vocabularies_of_their_own(toy, tm
     alone, _ = fit_toy(toy, tmp_path / "alone", blocks=[0], method="lloyd")
     assert np.array_equal(alone.encode(pixels), codes[:, :16])
     assert metrics_of(tmp_path)["train"]["live_codes"] == len(np.unique(codes))
-    painter = OneStep(tokenizer.codebook.vectors, groups=2, widths=[16, 8, 8], blocks=1)
-    assert painter(torch.from_numpy(codes.astype(np.int64))).shape == (len(images), 3, 16, 16)
+    network = OneStep(tokenizer.codebook.vectors, codebooks=2, widths=[16, 8, 8], blocks=1)
+    assert network(torch.from_numpy(codes.astype(np.int64))).shape == (len(images), 3, 16, 16)
 
 
 def test_projected_layers_are_looked_up_as_they_were_clustered(toy, tmp_path):
-    tokenizer, images = fit_toy(toy, tmp_path, blocks=[0, 1], pca_dim=5, whiten=0.5, normalise=True)
+    tokenizer, images = fit_toy(toy, tmp_path, blocks=[0, 1], pca_dim=5, whiten=0.5, normalize=True)
     assert tokenizer.codebook.vectors.shape == (8, 5)
     codes = tokenizer.encode(images.read(range(len(images))))
     perplexity = np.exp(-sum(p * np.log(p) for p in np.bincount(codes.ravel()) / codes.size if p))
     assert perplexity == pytest.approx(metrics_of(tmp_path)["train"]["perplexity"], rel=0.02), "float16 apart"
 
 
-def test_computed_rows_that_a_killed_fit_left_are_kept(toy, tmp_path, monkeypatch):
+def test_computed_features_that_a_killed_fit_left_are_kept(toy, tmp_path, monkeypatch):
     def die(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lloyd, "stream", die)
+    monkeypatch.setattr(kmeans, "stream", die)
     with pytest.raises(KeyboardInterrupt):
         fit_toy(toy, tmp_path, encoder="random", method="lloyd")
     monkeypatch.undo()
-    assert list((tmp_path / "scratch/codebook-kmeans").glob("*/train-*.npy"))
-    monkeypatch.setattr("stages.codebook.rows.write_part", die)
+    assert list((tmp_path / "scratch/data-codebook-kmeans").glob("*/train-*.npy"))
+    monkeypatch.setattr("stages.codebook.kmeans_features.write_part", die)
     toys.run("codebook", tmp_path)
-    assert not (tmp_path / "scratch/codebook-kmeans").exists()
+    assert load_tokenizer(tmp_path / "data/codebook/kmeans").num_codes == 8
 
 
 @pytest.mark.parametrize(
@@ -113,11 +106,4 @@ def test_computed_rows_that_a_killed_fit_left_are_kept(toy, tmp_path, monkeypatc
 def test_impossible_settings_are_refused_before_any_work(toy, tmp_path, changes, why):
     with pytest.raises(UserError, match=why):
         fit_toy(toy, tmp_path, **changes)
-    assert not (tmp_path / "scratch/codebook-kmeans").exists()
-
-
-def test_the_control_differs_from_the_tokenizer_in_its_encoder_alone():
-    trained, control = (
-        load(f"codebook.{name}", kmeans.Params, toys.ROOT / "params.yaml") for name in ("kmeans", "kmeans_random")
-    )
-    assert control == trained.model_copy(update={"encoder": "random"})
+    assert not (tmp_path / "scratch").exists()

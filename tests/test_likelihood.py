@@ -1,4 +1,7 @@
-"""A generator's likelihood of val codes and its spread, against closed forms. Run: pytest tests/test_likelihood.py"""
+"""Likelihood of val codes under a generator and its spread, against closed forms.
+
+Run: uv run pytest tests/test_likelihood.py
+"""
 
 import math
 
@@ -6,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from stages.generator.train import likelihood_facts
+from stages.generator import ar, masked
+from stages.generator.likelihood import likelihood_facts
 from stages.tokens.reader import Tokens
 
 CODES, PATCHES, IMAGES = 8, 5, 1_000
 
 
 class KnowsOneClass:
-    """Logits of code 0 everywhere: certain for class 0, of no opinion for class 1."""
+    """Logits of a model that is certain of code 0 for class 0 and uniform for class 1."""
 
     num_codes, num_patches = CODES, PATCHES
 
@@ -27,23 +31,23 @@ def tokens(labels) -> Tokens:
     return Tokens(np.zeros((1, len(labels), PATCHES), np.uint16), np.asarray(labels), CODES, 2)
 
 
-def facts(labels, name: str = "ar") -> dict:
+def facts(labels, kind) -> dict:
     data = {"train": tokens(labels), "val": tokens(labels)}
-    return likelihood_facts(KnowsOneClass(), data, name, torch.device("cpu"))
+    return likelihood_facts(KnowsOneClass(), data, kind, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("name", ["ar", "masked"])
-def test_no_opinion_costs_log_k_bits_a_code_and_does_not_vary(name):
-    found = facts(np.ones(IMAGES, int), name)
+@pytest.mark.parametrize("kind", [ar, masked])
+def test_uniform_logits_cost_log_k_bits_per_code_with_no_spread(kind):
+    found = facts(np.ones(IMAGES, int), kind)
     assert found["val_bits_per_image"] == pytest.approx(PATCHES * math.log2(CODES), abs=1e-3)
     assert found["val_perplexity"] == pytest.approx(CODES, abs=1e-3)
     assert found["val_bits_per_image_std"] == pytest.approx(0, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["ar", "masked"])
-def test_the_deviation_is_that_of_the_mean_over_images(name):
+@pytest.mark.parametrize("kind", [ar, masked])
+def test_the_deviation_is_that_of_the_mean_over_images(kind):
     """A quarter of the images costs 15 bits, the others none: mean 15 / 4, deviation 15 sqrt(3/16 / images)."""
-    found = facts(np.arange(IMAGES) % 4 == 0, name)
+    found = facts(np.arange(IMAGES) % 4 == 0, kind)
     assert found["val_bits_per_image"] == pytest.approx(15 / 4, abs=1e-3)
     assert found["val_bits_per_image_std"] == pytest.approx(15 * math.sqrt(3 / 16 / IMAGES), abs=1e-3)
     nats = found["val_bits_per_image_std"] * math.log(2) / PATCHES

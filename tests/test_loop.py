@@ -9,8 +9,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from stages.core.curves import Curves
-from stages.core.loop import Optim, adamw, fit, prefetch
+from stages.core.results import Curves
+from stages.core.schemas import Optim
+from stages.core.train import adamw, fit, prefetch
 
 OPTIM = Optim(
     total_steps=3, batch_size=2, lr_peak=0.1, warmup_steps=1, weight_decay=0.1, beta2=0.9, clip_norm=1.0,
@@ -20,6 +21,7 @@ OPTIM = Optim(
 
 def trained(work: Path, name: str) -> torch.Tensor:
     """The weights that a training under `name` ends with; its loss draws noise."""
+    (work / name).mkdir()
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 3)
 
@@ -55,7 +57,7 @@ def test_batches_are_made_on_one_core_while_the_training_keeps_its_threads():
 
 
 def test_code_vectors_are_not_decayed_and_other_matrices_are():
-    from stages.codebook.quantise import Vq
+    from stages.codebook.quantizers import Vq
 
     model = torch.nn.ModuleDict({"vq": Vq(8, 4, 0.25), "linear": torch.nn.Linear(4, 4)})
     decay = {id(p): group["weight_decay"] for group in adamw(model, OPTIM).param_groups for p in group["params"]}

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
 
-from stages.core import likeness, scores
-from stages.core.usage import usage
+from stages.core.metrics import bootstrap_std, psnr, usage
 from stages.evaluate import metrics
-from stages.evaluate.neighbours import distance_figures, nearest
+from stages.evaluate.neighbors import distance_metrics, knn_radii, nearest
 
 
 def noisy_pair(count: int = 3, px: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -20,20 +21,20 @@ def noisy_pair(count: int = 3, px: int = 16) -> tuple[np.ndarray, np.ndarray]:
 
 def test_psnr_of_a_known_error():
     images = np.full((2, 8, 8, 3), 100, np.uint8)
-    assert scores.psnr(images, images + np.uint8(5)) == pytest.approx([20 * math.log10(255 / 5)] * 2)
+    assert psnr(images, images + np.uint8(5)) == pytest.approx([20 * math.log10(255 / 5)] * 2)
 
 
 def test_psnr_of_equal_images_is_finite_and_the_highest():
     images, others = noisy_pair()
-    assert scores.psnr(images, images) == pytest.approx([10 * math.log10(255**2 * 12)] * 3)
-    assert (scores.psnr(images, others) < scores.psnr(images, images)).all()
+    assert psnr(images, images) == pytest.approx([10 * math.log10(255**2 * 12)] * 3)
+    assert (psnr(images, others) < psnr(images, images)).all()
 
 
 def ssim_by_hand(image: np.ndarray, other: np.ndarray) -> float:
     """Equation 13 of Wang et al. 2004, window by window."""
     line = np.exp(-((np.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
     weights = np.outer(line, line) / np.outer(line, line).sum()
-    c1, c2, scores = (0.01 * 255) ** 2, (0.03 * 255) ** 2, []
+    c1, c2, values = (0.01 * 255) ** 2, (0.03 * 255) ** 2, []
     for channel in range(3):
         for top in range(image.shape[0] - 10):
             for left in range(image.shape[1] - 10):
@@ -42,13 +43,13 @@ def ssim_by_hand(image: np.ndarray, other: np.ndarray) -> float:
                 mx, my = (weights * x).sum(), (weights * y).sum()
                 vx, vy = (weights * (x - mx) ** 2).sum(), (weights * (y - my) ** 2).sum()
                 cov = (weights * (x - mx) * (y - my)).sum()
-                scores.append((2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
-    return float(np.mean(scores))
+                values.append((2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
+    return float(np.mean(values))
 
 
 def test_ssim_equals_brute_force():
     images, others = noisy_pair()
-    assert likeness.ssim(images, others) == pytest.approx(
+    assert metrics.ssim(images, others) == pytest.approx(
         [ssim_by_hand(*pair) for pair in zip(images, others, strict=True)]
     )
 
@@ -56,31 +57,29 @@ def test_ssim_equals_brute_force():
 def test_ssim_is_one_for_equal_images_even_below_the_window():
     for px in (8, 11, 16):
         images, others = noisy_pair(px=px)
-        assert likeness.ssim(images, images) == pytest.approx([1.0] * 3)
-        assert (likeness.ssim(images, others) < 1).all()
+        assert metrics.ssim(images, images) == pytest.approx([1.0] * 3)
+        assert (metrics.ssim(images, others) < 1).all()
 
 
 def test_fid_of_equal_sets_is_zero():
     feats = torch.from_numpy(np.random.default_rng(0).normal(size=(300, 16)))
-    assert abs(likeness.fid(feats, feats)) < 1e-3
+    assert abs(metrics.fid(feats, feats)) < 1e-3
 
 
 def test_fid_of_equal_covariances_is_the_squared_distance_of_means():
     """Statement 28, on exact statistics and on features that were only shifted."""
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
-
     rng = np.random.default_rng(0)
     root, shift = rng.normal(size=(12, 12)), rng.normal(size=12)
     one = {"mu": np.zeros(12), "sigma": root @ root.T}
     found = fid_statistics_to_metric(one, {**one, "mu": shift}, verbose=False)[KEY_METRIC_FID]
     assert found == pytest.approx(shift @ shift, rel=1e-6)
     feats = torch.from_numpy(rng.normal(size=(200, 12)))
-    assert likeness.fid(feats, feats + torch.from_numpy(shift)) == pytest.approx(shift @ shift, rel=1e-6)
+    assert metrics.fid(feats, feats + torch.from_numpy(shift)) == pytest.approx(shift @ shift, rel=1e-6)
 
 
 def test_fid_with_fewer_images_than_dimensions_is_a_real_number():
     feats = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 64)))
-    found = likeness.fid(feats[:20], feats[20:])
+    found = metrics.fid(feats[:20], feats[20:])
     assert isinstance(found, float) and math.isfinite(found) and found > 0
 
 
@@ -94,23 +93,21 @@ def test_a_tight_cluster_has_high_precision_and_low_recall():
     rng = np.random.default_rng(0)
     real = torch.from_numpy(rng.normal(size=(300, 4)).astype(np.float32))
     tight = torch.from_numpy((0.05 * rng.normal(size=(300, 4))).astype(np.float32))
-    radii = {id(points): metrics.ball_radii(points, 3) for points in (real, tight)}
-    precision, recall = metrics.precision_recall(tight, real, radii[id(real)], neighbours=3)
+    radii = {id(points): knn_radii(points, 3) for points in (real, tight)}
+    precision, recall = metrics.precision_recall(tight, real, radii[id(real)], neighbors=3)
     assert precision > 0.95 and recall < 0.1
-    assert metrics.precision_recall(real, tight, radii[id(tight)], neighbours=3) == (recall, precision)
+    assert metrics.precision_recall(real, tight, radii[id(tight)], neighbors=3) == (recall, precision)
 
 
 @pytest.mark.parametrize(("samples", "references"), [(300, 2500), (1100, 999)])  # batches of 1,000 and a rest
 def test_precision_and_recall_are_torch_fidelitys(samples, references):
-    from torch_fidelity.metric_prc import prc_features_to_metric
-
     rng = np.random.default_rng(0)
     real = torch.from_numpy(rng.normal(size=(references, 6)).astype(np.float32))
     drawn = torch.from_numpy(rng.normal(loc=0.7, size=(samples, 6)).astype(np.float32))
     theirs = prc_features_to_metric(
         drawn, real, prc_neighborhood=3, prc_batch_size=500, save_cpu_ram=True, verbose=False
     )
-    ours = metrics.precision_recall(drawn, real, metrics.ball_radii(real, 3), neighbours=3)
+    ours = metrics.precision_recall(drawn, real, knn_radii(real, 3), neighbors=3)
     assert ours == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-3) and 0.1 < min(ours)
 
 
@@ -122,7 +119,7 @@ def test_inception_score_runs_from_one_to_the_number_of_classes():
 
 def test_bootstrap_std_of_a_mean_is_the_standard_error():
     values = np.random.default_rng(0).normal(size=400)
-    found = scores.bootstrap_std(lambda index: values[index].mean(), 400, draws=400, seed=0)
+    found = bootstrap_std(lambda index: values[index].mean(), 400, draws=400, seed=0)
     assert found == pytest.approx(values.std() / 20, rel=0.15)
 
 
@@ -138,12 +135,12 @@ def test_usage_bounds(num_codes):
     assert usage(np.eye(1, num_codes, dtype=int)[0])["perplexity"] == pytest.approx(1)
 
 
-def test_entropy_of_8192_codes_used_alike():
+def test_entropy_of_8192_codes_in_uniform_use():
     assert usage(np.ones(8192, int))["entropy_nats"] == pytest.approx(9.0109, abs=1e-4)
 
 
 def test_nearest_equals_brute_force_across_chunks(monkeypatch):
-    monkeypatch.setattr("stages.evaluate.neighbours.CHUNK", 7)
+    monkeypatch.setattr("stages.evaluate.neighbors.CHUNK", 7)
     rng = np.random.default_rng(0)
     rows, reference = rng.normal(size=(20, 5)).astype(np.float32), rng.normal(size=(33, 5)).astype(np.float32)
     brute = np.linalg.norm(rows[:, None] - reference[None], axis=2)
@@ -152,7 +149,7 @@ def test_nearest_equals_brute_force_across_chunks(monkeypatch):
     assert (places == brute.argmin(1)).all()
 
 
-def test_nearest_sees_differences_that_matrix_products_round_away():
+def test_nearest_resolves_differences_that_matrix_products_round_away():
     rng = np.random.default_rng(0)
     point = 100 + rng.normal(size=(1, 64)).astype(np.float32)
     reference = point + np.array([3e-4, 1e-4, 2e-4, 0, 1, 2, 0], np.float32)[:, None]
@@ -167,5 +164,5 @@ def test_planted_copies_are_found():
     samples[:30] = train[50:80]
     val_distances, (distances, places) = nearest(val, train)[0], nearest(samples, train)
     assert (places[:30] == np.arange(50, 80)).all() and distances[:30].max() < 1e-6
-    assert 0.30 <= distance_figures(distances, val_distances)["near_copies"] < 0.36
-    assert distance_figures(val_distances, val_distances)["near_copies"] == pytest.approx(0.01)
+    assert 0.30 <= distance_metrics(distances, val_distances)["near_copies"] < 0.36
+    assert distance_metrics(val_distances, val_distances)["near_copies"] == pytest.approx(0.01)

@@ -1,13 +1,13 @@
-"""The noise of the stability stage: seeded by image, as strong as asked; spreads. Run: pytest tests/test_noise.py"""
+"""Noise of a given SNR, seeded per image, and standard errors. Run: pytest tests/test_noise.py"""
 
 import numpy as np
 import pytest
 import torch
 from toy_pipeline import pixels_of
 
-from stages.stability.change import FIGURES
-from stages.stability.measure import Params, summary
-from stages.stability.noise import measured_snr_db, noise_sigma, signal_power, unit_noise
+from stages.studies.code_changes import METRICS, cosine, summary
+from stages.studies.noise import measured_snr_db, noise_sigma, signal_power, unit_noise
+from stages.studies.params import NoiseRobustness
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,17 @@ def test_the_measured_ratio_is_the_asked_one_within_a_tenth_of_a_decibel(toy, sn
 
 def test_the_standard_error_over_images_is_that_of_resampled_ones():
     rng = np.random.default_rng(0)
-    counts = rng.integers(4, 16, (400, len(FIGURES)))
-    sums = rng.binomial(counts[:, None, None], 0.3, (400, 2, 1, len(FIGURES)))
-    settings = Params(snrs_db=[10.0], seeds=[0, 1], max_images=400, foreground_variance=0.01, seed=0)
+    counts = rng.integers(4, 16, (400, len(METRICS)))
+    sums = rng.binomial(counts[:, None, None], 0.3, (400, 2, 1, len(METRICS)))
+    settings = NoiseRobustness(snrs_db=[10.0], seeds=[0, 1], max_images=400, foreground_variance=0.01, seed=0)
     found = summary(sums.astype(float), counts.astype(float), settings)["snr_10_db"]
     picks = rng.integers(400, size=(2000, 400))
     draws = sums.mean(1)[picks, 0, 0].sum(1) / counts[picks, 0].sum(1)
     assert found["change"] == pytest.approx(0.3, abs=0.02)
     assert found["change_image_std"] == pytest.approx(draws.std(), rel=0.1)
+
+
+def test_equal_vectors_have_similarity_one_even_without_length():
+    features = torch.tensor([[0.0, 0.0], [0.3, 0.1], [1.0, 0.0]])
+    assert cosine(features, features).tolist() == [1, 1, 1]
+    assert cosine(features, torch.tensor([[1.0, 0.0], [-0.3, -0.1], [0.0, 2.0]])).tolist() == pytest.approx([0, -1, 0])

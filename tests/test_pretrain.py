@@ -1,4 +1,7 @@
-"""Training of embedded encoders: views, hybrid network, what is refused. Run: pytest tests/test_pretrain.py (8 s)"""
+"""Pretraining of embedded encoders: views, hybrid network, what is refused.
+
+Run: uv run pytest tests/test_pretrain.py
+"""
 
 import contextlib
 import io
@@ -9,10 +12,10 @@ import torch
 import toy as toys
 from safetensors.torch import load_file
 
-from stages.core.augment import random_clouds, random_colours
 from stages.core.errors import UserError
-from stages.pretrain.losses import Objective
-from stages.pretrain.model import build_vit
+from stages.core.images import random_clouds, random_colors
+from stages.encoder.losses import Objective
+from stages.encoder.vit import build_vit
 
 HYBRID = {"source": "scenes", "depth": 1, "heads": 2, "dim": 64, "stem_blocks": 1, "store": "fp16", "class_weight": 1.0}
 SCENES = {
@@ -30,20 +33,20 @@ def rng() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def test_turned_colours_keep_every_pixels_strength_and_none_at_all_keeps_the_pixels():
-    assert torch.equal(random_colours(images(), rng(), mix=0.0, grey=0.0), images())
-    turned = random_colours(images(), rng(), mix=1.0, grey=0.0)
+def test_turned_colors_keep_every_pixels_strength_and_none_at_all_keeps_the_pixels():
+    assert torch.equal(random_colors(images(), rng(), mix=0.0, gray=0.0), images())
+    turned = random_colors(images(), rng(), mix=1.0, gray=0.0)
     torch.testing.assert_close(turned.norm(dim=1), images().norm(dim=1))
     assert (turned - images()).abs().mean((1, 2, 3)).min() > 0.1
     shift = turned.flatten(2) @ images().flatten(2).pinverse()  # one linear map an image, orthogonal
     torch.testing.assert_close(shift @ shift.mT, torch.eye(3).expand(6, 3, 3), atol=1e-4, rtol=0)
 
 
-def test_grey_images_have_three_equal_channels_as_often_as_asked():
-    seen = random_colours(images(400), rng(), mix=0.0, grey=0.25)
-    grey = (seen.std(1).amax((1, 2)) < 1e-6).float()
-    assert abs(float(grey.mean()) - 0.25) < 0.07
-    torch.testing.assert_close(seen[grey == 1][:, 0], images(400)[grey == 1].mean(1))
+def test_gray_images_have_three_equal_channels_as_often_as_asked():
+    seen = random_colors(images(400), rng(), mix=0.0, gray=0.25)
+    gray = (seen.std(1).amax((1, 2)) < 1e-6).float()
+    assert abs(float(gray.mean()) - 0.25) < 0.07
+    torch.testing.assert_close(seen[gray == 1][:, 0], images(400)[gray == 1].mean(1))
 
 
 def test_clouds_differ_between_images_and_stay_below_their_amplitude():
@@ -80,7 +83,7 @@ def test_residual_blocks_add_to_the_stem_alone_and_the_map_stays_8_by_8():
 
 
 def two_views():
-    """Images and their mirror images, and the maps of views that were not moved."""
+    """Images and their horizontal flips, with the identity as maps."""
     return (images(8), images(8).flip(3)), (torch.eye(2, 3).expand(8, 2, 3), torch.eye(2, 3).expand(8, 2, 3))
 
 
@@ -99,11 +102,11 @@ def test_the_pixel_term_is_the_error_of_a_linear_map_from_each_patch_to_its_own_
     assert loss.item() == pytest.approx(scalars["simclr"].item() + 3 * scalars["pixel"].item(), rel=1e-5)
     row, column = 2, 1  # one patch by hand, and the mean over all of them
     both = torch.cat(views)
-    told = model.to_pixels(model.backbone.forward_features(both))
+    predicted = model.to_pixels(model.backbone.forward_features(both))
     patch = both[5, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].flatten()
-    own = (told[5, 4 * row + column] - patch).square().mean()
+    own = (predicted[5, 4 * row + column] - patch).square().mean()
     patches = both.unflatten(3, (4, 4)).unflatten(2, (4, 4)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-    errors = (told - patches).square()
+    errors = (predicted - patches).square()
     assert errors[5, 4 * row + column].mean().item() == pytest.approx(own.item(), rel=1e-5)
     assert scalars["pixel"].item() == pytest.approx(errors.mean().item(), rel=1e-5)
 
@@ -121,35 +124,38 @@ def test_classes_count_only_where_they_have_a_weight():
 @pytest.fixture
 def scenes(tmp_path):
     """A toy project whose images are scenes."""
-    changes = {"data": {**SCENES, "val_fraction": 0.5}, "pretrain": {"digits": HYBRID}}
-    toys.write_params(tmp_path, changes)
+    toys.write_params(tmp_path, {"data": {**SCENES, "val_fraction": 0.5}})
     toys.run("data", tmp_path)
-    return tmp_path, changes
+    return tmp_path
+
+
+def write_pretrain(root, section: dict) -> None:
+    """pretrain.yaml of the toy with changes of its section."""
+    toys.write_layers(root / "pretrain.yaml", toys.PRETRAIN, {"digits": section})
 
 
 def test_a_hybrid_is_trained_by_classes_stored_in_16_bits_and_fetched_as_an_encoder(scenes):
-    root, _ = scenes
-    toys.run("pretrain", root)
-    stored = load_file(root / "weights/digits/model.safetensors")
+    write_pretrain(scenes, HYBRID)
+    toys.run("pretrain", scenes)
+    stored = load_file(scenes / "weights/digits/model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
-    assert (root / "reports/pretrain/digits/plots/metrics/accuracy.tsv").is_file()
-    toys.run("encoder", root)
-    fetched = load_file(root / "data/encoder/model.safetensors")
+    assert (scenes / "reports/pretrain/digits/plots/metrics/accuracy.tsv").is_file()
+    toys.run("encoder", scenes)
+    fetched = load_file(scenes / "data/encoder/model.safetensors")
     assert all(torch.equal(fetched[key], tensor.float()) for key, tensor in stored.items())
 
 
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"source": "digits"}, "holds images of source scenes, pretrain.digits is for digits. Make them: `semt"),
-        ({"patch_px": 32, "dim": 512}, "pretrain.digits.patch_px = 32: expected a divisor of img_px = 16"),
+        ({"source": "digits"}, "digits.source = 'digits': data/images holds images of source scenes. Make others: "),
+        ({"patch_px": 32, "dim": 512}, "pretrain.yaml: digits.patch_px = 32: expected a divisor of img_px = 16"),
     ],
 )  # fmt: skip
 def test_images_that_do_not_fit_are_refused_at_the_door(scenes, section, said):
-    root, changes = scenes
-    toys.write_params(root, {**changes, "pretrain": {"digits": {**HYBRID, **section}}})
+    write_pretrain(scenes, {**HYBRID, **section})
     with pytest.raises(UserError, match=said):
-        toys.run("pretrain", root)
+        toys.run("pretrain", scenes)
 
 
 def test_a_flat_folder_has_no_classes_to_be_supervised_by(tmp_path):
@@ -158,8 +164,9 @@ def test_a_flat_folder_has_no_classes_to_be_supervised_by(tmp_path):
         path.rename(tmp_path / "pictures" / f"{path.parent.name}-{path.name}")
         with contextlib.suppress(OSError):
             path.parent.rmdir()
-    toys.write_params(tmp_path, {"pretrain": {"digits": {"class_weight": 1.0}}})
+    toys.write_params(tmp_path)
+    write_pretrain(tmp_path, {"class_weight": 1.0})
     with contextlib.redirect_stdout(io.StringIO()):
         toys.run("data", tmp_path)
-    with pytest.raises(UserError, match="pretrain.digits.class_weight = 1.0: .* has no classes; expected 0.0"):
+    with pytest.raises(UserError, match="digits.class_weight = 1.0: .* has no classes; expected 0.0"):
         toys.run("pretrain", tmp_path)

@@ -4,16 +4,19 @@ import json
 
 import numpy as np
 import pytest
-from toy_pipeline import MACHINE, write_encoder, write_image_artefact, write_images
+from toy_pipeline import MACHINE, write_encoder, write_image_artifact, write_images
 
-from stages.core.augment import Affine
+from stages.core.distributed import random_subset
 from stages.core.errors import UserError
-from stages.probe.linear import Params, few_label_draws, probe
+from stages.core.schemas import Affine
+from stages.data.reader import ImageSplit
+from stages.studies.encoder_probe import Inputs, few_label_draws, probe
+from stages.studies.params import Probe
 
-STILL = Affine(degrees=0.0, scale=0.0, translate=0.0, shear=0.0, mirror=False)
-MOVED = Affine(degrees=30.0, scale=0.25, translate=0.15, shear=0.2, mirror=False)
-PARAMS = Params(block=-1, final_norm=True, raw_px=16, max_images=1000, moved=MOVED, few_labels=5, few_draws=3,
-                inverse_regularisation=0.1, seed=7)  # fmt: skip
+IDENTITY = Affine(degrees=0.0, scale=0.0, translate=0.0, shear=0.0, hflip=False)
+AUGMENTED = Affine(degrees=30.0, scale=0.25, translate=0.15, shear=0.2, hflip=False)
+PARAMS = Probe(block=-1, final_norm=True, raw_px=16, max_images=1000, augmented=AUGMENTED, shots=5, few_draws=3,
+               inverse_regularization=0.1, seed=7)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -25,35 +28,41 @@ def toy(tmp_path_factory):
 
 
 def run(toy, report, **changes) -> dict:
-    probe(toy / "images", toy / "encoder", report, PARAMS.model_copy(update=changes), MACHINE)
+    probe(Inputs(toy / "images", toy / "encoder"), report, PARAMS.model_copy(update=changes), MACHINE)
     return json.loads((report / "metrics.json").read_text())
 
 
-def test_three_feature_sets_four_tests_and_a_protocol(toy, tmp_path):
-    metrics = run(toy, tmp_path)
+@pytest.fixture(scope="module")
+def whole(toy, tmp_path_factory):
+    """The folder of a report and its metrics, which tests only read."""
+    report = tmp_path_factory.mktemp("report")
+    return report, run(toy, report)
+
+
+def test_three_feature_sets_four_tests_and_a_protocol(whole):
+    report, metrics = whole
     assert set(metrics) == {"raw", "random_twin", "encoder", "protocol"}
     assert all(0 <= value <= 1 for name in ("raw", "random_twin", "encoder") for value in metrics[name].values())
-    assert metrics["raw"]["clean"] > 0.85 > 0.6 > metrics["raw"]["moved"]
+    assert metrics["raw"]["clean"] > 0.85 > 0.6 > metrics["raw"]["augmented"]
     assert metrics["random_twin"] != metrics["encoder"]
-    assert metrics["protocol"][0]["moved"] == MOVED.model_dump() and (tmp_path / "moved.png").is_file()
+    assert metrics["protocol"][0]["augmented"] == AUGMENTED.model_dump() and (report / "augmented.png").is_file()
 
 
-def test_an_identity_map_moves_nothing(toy, tmp_path):
-    metrics = run(toy, tmp_path, moved=STILL)
+def test_an_identity_map_changes_nothing(toy, tmp_path):
+    metrics = run(toy, tmp_path, augmented=IDENTITY)
     for name in ("raw", "encoder"):
-        assert metrics[name]["clean"] == metrics[name]["moved"]
-        assert metrics[name]["few_clean"] == metrics[name]["few_moved"]
+        assert metrics[name]["clean"] == metrics[name]["augmented"]
+        assert metrics[name]["few_clean"] == metrics[name]["few_augmented"]
 
 
-def test_two_runs_and_other_batch_sizes_give_the_same_bytes(toy, tmp_path):
-    run(toy, tmp_path / "one")
-    run(toy, tmp_path / "two")
-    for name in ("metrics.json", "moved.png"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+def test_two_runs_give_the_same_bytes(toy, whole, tmp_path):
+    run(toy, tmp_path)
+    for name in ("metrics.json", "augmented.png"):
+        assert (tmp_path / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
 def test_at_most_max_images_are_used(toy, tmp_path):
-    entry = run(toy, tmp_path, max_images=90, few_labels=2)["protocol"][0]
+    entry = run(toy, tmp_path, max_images=90, shots=2)["protocol"][0]
     assert entry["train_images"] == entry["val_images"] == 90
 
 
@@ -66,30 +75,26 @@ def test_draws_are_balanced_and_differ():
 
 def test_images_without_classes_are_skipped(toy, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
-    write_image_artefact(tmp_path / "images", images, np.full(30, -1), [])
-    probe(tmp_path / "images", toy / "encoder", tmp_path / "report", PARAMS, MACHINE)
+    write_image_artifact(tmp_path / "images", images, np.full(30, -1), [])
+    probe(Inputs(tmp_path / "images", toy / "encoder"), tmp_path / "report", PARAMS, MACHINE)
     assert json.loads((tmp_path / "report" / "metrics.json").read_text()) == {"skipped": "no classes"}
 
 
 def test_impossible_settings_are_named(toy, tmp_path):
     with pytest.raises(UserError, match=r"probe.block = 2: the encoder has 2 blocks: expected -2 … 1"):
         run(toy, tmp_path, block=2)
-    with pytest.raises(UserError, match=r"probe.few_labels = 100: class \d has \d+ among the \d+ train images used"):
-        run(toy, tmp_path, few_labels=100)
+    with pytest.raises(UserError, match=r"probe.shots = 100: class \d has \d+ among the \d+ train images used"):
+        run(toy, tmp_path, shots=100)
 
 
 def test_too_few_labels_are_refused_before_any_image_is_read(toy, tmp_path, monkeypatch):
-    from stages.data.reader import ImageSplit
-
     monkeypatch.setattr(ImageSplit, "read", lambda *_: pytest.fail("read an image first"))
-    with pytest.raises(UserError, match="probe.few_labels = 100"):
-        run(toy, tmp_path, few_labels=100)
+    with pytest.raises(UserError, match="probe.shots = 100"):
+        run(toy, tmp_path, shots=100)
 
 
 def test_the_choice_is_seeded_sorted_and_without_repetition():
-    from stages.core.choice import choose
-
-    assert choose(5, 9, 0).tolist() == choose(5, 5, 0).tolist() == [0, 1, 2, 3, 4]
-    some = choose(1000, 100, 0).tolist()
-    assert some == sorted(set(some)) == choose(1000, 100, 0).tolist() and len(some) == 100 and max(some) < 1000
-    assert some != choose(1000, 100, 1).tolist()
+    assert random_subset(5, 9, 0).tolist() == random_subset(5, 5, 0).tolist() == [0, 1, 2, 3, 4]
+    some = random_subset(1000, 100, 0).tolist()
+    assert some == sorted(set(some)) == random_subset(1000, 100, 0).tolist() and len(some) == 100 and max(some) < 1000
+    assert some != random_subset(1000, 100, 1).tolist()

@@ -1,107 +1,250 @@
-"""The README's recipes against the stages' own schemas, and its commands, as written, on a fresh clone.
+"""The documents against the repository: links, anchors, commands, parameter names, recipes.
 
-Run: uv run pytest tests/test_readme.py     (with -m slow: the whole default run)
+Run: uv run pytest tests/test_readme.py
 """
 
+import ast
 import contextlib
-import os
+import copy
+import fnmatch
+import importlib.util
+import json
 import re
-import subprocess
+import shlex
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import toy as toys
 
-from stages.check import SCHEMAS, errors_in
-from stages.codebook.fit import load_params as load_tokenizer
-from stages.core.params import load
-from stages.decoder.train import load_params as load_decoder
+from pipeline.cli import parser
+from pipeline.edit import read_arguments
+from pipeline.errors import PipelineError
+from pipeline.params_file import lay_over, parse
+from stages.check import errors_in
 
-README, PARAMS = (toys.ROOT / "README.md").read_text(), toys.ROOT / "params.yaml"
-RECIPES = re.findall(r"```yaml\n(.*?)```", README, re.S)
-
-
-def test_the_readme_names_every_stage_and_every_file_it_links_exists():
-    for name in toys.YAML(typ="safe").load(toys.ROOT / "dvc.yaml")["stages"]:
-        assert f"stages/{name}/" in README, name
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (toys.ROOT / link).exists(), link
-
-
-def test_every_command_of_semtok_has_a_line_in_the_readme_and_a_word_of_help():
-    from pipeline.cli import parser
-
-    [verbs] = [action for action in parser()._actions if action.dest == "verb"]
-    watching = README[README.index("## Watch it") :]
-    told = re.findall(r"^uv run semtok (\w+) .*# .+$", watching, re.M)
-    assert sorted(told) == sorted(verbs.choices) and len(verbs._choices_actions) == len(told)
+ROOT = toys.ROOT
+GUIDES = [
+    ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "findings/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]  # fmt: skip
+LOG = sorted((ROOT / "docs/log").glob("*.md"))
+HISTORY = [ROOT / "CHANGELOG.md"]  # names what is no more
+CURRENT = [path for path in GUIDES if path not in HISTORY]
+INVENTED = ("brightness", "gray", "uniform", "class_counts", "kmeans_1024")  # names of the guides' examples
+YAML_BLOCK, SET = re.compile(r"^```yaml\n(.*?)^```", re.S | re.M), re.compile(r"semtok set ([^\n#&]+)")
+RECIPES = YAML_BLOCK.findall((ROOT / "docs/real_data.md").read_text())
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 
-def lay_over(base: dict, layer: dict, key: str = "") -> dict:
-    """`base` with the values of `layer`; a key that `base` lacks is an error."""
-    assert set(layer) <= set(base), f"{key}: unknown {set(layer) - set(base)}"
-    laid = {k: lay_over(base[k], v, f"{key}.{k}") if isinstance(v, dict) else v for k, v in layer.items()}
-    return {**base, **laid}
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
-def load_all(recipe: str, tmp_path: Path) -> dict[str, Any]:
-    """Every section of params.yaml under a recipe, checked by the stages; the images' folder is one that exists."""
-    params = lay_over(toys.YAML(typ="safe").load(PARAMS), toys.YAML(typ="safe").load(recipe))
-    if params["data"]["folder"]:
-        params["data"]["folder"] = str(tmp_path)
-    with open(tmp_path / "params.yaml", "w") as file:
-        toys.YAML(typ="safe").dump(params, file)
-    with contextlib.chdir(toys.ROOT):
-        assert errors_in(tmp_path / "params.yaml") == []
-        loaded = {name: load(name, schema, tmp_path / "params.yaml") for name, schema in SCHEMAS.items()}
-        book, decoder = (
-            load_tokenizer("kmeans", tmp_path / "params.yaml"),
-            load_decoder("onestep", tmp_path / "params.yaml"),
-        )
-        return {**loaded, "codebook": book[1], "decoder": decoder[1]}
+def each(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=name_of)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=["folder", "imagenet"])
-def test_a_recipe_laid_over_params_yaml_is_accepted_by_every_stage_and_fits_together(recipe, tmp_path):
-    params = load_all(recipe, tmp_path)
-    encoder, book, decoder = params["encoder"], params["codebook"], params["decoder"]
-    own = params.get(f"pretrain.{encoder.name}")
-    patch_px = own.patch_px if own else int(re.search(r"patch(\d+)", encoder.name)[1])
-    depth = own.depth if own else {"small": 12, "base": 12, "large": 24}[encoder.name.split("_")[1]]
-    assert encoder.img_px % patch_px == 0
-    assert encoder.img_px // patch_px * 2 ** (len(decoder.widths) - 1) == params["data"].img_px
-    blocks = [params["probe"].block % depth, params["features"].block, *decoder.perceptual_blocks]
+@cache
+def text_of(path: Path) -> str:
+    return path.read_text()
+
+
+@cache
+def yaml_of(path: Path) -> dict:
+    return toys.YAML(typ="safe").load(text_of(path))
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.S | re.M)
+
+
+@cache
+def anchors_of(path: Path) -> set[str]:
+    """The anchors that GitHub gives a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", without_code(text_of(path)), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def code_of(path: Path) -> str:
+    """Everything in a document that stands in backticks or in a fenced block, one piece per line."""
+    fenced = re.findall(r"^ *```\w*\n(.*?)^ *```", text_of(path), re.S | re.M)
+    return "\n".join([*fenced, *re.findall(r"`([^`\n]+)`", without_code(text_of(path)))])
+
+
+def stage_names() -> set[str]:
+    """Stages of every dvc.yaml of the repository."""
+    files = [ROOT / "dvc.yaml", ROOT / "studies/dvc.yaml"]
+    return {name for file in files if file.exists() for name in yaml_of(file)["stages"]}
+
+
+def test_the_readme_has_at_most_nine_thousand_bytes():
+    assert (ROOT / "README.md").stat().st_size <= 9000
+
+
+@each([*GUIDES, *LOG])
+def test_every_relative_link_and_anchor_resolves(path):
+    for target in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", without_code(text_of(path))):
+        file, _, anchor = target.partition("#")
+        found = (path.parent / file).resolve() if file else path
+        assert found.exists(), f"{target}: no such file"
+        assert not anchor or anchor in anchors_of(found), f"{target}: no such heading"
+
+
+def test_the_readme_names_every_folder_of_stages_and_every_guide():
+    readme = text_of(ROOT / "README.md")
+    rooms = [path.parent.name for path in (ROOT / "stages").glob("*/__init__.py")]
+    assert [room for room in rooms if f"stages/{room}/" not in readme] == []
+    assert [name_of(path) for path in GUIDES[1:3] + GUIDES[4:] if f"({name_of(path)})" not in readme] == []
+
+
+@each(CURRENT)
+def test_every_module_that_a_document_names_exists(path):
+    for module in set(re.findall(r"\bstages(?:\.\w+)+", code_of(path))):
+        name, _, attribute = module.rpartition(".")
+        file, package = ROOT / f"{module.replace('.', '/')}.py", ROOT / module.replace(".", "/")
+        owner = ROOT / f"{name.replace('.', '/')}.py"
+        inside = owner.exists() and re.search(rf"^(class|def) {attribute}\b|^{attribute}\b.*=", owner.read_text(), re.M)
+        assert file.exists() or package.is_dir() or inside or attribute in INVENTED, module
+
+
+@each(CURRENT)
+def test_every_script_folder_and_file_that_a_document_names_exists(path):
+    pattern = r"\b(?:benchmarks|tests|presets|stages|docs|pipeline)/[\w/.-]+\.(?:py|yaml|md|tsv|png|html)\b"
+    named = {name for name in re.findall(pattern, code_of(path)) if Path(name).stem not in INVENTED}
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@each(CURRENT)
+def test_every_command_of_semtok_and_every_stage_that_a_document_runs_exists(path):
+    [verbs] = [action for action in parser()._actions if action.dest == "command"]
+    code = re.sub(r"\s#.*", "", code_of(path))
+    commands = re.findall(r"(?:^|uv run )semtok (\w+)([^\n]*)", code, re.M)
+    assert {verb for verb, _ in commands} <= set(verbs.choices)
+    targets = [words for verb, words in commands if verb == "run"]
+    targets += re.findall(r"dvc repro([^\n&;]*)", code)
+    for target in (word.strip("'") for words in targets for word in words.split() if not word.startswith("-")):
+        if re.fullmatch(r"[a-z][\w@*-]*", target) and not target.isdigit() and target not in INVENTED:
+            assert fnmatch.filter(stage_names(), target.partition("@")[0]), target
+
+
+def test_every_command_of_semtok_is_explained_in_the_guide_and_has_a_word_of_help():
+    [verbs] = [action for action in parser()._actions if action.dest == "command"]
+    explained = re.findall(r"^uv run semtok (\w+) .*# .+$", text_of(ROOT / "docs/prefect.md"), re.M)
+    assert sorted(explained) == sorted(verbs.choices) and len(verbs._choices_actions) == len(explained)
+
+
+@cache
+def parsed_params() -> dict:
+    return parse(text_of(ROOT / "params.yaml"), "params.yaml")
+
+
+def params_after(arguments: list[str], folder: Path) -> dict:
+    """All params after `semtok set` with these arguments, accepted by `stages.check`; the images' folder exists."""
+    with contextlib.chdir(ROOT):
+        params = copy.deepcopy(parsed_params())
+        lay_over(params, read_arguments(arguments, params))
+        if params["data"]["folder"]:
+            params["data"]["folder"] = str(folder)
+        (folder / "params.yaml").write_text(json.dumps(params))  # JSON is YAML
+        assert errors_in(folder / "params.yaml") == [], arguments
+    return params
+
+
+@cache
+def known_keys() -> set[str]:
+    """Every dotted key of params.yaml and of the presets, also without its first sections."""
+
+    def keys(node: object, prefix: str = "") -> set[str]:
+        if not isinstance(node, dict):
+            return set()
+        return {f"{prefix}{k}" for k in node} | {one for k, v in node.items() for one in keys(v, f"{prefix}{k}.")}
+
+    return set().union(
+        *(keys(yaml_of(file)) for file in [*ROOT.glob("*params*.yaml"), *ROOT.glob("pretrain*.yaml"), *PRESETS])
+    )
+
+
+@each([path for path in CURRENT if path.name != "python_api.md"])  # whose dotted names are objects
+def test_every_parameter_that_a_document_names_exists(path):
+    sections = {key.split(".")[0] for key in known_keys()}
+    for name in re.findall(r"`([a-z_]+(?:\.[\w-]+)+)`", without_code(text_of(path))):
+        parts = name.split(".")
+        if parts[0] in sections and parts[1] not in ("yaml", "py", *INVENTED):
+            assert name in known_keys(), name
+
+
+@pytest.mark.parametrize("line", sorted({line.strip() for path in CURRENT for line in SET.findall(code_of(path))}))
+def test_every_assignment_of_semtok_set_is_possible(line, tmp_path):
+    [own] = [block for path in CURRENT for block in YAML_BLOCK.findall(text_of(path)) if "base:" in block]
+    (tmp_path / "mine.yaml").write_text(own)  # the guide's example of a file of the user's
+    words = [word for word in shlex.split(line) if word != "@FILE"]
+    params_after([f"@{tmp_path}/mine.yaml" if word == "@mine.yaml" else word for word in words], tmp_path)
+
+
+def load_recipe(recipe: str, folder: Path) -> dict:
+    """All params under a recipe of docs/real_data.md."""
+    (folder / "recipe.yaml").write_text(recipe)
+    return params_after([f"@{folder}/recipe.yaml"], folder)
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory) -> list[dict]:
+    """All params under the recipes of docs/real_data.md: a folder, ImageNet."""
+    return [load_recipe(recipe, tmp_path_factory.mktemp("recipe")) for recipe in RECIPES]
+
+
+@pytest.mark.parametrize("number", range(len(RECIPES)))
+def test_a_recipe_laid_over_params_yaml_is_accepted_and_fits_together(number, recipes):
+    params = recipes[number]
+    encoder, book, decoder = params["encoder"], params["codebook"]["kmeans"], params["decoder"]["onestep"]
+    embedded = ROOT / "weights" / encoder["name"] / "config.json"
+    shape = json.loads(embedded.read_text())["shape"] if embedded.exists() else {}
+    patch_px = shape.get("patch_px") or int(re.search(r"patch(\d+)", encoder["name"])[1])
+    depth = shape.get("depth") or {"small": 12, "base": 12, "large": 24}[encoder["name"].split("_")[1]]
+    assert encoder["img_px"] % patch_px == 0
+    assert encoder["img_px"] // patch_px * 2 ** (len(decoder["widths"]) - 1) == params["data"]["img_px"]
+    blocks = [params["probe"]["block"] % depth, params["features"]["block"], *decoder["perceptual_blocks"]]
     assert all(0 <= block < depth for block in blocks)
-    assert not book.max_vectors or book.num_codes <= book.max_vectors
-    for optim in (decoder.optim, params["generator.ar"], params["generator.masked"]):
-        assert optim.precision in ("fp32", "bf16") and optim.warmup_steps < optim.total_steps
-        assert optim.eval_every <= optim.total_steps
+    assert not book["max_vectors"] or book["num_codes"] <= book["max_vectors"]
+    for optim in (decoder["optim"], params["generator"]["ar"], params["generator"]["masked"]):
+        assert optim["precision"] in ("fp32", "bf16") and optim["warmup_steps"] < optim["total_steps"]
+        assert optim["eval_every"] <= optim["total_steps"]
 
 
-def test_the_folder_recipe_suits_even_a_flat_folder_and_the_other_a_thousand_classes(tmp_path):
-    folder, imagenet = (load_all(recipe, tmp_path) for recipe in RECIPES)
-    assert folder["evaluate"].kid_subset_size <= folder["samples.draws"].per_class, "flat: samples in all"
-    assert folder["encoder"].name == "digits", "nothing to download"
-    expected = 732 / 1_281_167 * imagenet["probe"].max_images  # of ImageNet's smallest class, in the choice
-    assert imagenet["probe"].few_labels < expected - 4 * expected**0.5
-    assert imagenet["samples.draws"].per_class * 1000 == imagenet["reference"].max_images == 50_000
+def test_the_folder_recipe_suits_even_a_flat_folder_and_the_other_a_thousand_classes(recipes):
+    folder, imagenet = recipes
+    per_class = folder["samples"]["draws"]["per_class"]
+    assert folder["generation"]["kid_subset_size"] <= per_class, "flat: samples in all"
+    assert folder["encoder"]["name"] == "digits", "nothing to download"
+    expected = 732 / 1_281_167 * imagenet["probe"]["max_images"]  # of ImageNet's smallest class, in the subset
+    assert imagenet["probe"]["shots"] < expected - 4 * expected**0.5
+    assert imagenet["samples"]["draws"]["per_class"] * 1000 == imagenet["reference"]["max_images"] == 50_000
 
 
-@pytest.mark.parametrize("recipe", ["probe: {colour: 1}", "decoder: {onestep: {optim: {lr: 1.0}}}", "colour: {}",
+@pytest.mark.parametrize("recipe", ["probe: {color: 1}", "decoder: {onestep: {optim: {lr: 1.0}}}", "color: {}",
                                     "tokens: {augment: {blur: 1.0}}", "samples: {ar: {steps: 3}}"])  # fmt: skip
 def test_an_unknown_key_in_a_recipe_is_noticed(recipe, tmp_path):
-    with pytest.raises(AssertionError, match="unknown"):
-        load_all(recipe, tmp_path)
+    with pytest.raises((AssertionError, PipelineError)):
+        load_recipe(recipe, tmp_path)
 
 
-@pytest.mark.slow
-def test_the_first_command_on_a_fresh_clone_ends_with_the_report_and_then_does_nothing(tmp_path):
-    subprocess.run(["git", "clone", "-q", str(toys.ROOT), "clone"], cwd=tmp_path, check=True)
-    clone, env = tmp_path / "clone", {**os.environ, "DVC_NO_ANALYTICS": "1"}
-    env.pop("VIRTUAL_ENV", None)
-    command = re.search(r"pip install uv && (uv run dvc repro)", README)[1].split()
-    subprocess.run(command, cwd=clone, env=env, check=True)
-    assert (clone / "reports/index.html").stat().st_size > 100_000
-    again = subprocess.run(command, cwd=clone, env=env, check=True, capture_output=True, text=True)
-    assert "Data and pipelines are up to date" in again.stdout
+@each(CURRENT)
+def test_python_blocks_parse_and_name_what_semtok_has(path):
+    offered = text_of(ROOT / "semtok.py")
+    for block in re.findall(r"^```python\n(.*?)^```", text_of(path), re.S | re.M):
+        ast.parse(block)
+    for name in set(re.findall(r"\bsemtok\.(load_\w+)", code_of(path))):
+        assert name in offered, name
+    for module, name in re.findall(r"^from (stages\S+) import (\w+)", code_of(path), re.M):
+        source = Path(importlib.util.find_spec(module).origin).read_text()
+        assert re.search(rf"^def {name}\b", source, re.M), f"{module}.{name}"
+
+
+def test_the_logs_index_names_every_entry_once_and_entries_stand_in_order_of_date():
+    linked = re.findall(r"\]\((\w+\.md)#([^)]+)\)", text_of(ROOT / "docs/log/README.md"))
+    entries = [(path, re.findall(r"^## (.+)$", text_of(path), re.M)) for path in LOG if path.name != "README.md"]
+    assert len(linked) == len(set(linked)) >= 99 and {name for name, _ in linked} == {path.name for path, _ in entries}
+    assert len(linked) == sum(len(headings) for _, headings in entries)
+    for dates in ([heading[:10] for heading in headings] for _, headings in entries):
+        assert dates == sorted(dates) and all(re.fullmatch(r"\d{4}-\d\d-\d\d", date) for date in dates)

@@ -1,4 +1,4 @@
-"""The render stage on the toy: what it writes, what it learns from, resuming, what it refuses.
+"""Render decoders on the toy: artifact, training data, metrics, resuming, refusals.
 
 Run: uv run pytest tests/test_render.py
 """
@@ -14,16 +14,15 @@ import torch
 import toy as toys
 from PIL import Image
 
-from stages.codebook.model import load_tokenizer
+from stages.codebook.tokenizer import load_tokenizer
 from stages.core.checkpoint import Checkpoint
-from stages.core.device import pick_device
 from stages.core.errors import UserError
+from stages.core.hardware import pick_device
 from stages.core.params import Machine, load
 from stages.data.reader import ImageSplit
-from stages.decoder.model import load_decoder
-from stages.decoder.pairs import Pairs
-from stages.decoder.render import check_steps, watcher
-from stages.decoder.train import load_params
+from stages.decoder.decoder import load_decoder
+from stages.decoder.params import load_params
+from stages.decoder.render_training import CodePairs, check_steps, evaluate
 
 CHOICE = {"tokenizers": ["kmeans", "vqgan"], "codebook": {"vqgan": {"gan": {"weight": 0.0}}}}
 DECODERS = ("render_ar", "render_masked")
@@ -34,40 +33,40 @@ def line(command: str, decoder: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def painted(toy, tmp_path_factory) -> Path:
-    """The toy with a pixel tokenizer and the palettes of both renderers. Read only."""
+def pixel_toy(toy, tmp_path_factory) -> Path:
+    """The toy with a vqgan and the pixel_tokenizer artifacts of both decoders. Read only."""
     root = tmp_path_factory.mktemp("render") / "toy"
     shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
     toys.write_params(root, CHOICE)
     toys.run_line(toys.COMMANDS["codebook"].replace("kmeans", "vqgan"), root)
     for decoder in DECODERS:
-        toys.run_line(line("palette", decoder), root)
+        toys.run_line(line("pixel_tokenizer", decoder), root)
     return root
 
 
 @pytest.fixture(scope="module")
-def trained(painted, tmp_path_factory) -> Path:
-    """Both renderers, trained; all that they were made from is gone."""
+def trained(pixel_toy, tmp_path_factory) -> Path:
+    """Both decoders, trained; the artifacts they were trained from are gone."""
     root = tmp_path_factory.mktemp("trained") / "toy"
-    shutil.copytree(painted, root)
+    shutil.copytree(pixel_toy, root)
     for decoder in DECODERS:
         toys.run_line(line("decoder", decoder), root)
-    for name in ("palette", "codebook/vqgan", "encoder"):
+    for name in ("pixel_tokenizer", "codebook/vqgan", "encoder"):
         shutil.rmtree(root / "data" / name)
     return root
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_the_artefact_needs_nothing_else(name, trained, painted):
-    decoder = load_decoder(trained / "data/decoder" / f"kmeans-{name}")
+def test_a_moved_artifact_decodes_without_any_other(name, trained, pixel_toy, tmp_path):
+    decoder = load_decoder(shutil.copytree(trained / f"data/decoder/kmeans-{name}", tmp_path / "moved"))
     codes = np.load(trained / "data/tokens/kmeans/val.npy")[0]
     images = decoder.decode(codes, torch.Generator().manual_seed(0))
     assert images.shape == (len(codes), 16, 16, 3) and images.dtype == np.uint8
     assert np.array_equal(images, decoder.decode(codes, torch.Generator().manual_seed(0), batch_size=3))
-    own = load_decoder(painted / "data/codebook/vqgan/decoder")
+    own = load_decoder(pixel_toy / "data/codebook/vqgan/decoder")
     drawn = decoder.pixel_codes(torch.from_numpy(codes.astype(np.int64)), np.arange(len(codes), dtype=np.uint64))
     assert drawn.shape == (len(codes), own.num_patches) and 0 <= int(drawn.min()) <= int(drawn.max()) < own.num_codes
-    assert toys.hashes(trained / f"data/decoder/kmeans-{name}/decoder") == toys.hashes(own_folder(painted)), "frozen"
+    assert toys.hashes(trained / f"data/decoder/kmeans-{name}/decoder") == toys.hashes(own_folder(pixel_toy)), "frozen"
 
 
 def own_folder(root: Path) -> Path:
@@ -80,29 +79,29 @@ def test_scores_curves_and_a_picture_are_there(name, trained):
     scores = json.loads((report / "metrics.json").read_text())
     for split in ("train", "val"):
         assert 0 < scores[split]["nats_per_code"] < np.log(8) + 0.1
-        assert 3 < scores[split]["psnr_db"] < 60 and 3 < scores[split]["palette_psnr_db"] < 60
+        assert 3 < scores[split]["psnr_db"] < 60 and 3 < scores[split]["pixel_tokenizer_psnr_db"] < 60
     curve = (report / "plots/metrics/val/nats_per_code.tsv").read_text().splitlines()[1:]
     assert len(curve) == 3 and float(curve[-1].split("\t")[1]) < float(curve[0].split("\t")[1])
     with Image.open(report / "pictures/rendered.png") as picture:
         assert picture.height == 3 * 17 * 4 - 4, "originals, the pixel tokenizer's own, renderings"
 
 
-def pairs_of(root: Path, monkeypatch, **changes: int) -> Pairs:
+def pairs_of(root: Path, monkeypatch, **changes: int) -> CodePairs:
     monkeypatch.chdir(root)
-    params, machine = load_params("render_ar")[1], load("machine", Machine).model_copy(update=changes)
+    params, machine = load_params("render_ar"), load("machine", Machine).model_copy(update=changes)
     tokenizers = load_tokenizer("data/codebook/kmeans"), load_tokenizer("data/codebook/vqgan")
-    return Pairs(Path("data/images"), *tokenizers, params.augment, params.optim, machine, pick_device("cpu"))
+    return CodePairs(Path("data/images"), *tokenizers, params, machine, pick_device("cpu"))
 
 
-def test_both_tokenizers_see_the_same_moved_images_and_shares_join_to_the_batch(painted, monkeypatch):
-    pairs, seen = pairs_of(painted, monkeypatch), []
+def test_both_tokenizers_encode_the_same_augmented_images_and_shares_join_to_the_batch(pixel_toy, monkeypatch):
+    pairs, encoded = pairs_of(pixel_toy, monkeypatch), []
     for tokenizer in (pairs.tokenizer, pairs.pixel_tokenizer):
         encode = tokenizer.encode_pixels
-        monkeypatch.setattr(tokenizer, "encode_pixels", lambda p, encode=encode: (seen.append(p), encode(p))[1])
+        monkeypatch.setattr(tokenizer, "encode_pixels", lambda p, encode=encode: (encoded.append(p), encode(p))[1])
     given, pixel = pairs.encode(pairs.batches.batch_at(3))
-    assert torch.equal(*seen) and given.shape == (8, 16) and pixel.shape == (8, 16)
+    assert torch.equal(*encoded) and given.shape == (8, 16) and pixel.shape == (8, 16)
     plain = pairs.batches.splits["train"].read(pairs.batches.batch_index(3))
-    assert not np.array_equal(pairs.codes_of(plain).pixel, pixel), "moved"
+    assert not np.array_equal(pairs.codes_of(plain).pixel, pixel), "augmented"
     assert all(torch.equal(*both) for both in zip(pairs.encode(pairs.batches.batch_at(3)), (given, pixel), strict=True))
     monkeypatch.setenv("WORLD_SIZE", "2")
     shares = []
@@ -113,32 +112,33 @@ def test_both_tokenizers_see_the_same_moved_images_and_shares_join_to_the_batch(
         assert torch.equal(whole, torch.cat(parts))
 
 
-def test_what_is_watched_are_the_tokenizers_codes_of_plain_images(painted, monkeypatch):
-    pairs = pairs_of(painted, monkeypatch)
+def test_the_eval_subset_has_the_codes_of_plain_images(pixel_toy, monkeypatch):
+    pairs = pairs_of(pixel_toy, monkeypatch)
     val = ImageSplit(Path("data/images"), "val")
-    watched = pairs.watched["val"]
-    assert np.array_equal(watched.images, val.read(range(len(val))))
-    assert np.array_equal(watched.given, np.load("data/tokens/kmeans/val.npy")[0])
+    eval_subset = pairs.eval_subset["val"]
+    assert np.array_equal(eval_subset.images, val.read(range(len(val))))
+    assert np.array_equal(eval_subset.given, np.load("data/tokens/kmeans/val.npy")[0])
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_the_likelihood_does_not_depend_on_the_machines_batches(name, painted, trained, monkeypatch):
-    renderer = load_decoder(trained / "data/decoder" / f"kmeans-{name}").renderer
+def test_the_likelihood_does_not_depend_on_the_machines_batches(name, pixel_toy, trained, monkeypatch):
+    network = load_decoder(trained / "data/decoder" / f"kmeans-{name}").network
     method = name.removeprefix("render_")
     large, small = (
-        watcher(pairs_of(painted, monkeypatch, infer_batch_size=size), method)(1, renderer) for size in (16, 5)
+        evaluate(1, network, pairs=pairs_of(pixel_toy, monkeypatch, infer_batch_size=size), method=method)
+        for size in (16, 5)
     )
     assert large == small and set(large) == {"train/nats_per_code", "val/nats_per_code"}
 
 
 class Killed(Exception):
-    """What ends a run after a checkpoint."""
+    """Ends a run after a checkpoint."""
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_interrupted_and_rerun_equals_undisturbed(name, painted, trained, tmp_path, monkeypatch, capsys):
+def test_interrupted_and_rerun_equals_undisturbed(name, pixel_toy, trained, tmp_path, monkeypatch, capsys):
     root, out = tmp_path / "toy", f"data/decoder/kmeans-{name}"
-    shutil.copytree(painted, root)
+    shutil.copytree(pixel_toy, root)
     toys.write_params(root, {**CHOICE, "machine": {"checkpoint_secs": 0.0}})
 
     def save_and_die(self, facts, save=Checkpoint.save):
@@ -157,9 +157,9 @@ def test_interrupted_and_rerun_equals_undisturbed(name, painted, trained, tmp_pa
     assert toys.hashes(root / report) == toys.hashes(trained / report)
 
 
-def test_codes_of_two_blocks_are_rendered_too(painted, tmp_path):
+def test_codes_of_two_codebooks_are_decoded_too(pixel_toy, tmp_path):
     root = tmp_path / "toy"
-    shutil.copytree(painted, root)
+    shutil.copytree(pixel_toy, root)
     toys.write_params(root, {**CHOICE, "codebook": {"kmeans": {"blocks": [0, 1], "layers": "separate"}}})
     for command in ("codebook", "tokens"):
         toys.run(command, root)
@@ -179,27 +179,28 @@ def test_codes_of_two_blocks_are_rendered_too(painted, tmp_path):
         ({"widths": [8]}, "decoder.render_ar.widths = .*: unknown key"),
     ],
 )
-def test_what_cannot_be_is_refused_at_the_door(changes, said, painted, tmp_path):
-    shutil.copytree(painted / "data", tmp_path / "data")
+def test_impossible_params_are_refused(changes, said, pixel_toy, tmp_path):
+    shutil.copytree(pixel_toy / "data", tmp_path / "data")
     toys.write_params(tmp_path, {**CHOICE, "decoder": {"render_ar": changes}})
     with pytest.raises(UserError, match=said):
         toys.run_line(line("decoder", "render_ar"), tmp_path)
 
 
-def test_more_steps_than_pixel_codes_are_refused_at_the_door_of_masked_renderers(painted, tmp_path):
-    shutil.copytree(painted / "data", tmp_path / "data")
+def test_method_masked_refuses_more_steps_than_pixel_codes(pixel_toy, tmp_path):
+    shutil.copytree(pixel_toy / "data", tmp_path / "data")
     toys.write_params(tmp_path, {**CHOICE, "decoder": dict.fromkeys(DECODERS, {"sampling": {"steps": 17}})})
     with pytest.raises(
-        UserError, match=r"render_masked.sampling.steps = 17: expected at most 16: an image has so many"
+        UserError, match=r"render_masked.sampling.steps = 17: expected at most 16, the number of pixel codes"
     ):
         toys.run_line(line("decoder", "render_masked"), tmp_path)
-    _, params = load_params("render_ar", tmp_path / "params.yaml")
-    check_steps("decoder.render_ar", params, 16)  # which takes one step a code, whatever it says
+    params = load_params("render_ar", tmp_path / "params.yaml")
+    check_steps("decoder.render_ar", params, 16)  # which ignores `steps`
 
 
-def test_a_renderer_without_paint_is_refused(painted, tmp_path):
-    shutil.copytree(painted / "data", tmp_path / "data")
-    shutil.copytree(painted / "data/palette/onestep", tmp_path / "data/palette/render_ar", dirs_exist_ok=True)
+def test_a_missing_pixel_tokenizer_is_refused(pixel_toy, tmp_path):
+    shutil.copytree(pixel_toy / "data", tmp_path / "data")
+    empty, used = (tmp_path / "data/pixel_tokenizer" / name for name in ("onestep", "render_ar"))
+    shutil.copytree(empty, used, dirs_exist_ok=True)
     toys.write_params(tmp_path, CHOICE)
-    with pytest.raises(UserError, match="palette.render_ar: missing; render_ar paints with a tokenizer of kind vqgan"):
+    with pytest.raises(UserError, match="pixel_tokenizer.render_ar: missing; decoder render_ar of kind render needs"):
         toys.run_line(line("decoder", "render_ar"), tmp_path)

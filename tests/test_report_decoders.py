@@ -1,37 +1,40 @@
-"""The decoder study's sections from hand-written metrics. Run: pytest tests/test_report_decoders.py"""
+"""The sections of the decoder studies from hand-written metrics. Run: pytest tests/test_report_decoders.py"""
 
 import base64
 import io
-import re
 
 import numpy as np
 import pytest
 from PIL import Image
-from written_reports import ROWS_PX, asked_for, write_resolution, write_sweep
+from written_reports import ROWS_PX, read, write_scales, write_steps
 
-from stages.report import decoders, studies
+from stages.report import decoders
 
 DIFFUSION = {"steps_1": 24.0, "steps_10": 23.0, "steps_3": 26.0}
 
 
 @pytest.fixture
-def reports(tmp_path):
-    reports = asked_for(tmp_path / "reports")
-    sweeps = reports / "sweep"
-    write_sweep(sweeps / "kmeans-onestep", "onestep", {"once": 25.0})
-    write_sweep(sweeps / "kmeans-diffusion", "diffusion", DIFFUSION)
-    return reports
+def folder(tmp_path):
+    folder = tmp_path / "reports" / "decoding_steps"
+    write_steps(folder / "kmeans-onestep", "onestep", {"once": 25.0})
+    write_steps(folder / "kmeans-diffusion", "diffusion", DIFFUSION)
+    return folder
 
 
-def rows_of(section) -> list[list[str]]:
-    return [row for table in section.tables for row in table.rows]
+def study(folder, **params) -> list:
+    """The sections of the folder's decoding steps; `params` change which names are listed."""
+    return decoders.study(read(folder.parent, **params))
 
 
-def test_a_row_for_every_number_of_steps_with_both_spreads_and_a_mark_at_its_own(reports):
-    [section] = decoders.study(reports)
+def side_by_side(section) -> list:
+    return [picture for picture in section.pictures if "through every" in picture.caption]
+
+
+def test_a_row_for_every_number_of_steps_with_both_spreads_and_a_mark_at_its_own(folder):
+    [section] = study(folder)
     [table] = section.tables
     assert table.columns == ["tokenizer", "decoder", "steps", "rfid[embedded]: against onestep", "rfid[embedded]",
-                             "PSNR dB", "GFLOP an image", "parameters", "tokens", "K", "bits"]  # fmt: skip
+                             "PSNR dB", "GFLOP per image", "parameters", "tokens", "K", "bits"]  # fmt: skip
     assert [row[2] for row in table.rows if row[1] == "diffusion"] == ["1", "10", "3 *"]
     own = next(row for row in table.rows if row[2] == "3 *")
     assert own[3].startswith("worse: +0.1 ± ")
@@ -40,42 +43,52 @@ def test_a_row_for_every_number_of_steps_with_both_spreads_and_a_mark_at_its_own
     assert once[2:6] == ["–", "–", "2.5 ± 0.02", "25 ± 0.1"]
 
 
-def test_other_protocols_are_in_no_common_table_plot_or_picture(reports):
-    write_sweep(reports / "sweep/vqgan-onestep", "onestep", {"once": 30.0}, decoding_seeds=[7])
-    [section] = decoders.study(reports)
-    assert len(section.tables) == 2 and "It differs in decoding_seeds" in section.tables[1].note
-    assert [picture.caption for picture in section.pictures if "through every" in picture.caption] == [
-        "The same images through every decoder, in its own number of steps: original, kmeans-diffusion (3), "
-        "kmeans-onestep"
+def test_decoders_are_compared_with_the_first_of_kind_onestep_whatever_its_name(folder):
+    write_steps(folder / "kmeans-mine", "onestep", {"once": 24.0})
+    [section] = study(folder, decoders=["mine", "onestep", "diffusion"])
+    [table] = section.tables
+    assert "rfid[embedded]: against mine" in table.columns and [row[1] for row in table.rows][:2] == ["mine", "onestep"]
+
+
+def test_other_protocols_are_in_no_common_table_plot_or_picture(folder):
+    write_steps(folder / "vqgan-onestep", "onestep", {"once": 30.0}, decoding_seeds=[7])
+    [section] = study(folder)
+    assert len(section.tables) == 2 and section.tables[1].differs == ["decoding_seeds"]
+    assert [picture.caption for picture in side_by_side(section)] == [
+        "The same images through every decoder at its own number of steps: original, kmeans-onestep, "
+        "kmeans-diffusion (3)"
     ]
 
 
-def test_the_same_images_stand_side_by_side_as_each_decoder_paints_them_in_its_own_steps(reports):
-    [section] = decoders.study(reports)
-    [picture] = [one for one in section.pictures if "through every" in one.caption]
+def test_the_same_images_stand_side_by_side_as_each_decoder_makes_them_at_its_own_steps(folder):
+    [section] = study(folder)
+    [picture] = side_by_side(section)
     found = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.source.partition(",")[2]))))
     diffusion, onestep = (
-        np.asarray(Image.open(reports / f"sweep/kmeans-{name}/steps.png")) for name in ("diffusion", "onestep")
+        np.asarray(Image.open(folder / f"kmeans-{name}/steps.png")) for name in ("diffusion", "onestep")
     )
     assert found.shape == (ROWS_PX, 15, 3)
-    assert (found[:, :5] == diffusion[:, :5]).all(), "the original and the gap behind it"
-    assert (found[:, 5:9] == diffusion[:, 15:19]).all(), "its last column, that of three steps"
-    assert (found[:, 10:14] == onestep[:, 5:9]).all()
+    assert (found[:, :5] == onestep[:, :5]).all(), "the original and the gap behind it"
+    assert (found[:, 5:9] == onestep[:, 5:9]).all()
+    assert (found[:, 10:14] == diffusion[:, 15:19]).all(), "its last column, that of three steps"
 
 
-def test_scores_are_plotted_by_steps_if_there_are_any_and_by_bits_if_they_differ(reports):
+def test_metrics_are_plotted_by_steps_if_there_are_any_and_by_bits_if_they_differ(folder):
     def captions() -> list[str]:
-        return [one.caption for one in decoders.study(reports)[0].pictures]
+        return [one.caption for one in study(folder)[0].pictures]
 
-    assert any(one.startswith("Codes of kmeans, by steps") for one in captions()) and not any(
-        "compression" in one for one in captions()
-    )
-    write_sweep(reports / "sweep/vqgan-diffusion", "diffusion", DIFFUSION, bits=256.0)
-    assert any("compression" in one for one in captions())
-    metrics = reports.named("sweep")
+    before = captions()
+    assert any(one.startswith("Codes of kmeans, by decoding steps") for one in before)
+    assert not any(one.startswith("By bits") for one in before)
+    write_steps(folder / "vqgan-diffusion", "diffusion", DIFFUSION, bits=256.0)
+    assert any(one.startswith("By bits") for one in captions())
+
+
+def test_a_curve_by_bits_has_the_tokenizers_of_one_kind_and_one_by_steps_is_flat_without_steps(folder):
+    metrics = read(folder.parent).metrics("decoding_steps")
     curves = decoders.against_bits("psnr_db", metrics)
-    assert curves["onestep of kmeans"] == ([512.0], [25.0], [0.1]) and len(curves) == 3
-    other = {**metrics["kmeans-onestep"], "codes": {"kind": "kmeans", "bits_an_image": 100.0}}
+    assert curves["onestep of kmeans"] == ([512.0], [25.0], [0.1]) and len(curves) == 2
+    other = {**metrics["kmeans-onestep"], "codes": {"kind": "kmeans", "bits_per_image": 100.0}}
     both = decoders.against_bits("psnr_db", {**metrics, "small-onestep": other})
     assert both["onestep of kmeans"] == ([100.0, 512.0], [25.0, 25.0], [0.1, 0.1])
     control = {**metrics["kmeans-onestep"], "decoder": {"name": "onestep", "tokenizer": "kmeans_random"}}
@@ -87,15 +100,15 @@ def test_scores_are_plotted_by_steps_if_there_are_any_and_by_bits_if_they_differ
     assert steep[:2] == ([1, 3, 10], [24.0, 26.0, 23.0])
 
 
-def test_variants_of_diffusion_make_a_ladder_in_which_differences_count_beyond_their_spread(reports):
+def test_variants_of_diffusion_have_a_table_in_which_differences_count_beyond_their_spread(folder):
     for name, rfid in (("worse", 27.0), ("better", 25.0), ("undecided", 26.1)):
-        write_sweep(reports / f"sweep/kmeans-diffusion_{name}", "diffusion", {"steps_3": rfid})
-    _, ladder = decoders.study(reports)
-    [table] = ladder.tables
+        write_steps(folder / f"kmeans-diffusion_{name}", "diffusion", {"steps_3": rfid})
+    _, variants = study(folder)
+    [table] = variants.tables
     assert [row[1] for row in table.rows][0] == "diffusion"
-    found = table.columns.index("rfid[embedded]: against diffusion")
+    found, steps = (table.columns.index(name) for name in ("rfid[embedded]: against diffusion", "steps"))
     for row in table.rows[1:]:
-        assert row[1] == f"diffusion_{row[found].partition(':')[0]}" and row[2] == "3"
+        assert row[1] == f"diffusion_{row[found].partition(':')[0]}" and row[steps] == "3"
     assert table.rows[0][found] == "–"
 
 
@@ -112,17 +125,17 @@ def test_a_difference_has_the_spread_of_differences_for_the_images_are_the_same(
 
 
 def test_larger_images_have_a_row_for_each_decoder_and_one_for_the_joint_one(tmp_path):
-    reports = asked_for(tmp_path / "reports")
-    write_resolution(reports / "resolution/vqgan-onestep")
-    section = studies.resolution(reports)
-    assert rows_of(section) == [
+    write_scales(tmp_path / "reports" / "resolution_transfer" / "vqgan-onestep")
+    section = decoders.resolution_transfer(read(tmp_path / "reports"))
+    assert section is not None
+    assert [row for table in section.tables for row in table.rows] == [
         ["vqgan", "onestep", "21.5 ± 0.2", "24.5 ± 0.2", "0.75", "0.75"],
         ["vqgan", "joint", "19.12 ± 0.2", "19.12 ± 0.2", "0.75", "0.75"],
     ]
     assert section.tables[0].columns[2:4] == ["1x PSNR dB", "4x PSNR dB"] and len(section.pictures) == 1
-    assert re.search(r"Left out: kmeans: its transformer sees images of one size\.", section.text)
+    assert section.facts["skipped"] == ["kmeans: its encoder takes images of one size"]
 
 
-def test_without_sweeps_there_is_nothing_to_say(tmp_path):
-    reports = asked_for(tmp_path / "reports")
-    assert decoders.study(reports) == [] and studies.resolution(reports) is None
+def test_without_metrics_there_are_no_sections(tmp_path):
+    reports = read(tmp_path / "reports")
+    assert decoders.study(reports) == [] and decoders.resolution_transfer(reports) is None

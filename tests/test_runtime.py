@@ -40,7 +40,7 @@ def project(tmp_path_factory):
 
 def stage(root, name: str, **env: str) -> subprocess.Popen:
     """The command of a stage, as dvc.yaml has it."""
-    command = [sys.executable, "-m", "stages.steps", name, "--out", f"data/{name}"]
+    command = [sys.executable, "-m", "stages.steps.run", name, "--out", f"data/{name}"]
     return subprocess.Popen(
         command, cwd=root, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -54,18 +54,18 @@ def test_a_stage_ends_with_the_dvc_that_is_killed_above_it_whatever_shell_is_bet
         dvc = subprocess.Popen(
             [sys.executable, "-m", "dvc", "repro", "first"], cwd=project, env=env, stdout=log, stderr=log
         )
-    serving.wait_for((project / "scratch/first").exists)
-    assert serving.running(project, "stages.steps")
+    serving.wait_for((project / "scratch/data-first").exists)
+    assert serving.running(project, "stages.steps.run")
     dvc.send_signal(signal.SIGKILL)
     assert dvc.wait() == -signal.SIGKILL
-    serving.wait_for(lambda: not serving.running(project, "stages.steps"), secs=10)
+    serving.wait_for(lambda: not serving.running(project, "stages.steps.run"), secs=10)
     subprocess.run(["rm", "-rf", "scratch"], cwd=project, check=True)
 
 
 def test_a_second_writer_of_the_same_output_is_refused_with_the_pid_of_the_first(project):
     with stage(project, "first") as first:
         try:
-            serving.wait_for((project / "scratch/first").exists)
+            serving.wait_for((project / "scratch/data-first").exists)
             with stage(project, "first") as second:
                 said = second.stdout.read()
         finally:

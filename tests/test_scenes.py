@@ -13,13 +13,14 @@ from scipy.ndimage import binary_dilation
 
 from stages.core.errors import UserError
 from stages.core.params import Machine, load
-from stages.data.backdrop import photograph, scatter, texture
-from stages.data.dice import Dice
-from stages.data.objects import CLASSES, COLOURS, FILLS, captions, draw_objects, main_shapes
-from stages.data.prepare import Params, prepare
+from stages.data.params import VAL_START, Params
 from stages.data.reader import ImageSplit, image_facts
-from stages.data.scenes import VAL_START, boxes, distances, render
-from stages.data.shapes import SHAPES
+from stages.data.scenes.background import add_specks, take_photo, texture
+from stages.data.scenes.counter_rng import ImageRng
+from stages.data.scenes.objects import CLASSES, COLORS, FILLS, captions, draw_objects, main_shapes
+from stages.data.scenes.scenes import boxes, distances, render
+from stages.data.scenes.shapes import SHAPES
+from stages.data.writer import write_images
 
 YAML = """
 data: {source: scenes, folder: "", scenes: {count: 60, max_objects: 3, patterned: 0.8, nuisance: 0.5}, img_px: 16,
@@ -75,14 +76,14 @@ def test_an_image_is_the_same_in_any_batch_and_another_for_another_seed():
 
 
 def test_every_run_of_ten_numbers_has_every_class_in_changing_order():
-    runs = main_shapes(Dice(0, np.arange(1000))).reshape(100, 10)
+    runs = main_shapes(ImageRng(0, np.arange(1000))).reshape(100, 10)
     assert (np.sort(runs, 1) == np.arange(10)).all() and len({tuple(run) for run in runs.tolist()}) > 90
 
 
 def test_what_else_varies_is_even_and_independent_of_the_class():
-    objects = draw_objects(Dice(0, np.arange(4000)), 3, patterned=0.8)
-    assert np.bincount(objects.there.sum(1) - 1) == pytest.approx(4000 / 3, rel=0.1)
-    for choice, names in ((objects.colour, COLOURS), (objects.fill, FILLS)):
+    objects = draw_objects(ImageRng(0, np.arange(4000)), 3, patterned=0.8)
+    assert np.bincount(objects.present.sum(1) - 1) == pytest.approx(4000 / 3, rel=0.1)
+    for choice, names in ((objects.color, COLORS), (objects.fill, FILLS)):
         assert np.bincount(choice[:, 0]) == pytest.approx(4000 / len(names), rel=0.2)
         means = [choice[objects.shape[:, 0] == shape, 0].mean() for shape in range(10)]
         assert means == pytest.approx([(len(names) - 1) / 2] * 10, rel=0.2)
@@ -90,14 +91,14 @@ def test_what_else_varies_is_even_and_independent_of_the_class():
 
 def test_boxes_are_the_edges_of_what_is_seen_of_each_object():
     batch = scenes(range(60))
-    for found, owner, there in zip(boxes(batch), batch.owner, batch.objects.there, strict=True):
-        assert len(found) == there.sum() and {*np.unique(owner)} == {-1, *there.nonzero()[0]}
-        for (x0, y0, x1, y1), k in zip(found, there.nonzero()[0], strict=True):
+    for found, owner, present in zip(boxes(batch), batch.owner, batch.objects.present, strict=True):
+        assert len(found) == present.sum() and {*np.unique(owner)} == {-1, *present.nonzero()[0]}
+        for (x0, y0, x1, y1), k in zip(found, present.nonzero()[0], strict=True):
             rows, columns = np.nonzero(owner == k)
             assert (x0, y0, x1, y1) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
 
 
-def test_a_lone_object_covers_its_shape_and_a_mask_is_its_pixel_centres():
+def test_a_lone_object_covers_its_shape_and_a_mask_is_its_pixel_centers():
     batch = scenes(range(20), img_px=32, max_objects=1)
     fine = scenes(range(20), img_px=256, max_objects=1, nuisance=0.0).owner == 0  # 64 samples a pixel
     share = fine.reshape(20, 32, 8, 32, 8).mean((2, 4))
@@ -114,13 +115,13 @@ def test_the_main_object_is_the_largest_and_nothing_hides_much():
     batch = scenes(range(300))
     whole = (distances(batch.objects, 32)[2] <= 0).sum((2, 3))
     seen = np.stack([(batch.owner == k).sum((1, 2)) for k in range(3)], 1)
-    there = batch.objects.there
-    assert (seen[:, 0] >= 0.7 * whole[:, 0]).all() and (seen >= 0.5 * whole)[there].all()
-    assert (whole[:, :1] > whole[:, 1:])[there[:, 1:]].all()
-    assert there.sum(1).mean() > 1.8, "few are left out"
+    present = batch.objects.present
+    assert (seen[:, 0] >= 0.7 * whole[:, 0]).all() and (seen >= 0.5 * whole)[present].all()
+    assert (whole[:, :1] > whole[:, 1:])[present[:, 1:]].all()
+    assert present.sum(1).mean() > 1.8, "few are left out"
 
 
-def test_objects_are_where_their_mask_is_in_the_colours_of_their_words():
+def test_objects_are_where_their_mask_is_in_the_colors_of_their_words():
     batch = scenes(range(200), nuisance=0.0, max_objects=1)
     for image, owner, rgb, fill in zip(batch.images, batch.owner, batch.objects.rgb, batch.objects.fill, strict=True):
         inner = ~binary_dilation(owner != 0, iterations=2)
@@ -128,12 +129,12 @@ def test_objects_are_where_their_mask_is_in_the_colours_of_their_words():
             assert image[inner] / 255 == pytest.approx(np.tile(rgb[0], (inner.sum(), 1)), abs=0.01)
 
 
-def test_without_nuisance_the_background_is_one_colour_and_with_it_never():
+def test_without_nuisance_the_background_is_one_color_and_with_it_never():
     flat, photo = scenes(range(40), nuisance=0.0), scenes(range(40), nuisance=1.0)
-    away = (distances(flat.objects, 32)[2] > 1 / 32) | ~flat.objects.there[:, :, None, None]
+    away = (distances(flat.objects, 32)[2] > 1 / 32) | ~flat.objects.present[:, :, None, None]
     for image, noisy, background in zip(flat.images, photo.images, away.all(1), strict=True):
         assert len(np.unique(image[background], axis=0)) == 1 < len(np.unique(noisy[background], axis=0)) // 20
-        assert len({*image[background][0]}) == 1, "a grey"
+        assert len({*image[background][0]}) == 1, "a gray"
     assert np.array_equal(flat.owner, photo.owner), "the objects are the same"
 
 
@@ -141,13 +142,13 @@ def test_textures_have_spectra_of_photographs():
     across, down = np.fft.fftfreq(64)[None], np.fft.fftfreq(64)[:, None]
     frequency = np.hypot(across, down)
     inner = (across != 0) & (frequency < 0.4)
-    amplitudes = abs(np.fft.fft2(texture(Dice(0, np.arange(60)), "texture", 1, 64)[:, 0]))
+    amplitudes = abs(np.fft.fft2(texture(ImageRng(0, np.arange(60)), "texture", 1, 64)[:, 0]))
     falls = [np.polyfit(np.log(frequency[inner]), np.log(one[inner]), 1)[0] for one in amplitudes]
     assert -1.61 < min(falls) < -1.4 and -0.9 < max(falls) < -0.69, "1/f^a, a from 0.7 to 1.6"
 
 
 def test_light_is_uneven_and_the_camera_noisy_in_every_image_to_its_own_degree():
-    images = photograph(Dice(0, np.arange(60)), np.full((60, 3, 32, 32), 0.5, np.float32), 1.0) / 255
+    images = take_photo(ImageRng(0, np.arange(60)), np.full((60, 3, 32, 32), 0.5, np.float32), 1.0) / 255
     noise = np.diff(images, axis=2).std((1, 2, 3)) / 2**0.5
     assert 0.004 < noise.min() < 0.02 and 0.055 < noise.max() < 0.075
     bright = images.mean(3)
@@ -158,7 +159,7 @@ def test_light_is_uneven_and_the_camera_noisy_in_every_image_to_its_own_degree()
 
 def test_clutter_is_small_and_its_amount_follows_nuisance():
     def littered(nuisance: float) -> float:
-        plane = scatter(Dice(0, np.arange(200)), np.full((200, 3, 32, 32), -1, np.float32), nuisance)
+        plane = add_specks(ImageRng(0, np.arange(200)), np.full((200, 3, 32, 32), -1, np.float32), nuisance)
         return float((plane != -1).any(1).mean())
 
     assert 0.01 < littered(1.0) < 0.1 and littered(0.25) == pytest.approx(littered(1.0) / 4, rel=0.25)
@@ -166,24 +167,24 @@ def test_clutter_is_small_and_its_amount_follows_nuisance():
 
 @pytest.mark.parametrize("patterned", [0.0, 0.25, 1.0])
 def test_so_many_objects_have_a_pattern(patterned):
-    fills = draw_objects(Dice(0, np.arange(4000)), 1, patterned).fill
+    fills = draw_objects(ImageRng(0, np.arange(4000)), 1, patterned).fill
     assert (fills != FILLS.index("solid")).mean() == pytest.approx(patterned, abs=0.03)
 
 
-def test_captions_name_every_object_with_size_fill_colour_shape_and_place():
+def test_captions_name_every_object_with_size_fill_color_shape_and_place():
     batch = scenes(range(100))
-    for words, label, there in zip(captions(batch.objects), batch.objects.shape, batch.objects.there, strict=True):
+    for words, label, present in zip(captions(batch.objects), batch.objects.shape, batch.objects.present, strict=True):
         main, *others = words.split(" with ")
-        size, fill, colour, shape = main.split()[1:5]
-        assert size in ("small", "medium", "large") and fill in FILLS and colour in COLOURS
+        size, fill, color, shape = main.split()[1:5]
+        assert size in ("small", "medium", "large") and fill in FILLS and color in COLORS
         assert shape == CLASSES[label[0]] and " at the " in main
-        assert words.count(" at the ") == there.sum() and len(others) == (there.sum() > 1)
+        assert words.count(" at the ") == present.sum() and len(others) == (present.sum() > 1)
 
 
-def make(out: str, **changes) -> Path:
+def make(out: str, workers: int = 0, **changes) -> Path:
     Path("params.yaml").write_text(YAML)
-    params = load("data", Params).model_copy(update=changes)
-    prepare(Path(out), params, load("machine", Machine).model_copy(update={"num_workers": changes.pop("workers", 0)}))
+    params, machine = load("data", Params).model_copy(update=changes), load("machine", Machine)
+    write_images(Path(out), params, machine.model_copy(update={"num_workers": workers}))
     return Path(out)
 
 
@@ -195,7 +196,7 @@ def members(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def test_the_images_artefact_holds_scenes_with_all_that_is_known_of_them(tmp_path, monkeypatch):
+def test_the_images_artifact_holds_scenes_with_all_that_is_known_of_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = make("images")
     facts, found, split = image_facts(folder), members(folder), ImageSplit(folder, "val")
@@ -220,7 +221,7 @@ def test_the_images_artefact_holds_scenes_with_all_that_is_known_of_them(tmp_pat
 
 def test_shards_and_threads_change_no_image(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("stages.data.scenes.BATCH_PIXELS", 7 * 16**2)  # seven scenes at once
+    monkeypatch.setattr("stages.data.scenes.scenes.BATCH_PIXELS", 7 * 16**2)  # seven scenes at once
     small = members(make("small", shard_images=11, workers=2))
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
@@ -232,7 +233,7 @@ def test_shards_and_threads_change_no_image(tmp_path, monkeypatch):
     [
         ("nuisance: 0.5", "nuisance: 1.5", "data.scenes.nuisance = 1.5: input should be less than or equal to 1"),
         ("max_objects: 3", "max_objects: 0", "data.scenes.max_objects = 0"),
-        ("count: 60", "count: 60, colours: 3", "data.scenes.colours = 3: unknown key; data.scenes has count, max_obj"),
+        ("count: 60", "count: 60, colors: 3", "data.scenes.colors = 3: unknown key; data.scenes has count, max_obj"),
         ('folder: ""', "folder: photos", "source: scenes reads no folder"),
         ("val_fraction: 0.25", "val_fraction: 0.1", "data.val_fraction = 0.1: 6 of 60 scenes in val; both splits need"),
     ],
@@ -241,4 +242,4 @@ def test_an_impossible_value_is_named(old, new, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(YAML.replace(old, new))
     with pytest.raises(UserError, match=said):
-        prepare(Path("images"), load("data", Params), load("machine", Machine))
+        write_images(Path("images"), load("data", Params), load("machine", Machine))

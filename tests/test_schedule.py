@@ -1,35 +1,76 @@
-"""How stages at once share GPUs and cores."""
+"""How stages at once share GPUs and cores, and which stages need no process of their own.
+
+Run: uv run pytest tests/test_schedule.py
+"""
 
 import os
 
+import pytest
+
+from pipeline.dvc_status import Status
+from pipeline.errors import PipelineError
 from pipeline.gpus import Gpus
-from pipeline.schedule import cores_env
+from pipeline.graph import Node, Settings
+from pipeline.schedule import Freshness, cores_env
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 
 
-def test_two_gpus_are_handed_out_one_a_stage_and_a_stage_may_ask_for_both():
+def test_two_gpus_are_assigned_one_per_stage_and_a_stage_may_ask_for_both():
     gpus = Gpus(["0", "1"])
-    one, two = gpus.take(1), gpus.take(1)
-    assert (one, two) == (["0"], ["1"]) and not gpus.enough(1) and gpus.enough(0)
-    gpus.give_back(two)
-    assert not gpus.enough(2)
-    gpus.give_back(one)
-    assert gpus.env(gpus.take(4)) == {"CUDA_VISIBLE_DEVICES": "0,1", "NPROC": "2"}
-    assert Gpus([]).enough(8) and Gpus([]).env([]) == {}
+    one, two = gpus.acquire(1), gpus.acquire(1)
+    assert (one, two) == (["0"], ["1"]) and not gpus.available(1) and gpus.available(0)
+    gpus.release(two)
+    assert not gpus.available(2)
+    gpus.release(one)
+    assert gpus.env(gpus.acquire(4)) == {"CUDA_VISIBLE_DEVICES": "0,1", "NPROC": "2"}
+    assert Gpus([]).available(8) and Gpus([]).env([]) == {}
 
 
 def test_stages_may_share_gpus_and_go_where_most_room_is():
-    gpus = Gpus(["0", "1"], each=2)
+    gpus = Gpus(["0", "1"], per_gpu=2)
     assert gpus.slots == 4
-    assert [gpus.take(1) for _ in range(3)] == [["0"], ["1"], ["0"]] and gpus.enough(1) and not gpus.enough(2)
-    assert gpus.take(1) == ["1"] and not gpus.enough(1)
-    gpus.give_back(["0"])
-    assert gpus.take(1) == ["0"]
+    assert [gpus.acquire(1) for _ in range(3)] == [["0"], ["1"], ["0"]] and gpus.available(1) and not gpus.available(2)
+    assert gpus.acquire(1) == ["1"] and not gpus.available(1)
+    gpus.release(["0"])
+    assert gpus.acquire(1) == ["0"]
 
 
-def test_stages_at_once_share_the_cores_unless_told_otherwise(monkeypatch):
+def test_stages_at_once_share_the_cores_unless_the_environment_says_how_many(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     threads = [cores_env(slots).get("OMP_NUM_THREADS") for slots in (1, 2, 3, 16)]
     assert threads == [None, "4", "2", "1"]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert cores_env(2) == {}
+
+
+def node(name: str, *upstream: str) -> Node:
+    return Node(name, upstream, "", False, Settings(), (), ())
+
+
+def status(*stale: str) -> Status:
+    return Status({}, {name: ["changed"] for name in stale}, {}, set(), {})
+
+
+def test_dvc_is_asked_again_once_an_upstream_changed_and_what_it_then_calls_unchanged_starts_no_process():
+    outcomes: dict[str, tuple[str, float]] = {}
+    answers = [status("a"), status()]
+    freshness = Freshness(status("code"), outcomes, lambda: answers.pop(0))
+    assert not freshness.is_fresh(node("code"))
+    outcomes["code"] = ("ran", 1.0)
+    assert [freshness.is_fresh(node(name, "code")) for name in ("a", "b", "c")] == [False, True, True]
+    assert len(answers) == 1, "asked once"
+    outcomes |= {"b": ("unchanged", 0.0), "a": ("restored", 1.0)}
+    assert freshness.is_fresh(node("d", "b")) and len(answers) == 1, "nothing upstream of it changed"
+    assert freshness.is_fresh(node("e", "a")) and not answers
+
+
+def test_a_stage_of_which_dvc_cannot_tell_is_left_to_dvc():
+    def refuse() -> Status:
+        raise PipelineError("dvc.lock is cut off")
+
+    outcomes = {"code": ("ran", 1.0)}
+    assert not Freshness(status("code"), outcomes, refuse).is_fresh(node("a", "code"))
+    busy = Status({}, {}, {}, {"a"}, {})
+    assert not Freshness(status("code"), outcomes, lambda: busy).is_fresh(node("a", "code"))

@@ -35,21 +35,21 @@ def test_a_stage_is_run_and_cancelled_from_the_ui(way, project, server):
         known = serving.wait_for(lambda: server.deployment(name))
         one = server.start_run(known, targets=["left"])
         serving.wait_for(lambda: server.state_of(one) == "Completed")
-        assert server.task_runs(one).keys() == {"first", "left"}
+        assert server.task_runs(one).keys() == {"code", "first", "left"}
         assert (project / "data/left").is_dir() and not (project / "data/join").exists()
         mini.write_params(project, left={"steps": 4000})
         other = server.start_run(known, targets=["left"], single=True)
-        serving.wait_for(lambda: serving.running(project, "stages.steps"))
+        serving.wait_for(lambda: serving.running(project, "stages.steps.run"))
         server.ask(f"flow_runs/{other}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
         serving.wait_for(lambda: server.state_of(other) == "Cancelled")
-        serving.wait_for(lambda: not serving.running(project, "stages.steps"))
-        serving.wait_for(lambda: not serving.running(project, "pipeline.repro"))
+        serving.wait_for(lambda: not serving.running(project, "stages.steps.run"))
+        serving.wait_for(lambda: not serving.running(project, "pipeline.dvc_process"))
 
 
 def test_the_end_of_semtok_serve_is_the_end_of_its_runs(project, server):
     mini.write_params(project, left={"steps": 4000})
     with serving.background([*serving.SEMTOK, "serve"], project, server) as serve:
         server.start_run(serving.wait_for(lambda: server.deployment("here")), targets=["left"])
-        serving.wait_for(lambda: serving.running(project, "stages.steps left"))
+        serving.wait_for(lambda: serving.running(project, "stages.steps.run left"))
     assert serve.returncode != -signal.SIGKILL, "it did not end by itself"
     serving.wait_for(lambda: not serving.processes(project))

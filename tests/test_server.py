@@ -1,4 +1,4 @@
-"""`semtok ui`: a server on this machine alone, one and not two, that tells nobody anything.
+"""`semtok ui`: one server, on this machine alone, that sends no usage data.
 
 Run: uv run pytest tests/test_server.py
 """
@@ -32,8 +32,14 @@ def test_its_settings_are_the_repositorys(server):
     assert settings["server"]["ui"]["show_promotional_content"] is False
 
 
+def test_help_loads_neither_dvc_nor_prefect():
+    code = "import sys; from pipeline import cli; cli.parser().format_help(); print(sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "argparse" in loaded and not any(f"'{name}'" in loaded for name in ("dvc", "prefect", "pydantic", "numpy"))
+
+
 def in_a_terminal(command: list[str], root, **env: str) -> str:
-    """What a command shows somebody who sits before it."""
+    """What a command prints in a terminal."""
     ours, theirs = pty.openpty()
     child = subprocess.Popen(command, cwd=root, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
@@ -41,7 +47,7 @@ def in_a_terminal(command: list[str], root, **env: str) -> str:
     try:
         while part := os.read(ours, 1024):
             text += part
-    except OSError:  # how Linux says that the other side has closed
+    except OSError:  # on Linux: the other side has closed
         pass
     child.wait(30)
     os.close(ours)
@@ -56,7 +62,7 @@ def test_in_a_terminal_nothing_asks_to_collect_usage_data(server, tmp_path):
     assert not (home / ".sdk_telemetry").exists(), "no id of this machine is made"
 
 
-def test_a_server_that_takes_calls_and_never_answers_is_no_server(server):
+def test_a_server_that_accepts_connections_and_never_answers_is_no_server(server):
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()

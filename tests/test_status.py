@@ -1,4 +1,4 @@
-"""`semtok status` tells what `dvc status` tells, also while DVC or a stage is at work.
+"""`semtok status` agrees with `dvc status`, and works while DVC or a stage is running.
 
 Run: uv run pytest tests/test_status.py
 """
@@ -14,7 +14,7 @@ import time
 import pytest
 import tiny
 
-from pipeline import locks, status
+from pipeline import dvc_locks, status
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 HOLD = (
@@ -61,18 +61,20 @@ def test_all_is_up_to_date_and_in_the_order_of_the_graph(project):
 
 
 def test_what_is_stale_what_waits_and_why(project):
-    tiny.semtok(project, "set", "second.p.colour=green")
+    tiny.semtok(project, "set", "second.p.color=green")
     printed = tiny.semtok(project, "status")
     states = table(printed)
-    assert states["two@p"] == ("stale", "second.p.colour red -> green  ") and states["two@q"][0] == "up to date"
+    assert states["two@p"] == ("stale", "second.p.color red -> green  ") and states["two@q"][0] == "up to date"
     assert states["three"] == ("waits", "")
-    assert advice(printed).startswith("`semtok run` runs these 2 stages")
+    assert advice(printed).startswith(
+        "`semtok run` runs the stale stages (1), or restores them from cache, then those waiting (1)"
+    )
 
 
 def test_many_reasons_are_counted_and_lines_fit(project):
     (project / "source.txt").write_text("8\n")
     (project / "data/one").unlink()
-    tiny.semtok(project, "set", "first.seed=5", "first.rate=0.5", f"second.q.colour={'long ' * 40}")
+    tiny.semtok(project, "set", "first.seed=5", "first.rate=0.5", f"second.q.color={'long ' * 40}")
     printed = tiny.semtok(project, "status")
     assert "first.seed 0 -> 5, first.rate 0.001 -> 0.5, +2 more" in table(printed)["one"][1]
     assert max(map(len, printed.splitlines())) <= 120
@@ -89,21 +91,21 @@ def test_code_comes_last_among_the_reasons():
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (150, "2 min"), (7000, "1.9 h")])
 def test_the_last_duration_is_shown(seconds, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert status.last_took("one") == ""
+    assert status.last_duration("one") == ""
     (tmp_path / "scratch/durations").mkdir(parents=True)
     (tmp_path / "scratch/durations/one.json").write_text(json.dumps({"stage": "one", "seconds": seconds}))
-    assert status.last_took("one") == text
+    assert status.last_duration("one") == text
     (tmp_path / "scratch/durations/one.json").write_text("{")
-    assert status.last_took("one") == ""
+    assert status.last_duration("one") == ""
 
 
 def test_while_dvc_works_nothing_is_waited_for_and_nothing_breaks(project, monkeypatch):
     monkeypatch.setattr("dvc.lock.DEFAULT_TIMEOUT", 0.5)
     with process(HOLD.format(str(project / ".dvc/tmp/lock"))):
         printed = tiny.semtok(project, "status")
-        edited = tiny.semtok(project, "set", "second.p.colour=green")
+        edited = tiny.semtok(project, "set", "second.p.color=green")
     assert {state for state, _ in table(printed).values()} == {"in use", "frozen"}
-    assert advice(printed).startswith("a DVC process is at work")
+    assert advice(printed).startswith("a DVC process is running")
     assert re.findall(r"^  (\S+)  ", edited, re.M) == ["two@p", "three"]
 
 
@@ -122,7 +124,7 @@ def test_while_a_stage_runs_it_is_named_and_what_follows_waits(project):
         dvc.wait()
     states = {name: state for name, (state, _) in table(printed).items()}
     assert states == {"one": "running", "frozen": "frozen", "two@p": "waits", "two@q": "waits", "three": "waits"}
-    assert advice(printed).startswith("a run is at work")
+    assert advice(printed).startswith("a run is in progress")
     assert "running with the old value, so its result will not be recorded: one" in edited
     assert table(tiny.semtok(project, "status"))["one"][0] == "stale", "its claim has died with it"
 
@@ -130,7 +132,7 @@ def test_while_a_stage_runs_it_is_named_and_what_follows_waits(project):
 def test_a_stage_that_runs_does_not_hide_why_others_are_stale(project):
     text = (project / "dvc.yaml").read_text().replace("cmd: mkdir -p data/three && cp", "cmd: sleep 30 && cp")
     (project / "dvc.yaml").write_text(text)
-    tiny.semtok(project, "set", "second.p.colour=green")
+    tiny.semtok(project, "set", "second.p.color=green")
     command = [sys.executable, "-W", "ignore", "-m", "dvc", "repro", "-q", "--single-item", "three"]
     dvc = subprocess.Popen(command, cwd=project, start_new_session=True)
     try:
@@ -144,7 +146,7 @@ def test_a_stage_that_runs_does_not_hide_why_others_are_stale(project):
     assert {name: state for name, (state, _) in states.items()} == {
         "one": "up to date", "frozen": "frozen", "two@p": "stale", "two@q": "up to date", "three": "running",
     }  # fmt: skip
-    assert "second.p.colour red -> green" in states["two@p"][1]
+    assert "second.p.color red -> green" in states["two@p"][1]
 
 
 def test_nothing_waits_for_a_frozen_stage(project):
@@ -170,30 +172,23 @@ def test_a_stage_that_runs_without_dvc_is_known_by_its_own_lock(project, monkeyp
         (project / "scratch/locks/data-two-p").write_text(str(running.pid))
         (project / "scratch/locks/data-two-q").write_text(str(running.pid))  # of another output: the pid is used again
         claims = {str(project / "data/one"): [{"pid": running.pid, "cmd": "x --out data/two/p"}]}  # it only reads this
-        locks.CLAIMS.write_text(json.dumps({"read": claims}))
-        assert locks.written_now() == {"data-two-p": running.pid}
+        dvc_locks.CLAIMS.write_text(json.dumps({"read": claims}))
+        assert dvc_locks.writers() == {"data-two-p": running.pid}
         assert table(tiny.semtok(project, "status"))["two@p"][0] == "running"
-    assert locks.written_now() == {}
+    assert dvc_locks.writers() == {}
 
 
 @pytest.mark.parametrize(
-    ("outputs", "expected"),
-    [
-        (["data/a"], 1),
-        (["data/a/inner"], 1),
-        (["reports/x/pictures"], 2),
-        (["data/b"], None),
-        (["data"], None),
-        ([], None),
-    ],
+    ("output", "expected"),
+    [("data/a", 1), ("data/a/inner", 1), ("reports/x/pictures", 2), ("data/b", None), ("data", None)],
 )
-def test_an_output_is_written_if_it_or_a_folder_around_it_is(outputs, expected):
-    assert locks.writer_of(outputs, {"data/a": 1, "reports-x": 2}) == expected
+def test_an_output_is_written_if_it_or_a_folder_around_it_is(output, expected):
+    assert dvc_locks.writer_of(output, {"data/a": 1, "reports-x": 2}) == expected
 
 
 @pytest.mark.parametrize("end", ["", "schema: '2.", "hash: m"])
-def test_a_damaged_lockfile_is_an_error_that_says_what_to_do(project, end, monkeypatch):
-    monkeypatch.setattr("pipeline.outlook.PAUSE_SECS", 0.01)
+def test_a_broken_lockfile_is_an_error_that_says_what_to_do(project, end, monkeypatch):
+    monkeypatch.setattr("pipeline.dvc_status.PAUSE_SECS", 0.01)
     text = (project / "dvc.lock").read_text()
     (project / "dvc.lock").write_text(text[: text.index(end) + len(end)])
     printed = tiny.semtok(project, "status", status=2)

@@ -1,4 +1,4 @@
-"""vqgan and fsq: quantisers against independent ones, the autoencoder's halves, resuming.
+"""vqgan and fsq: quantizers against independent ones, the autoencoder's halves, resuming.
 
 Run: uv run pytest tests/test_vqgan.py
 """
@@ -12,15 +12,15 @@ import torch
 import toy as toys
 
 from stages.codebook.autoencoder import Autoencoder
-from stages.codebook.model import load_tokenizer
-from stages.codebook.quantise import Fsq, Vq
+from stages.codebook.quantizers import Fsq, Vq
+from stages.codebook.tokenizer import load_tokenizer
 from stages.core.errors import UserError
-from stages.core.usage import usage
+from stages.core.metrics import usage
 from stages.data.reader import ImageSplit
-from stages.decoder.model import load_decoder
+from stages.decoder.decoder import load_decoder
 
 FIT = "stages.codebook.fit --name {0} --images data/images --encoder data/encoder --features data/features"
-FIT += " --out data/codebook/{0} --report reports/codebook/{0}"
+FIT += " --out data/codebook/{0} --report reports/codebook/{0}"  # it needs no --inputs: it reads no features
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_fsq_equals_an_independent_one_on_random_rows(levels):
 
 def test_fsq_places_a_row_within_half_a_level_of_its_codes_vector():
     fsq, rows = Fsq([8, 5, 2]), torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) * 5
-    placed = fsq.placed(rows)
+    placed = fsq.in_code_space(rows)
     half_a_level = 0.5 / (fsq.levels // 2)
     assert ((placed - fsq.vectors[fsq.assign(rows)]).abs() <= half_a_level + 1e-5).all()
     assert rows.abs().max() > 5 > 2 > placed.abs().max(), "the rows themselves are unbounded"
@@ -91,15 +91,15 @@ def test_vq_by_hand_codes_loss_and_both_gradients():
     torch.manual_seed(0)
     vq = Vq(5, 3, commitment=0.25)
     rows = torch.randn(4, 6, 3, requires_grad=True)
-    quantised, codes, loss = vq(rows)
+    quantized, codes, loss = vq(rows)
     table, flat = vq.vectors.detach(), rows.detach()
     wanted = ((flat[..., None, :] - table) ** 2).sum(-1).argmin(-1)
     assert torch.equal(codes, wanted)
-    torch.testing.assert_close(quantised, table[wanted])
+    torch.testing.assert_close(quantized, table[wanted])
     error = (flat - table[wanted]).square().mean()
     torch.testing.assert_close(loss, 1.25 * error)
-    upstream = torch.randn_like(quantised)
-    ((quantised * upstream).sum() + loss).backward()
+    upstream = torch.randn_like(quantized)
+    ((quantized * upstream).sum() + loss).backward()
     held = 2 * 0.25 * (flat - table[wanted]) / flat.numel()
     torch.testing.assert_close(rows.grad, upstream + held, msg="straight through, and the commitment")
     pulled = torch.zeros_like(table).index_add(
@@ -110,23 +110,23 @@ def test_vq_by_hand_codes_loss_and_both_gradients():
 
 def test_input_noise_is_for_training_alone():
     torch.manual_seed(0)
-    network = Autoencoder(Fsq([4, 4]), {"widths": [8, 8], "blocks": 1, "grid": 4}, noise=0.5, anchored=False)
+    network = Autoencoder(Fsq([4, 4]), {"widths": [8, 8], "blocks": 1, "grid": 4}, noise=0.5, revive=False)
     pixels = torch.rand(2, 3, 8, 8)
     assert not torch.equal(network.train()(pixels)[0], network(pixels)[0])
     assert torch.equal(network.eval()(pixels)[0], network(pixels)[0])
 
 
-@pytest.mark.parametrize("anchored", [True, False])
-def test_the_first_training_forward_puts_codes_on_rows_if_anchored_and_else_moves_none(anchored):
+@pytest.mark.parametrize("revive", [True, False])
+def test_the_first_training_forward_puts_codes_on_rows_if_revive_and_else_moves_none(revive):
     torch.manual_seed(0)
     vq = Vq(30, 4, commitment=0.25)
-    network = Autoencoder(vq, {"widths": [8, 8], "blocks": 1, "grid": 4}, noise=0.0, anchored=anchored).train()
+    network = Autoencoder(vq, {"widths": [8, 8], "blocks": 1, "grid": 4}, noise=0.0, revive=revive).train()
     pixels, before = torch.rand(2, 3, 8, 8) * 2 - 1, vq.vectors.detach().clone()
     rows = network.encoder(pixels).detach().flatten(0, 1)
     network.eval()(pixels)
     assert torch.equal(vq.vectors, before), "evaluation moves none"
     network.train()(pixels)
-    if anchored:  # a dead code keeps 0.001 of itself
+    if revive:  # a dead code keeps 0.001 of itself
         near = torch.cdist(vq.vectors.detach(), rows).min(1).values
         assert (near < 0.01 * torch.cdist(before, rows).min(1).values).all()
     else:
@@ -140,12 +140,12 @@ def test_the_halves_work_together_as_tokenizer_and_joint_decoder(trained, name):
     codes = tokenizer.encode(images)
     assert codes.shape == (8, 16) and codes.dtype == np.uint16 and codes.max() < tokenizer.num_codes == 8
     decoder = load_decoder(trained / "data/codebook" / name / "decoder")
-    made = decoder.decode(codes)
-    assert made.shape == images.shape
-    error = np.abs(made.astype(float) - images).mean()
-    assert error < np.abs(made.astype(float) - images[::-1]).mean(), "each is nearest to its own image"
-    rows = tokenizer.rows(torch.zeros(1, 3, 16, 16))
-    assert torch.equal(tokenizer.codebook.assign(rows), tokenizer.encode_pixels(torch.zeros(1, 3, 16, 16)))
+    decoded = decoder.decode(codes)
+    assert decoded.shape == images.shape
+    error = np.abs(decoded.astype(float) - images).mean()
+    assert error < np.abs(decoded.astype(float) - images[::-1]).mean(), "each is nearest to its own image"
+    features = tokenizer.features(torch.zeros(1, 3, 16, 16))
+    assert torch.equal(tokenizer.codebook.assign(features), tokenizer.encode_pixels(torch.zeros(1, 3, 16, 16)))
 
 
 @pytest.mark.parametrize("name", ["vqgan", "fsq"])
@@ -155,16 +155,19 @@ def test_usage_and_the_joint_decoders_psnr_are_reported(trained, name):
     codes = load_tokenizer(trained / "data/codebook" / name).encode(images.read(range(len(images))))
     counted = usage(np.bincount(codes.ravel(), minlength=8))
     assert figures["val"] == pytest.approx(counted, rel=1e-5), "the published weights are those that were measured"
-    assert figures["watched_psnr_db"]["val"] > 5
+    assert figures["eval_psnr_db"]["val"] > 5
     curve = (trained / f"reports/codebook/{name}/plots/metrics/val/psnr_db.tsv").read_text().splitlines()
     assert float(curve[-1].split("\t")[1]) > float(curve[1].split("\t")[1]), "it learns"
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "remedy"),
-    [("vqgan", {"num_codes": 200, "reanchor": False}, "reanchor: true"), ("fsq", {"levels": [64, 64]}, "fewer levels")],
+    [
+        ("vqgan", {"num_codes": 200, "revive_dead_codes": False}, "revive_dead_codes: true"),
+        ("fsq", {"levels": [64, 64]}, "fewer levels"),
+    ],
 )
-def test_a_collapse_is_watched_and_said_with_its_remedy(name, changes, remedy, toy, tmp_path, capsys):
+def test_a_collapse_is_printed_with_its_remedy(name, changes, remedy, toy, tmp_path, capsys):
     root = tmp_path / "toy"
     shutil.copytree(toy, root)
     toys.write_params(root, {"codebook": {name: changes}})
@@ -196,16 +199,16 @@ def changes_of(root) -> dict:
 
 def stop_at(patch: pytest.MonkeyPatch, step: int) -> None:
     """Raise KeyboardInterrupt in place of that training step."""
-    from stages.core.game import Game
+    from stages.core.gan_trainer import GanTrainer
 
-    whole = Game.step
+    whole = GanTrainer.step
 
     def interrupted(self, now, *rest):
         if now == step:
             raise KeyboardInterrupt
         return whole(self, now, *rest)
 
-    patch.setattr(Game, "step", interrupted)
+    patch.setattr(GanTrainer, "step", interrupted)
 
 
 @pytest.mark.parametrize(("changes", "said"), [({"widths": [16, 8, 8, 8, 8, 8]}, "32 px; it has 16"),

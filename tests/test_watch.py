@@ -1,4 +1,4 @@
-"""What a stage tells and prints, as it reaches Prefect: thinned, in words, small enough, and never the stage's death.
+"""What a stage emits and prints, as it reaches Prefect: throttled, described, small enough, and never fatal to a stage.
 
 Run: uv run pytest tests/test_watch.py
 """
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import server, watch
+from pipeline import curves, server, watch
 from pipeline.graph import Node, Settings
 from pipeline.repro import Child
 from pipeline.watch import Watcher
@@ -45,7 +45,7 @@ def test_of_a_bars_refreshes_the_first_and_the_last_are_kept_and_all_other_lines
         (0, 0.0, "decoder: 0 of 1,235 step"),
     ],
 )
-def test_progress_is_told_with_count_rate_and_time_left(done, per_sec, text):
+def test_progress_is_described_with_count_rate_and_time_left(done, per_sec, text):
     event = {"name": "decoder", "done": done, "total": 1235, "unit": "step", "per_sec": per_sec}
     assert watch.describe(event) == text
 
@@ -71,7 +71,7 @@ def test_events_are_read_once_and_only_when_their_line_is_whole(watcher):
 def test_a_picture_is_halved_until_the_server_takes_it():
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)).save(buffer, "PNG")
-    small = watch.smaller(buffer.getvalue())
+    small = watch.shrink(buffer.getvalue())
     assert len(small) <= watch.MAX_PICTURE_BYTES < len(buffer.getvalue())
     assert Image.open(io.BytesIO(small)).size == (400, 300)
 
@@ -81,7 +81,7 @@ def test_all_curves_of_a_stage_become_one_picture(watcher, tmp_path, monkeypatch
         path = tmp_path / "plots" / f"{name}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("step\tloss\n5\t1.0\n10\t0.5\n")
-    assert watch.read_plots(("plots",)) == {"loss": [[5, 1], [10, 0.5]], "val/loss": [[5, 1], [10, 0.5]]}
+    assert curves.read_plots(("plots",)) == {"loss": [[5, 1], [10, 0.5]], "val/loss": [[5, 1], [10, 0.5]]}
     shown = []
     monkeypatch.setattr(watcher, "picture", shown.append)
     watcher.publish(watcher.curves)
@@ -93,7 +93,7 @@ def test_all_curves_of_a_stage_become_one_picture(watcher, tmp_path, monkeypatch
 def test_tables_without_steps_are_drawn_over_their_first_column(tmp_path):
     for name in ("one", "two"):
         (tmp_path / f"{name}.tsv").write_text("noise\tpca\tlda\n0\t0.5\t0.8\n0.25\t0.4\t0.7\n")
-    found = watch.read_plots(tuple(str(tmp_path / f"{name}.tsv") for name in ("one", "two")))
+    found = curves.read_plots(tuple(str(tmp_path / f"{name}.tsv") for name in ("one", "two")))
     pca, lda = [[0, 0.5], [0.25, 0.4]], [[0, 0.8], [0.25, 0.7]]
     assert found == {"one/pca": pca, "one/lda": lda, "two/pca": pca, "two/lda": lda}
 
@@ -105,5 +105,5 @@ def test_a_server_that_refuses_ends_the_publishing_with_one_warning_and_nothing_
     watcher.publish(refuse)
     watcher.publish(refuse)
     assert [record.message for record in caplog.records] == [
-        "no more artefacts of this stage are shown: ConnectionError: gone"
+        "no more artifacts of this stage are shown: ConnectionError: gone"
     ]

@@ -59,8 +59,22 @@ first: {seed: 0, rate: 1.0e-3}
 shipped: {seed: 0}
 second:
   low: 0.5
-  p: {colour: red}   # of one member
-  q: {colour: "blue"}
+  p: {color: red}   # of one member
+  q: {color: "blue"}
+"""
+CHECK = """\
+\"\"\"The tiny project's check of its params, with the messages of the real one.\"\"\"
+import sys
+from ruamel.yaml import YAML
+
+path = sys.argv[2] if len(sys.argv) > 1 else "params.yaml"
+params = YAML(typ="safe").load(open(path))
+errors = [f"first.{key}: no such key" for key in params["first"].keys() - {"seed", "rate"}]
+errors += [f"first.seed = {params['first']['seed']}: expected 0 or more"] * (params["first"]["seed"] < 0)
+errors += [f"second.low = {params['second']['low']!r}: expected a number"] * isinstance(params["second"]["low"], str)
+for line in errors:
+    print(f"error: {path}: {line}", file=sys.stderr)
+sys.exit(2 if errors else 0)
 """
 
 
@@ -73,7 +87,7 @@ def project(tmp_path_factory, root: Path) -> Path:
 
 
 def build(root: Path) -> None:
-    """Write, initialise and run it."""
+    """Write, initialize and run it."""
     root.mkdir()
     for name, text in (("dvc.yaml", DVC_YAML), ("params.yaml", PARAMS), ("source.txt", "7\n"), ("shipped.txt", "7\n")):
         (root / name).write_text(text)
@@ -89,7 +103,7 @@ def dvc(root: Path, *arguments: str) -> str:
 
 
 def stale(root: Path) -> dict:
-    """What `dvc status` holds to be stale."""
+    """What `dvc status` calls stale."""
     from dvc.repo import Repo
 
     with contextlib.chdir(root), Repo() as repo:
@@ -123,11 +137,11 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=root, env=env, capture_output=True, text=True)
 
 
-def with_real_params(root: Path) -> Path:
-    """The project with the repository's own params.yaml and stages; its one stage reads `codebook` and `decoders`."""
-    shutil.copytree(ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "params.yaml", root / "params.yaml")
-    (root / "dvc.yaml").write_text("stages:\n  one: {cmd: touch out, params: [codebook, decoders], outs: [out]}\n")
+def add_check(root: Path) -> Path:
+    """The project with a `stages/check.py`, which `semtok` asks whether params are possible."""
+    (root / "stages").mkdir()
+    (root / "stages/__init__.py").touch()  # else the repository's own package is found
+    (root / "stages/check.py").write_text(CHECK)
     return root
 
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scoring import write_reference
+from scoring import write_classifier, write_decoder, write_reference
 
-from stages.core import artefact
+from stages.core import artifact
 from stages.core.params import Machine
 
 if TYPE_CHECKING:
@@ -21,16 +21,17 @@ NUM_CODES, PATCH_PX = 64, 4
 
 
 def build(root: Path) -> SimpleNamespace:
-    """Artefacts below `root`: images (300 digits), encoder, judge, reference, codebook, samples of `ar`; patches."""
+    """Artifacts below `root`: 300 images, encoder, classifier, reference, codebook, decoder, samples of `ar`."""
     toy = SimpleNamespace(root=root, images=root / "images", encoder=root / "encoder", codebook=root / "codebook")
     write_images(toy.images)
     write_encoder(toy.encoder)
     toy.patches = write_codebook(toy)
-    toy.judge = root / "judge"
-    train_judge(toy.images, toy.judge)
+    toy.classifier = root / "classifier"
+    write_classifier(toy.images, toy.classifier, MACHINE)
     toy.reference = root / "reference"
-    write_reference(toy.images, toy.encoder, toy.judge, toy.reference, MACHINE)
+    write_reference(toy.images, toy.encoder, toy.classifier, toy.reference, MACHINE)
     toy.samples = root / "samples"
+    write_decoder(root / "decoder", NUM_CODES, grid=4)
     write_samples(toy, "ar")
     return toy
 
@@ -42,15 +43,15 @@ def write_images(out: Path, classes: int = 10) -> None:
     digits = load_digits()
     images = np.repeat(np.repeat(digits.images[:300] * 15.9, 2, 1), 2, 2)[..., None].repeat(3, 3).astype(np.uint8)
     labels = digits.target[:300] if classes else np.full(300, -1)
-    write_image_artefact(out, images, labels, [str(one) for one in range(classes)])
+    write_image_artifact(out, images, labels, [str(one) for one in range(classes)])
 
 
-def write_image_artefact(out: Path, images: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
-    """An images artefact made by the data stage itself from files in a folder."""
+def write_image_artifact(out: Path, images: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
+    """An images artifact made by the data stage itself from files in a folder."""
     from PIL import Image
 
-    from stages.data.prepare import Params, prepare
-    from stages.data.scenes import Scenes
+    from stages.data.params import Params, Scenes
+    from stages.data.writer import write_images
 
     source = out.with_name(f"{out.name}-source")
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -60,44 +61,30 @@ def write_image_artefact(out: Path, images: np.ndarray, labels: np.ndarray, clas
     facts = {"source": "folder", "folder": str(source), "img_px": images.shape[1], "val_fraction": 0.33}
     facts |= {"scenes": Scenes(count=20, max_objects=1, patterned=0.8, nuisance=0.0)}
     with contextlib.chdir(out.parent):
-        prepare(out, Params(**facts, shard_images=1000, format="png", seed=0), MACHINE)
+        write_images(out, Params(**facts, shard_images=1000, format="png", seed=0), MACHINE)
 
 
 def write_encoder(out: Path) -> None:
     """An untrained two-block network."""
     from safetensors.torch import save_file
 
-    from stages.pretrain.model import build_vit
+    from stages.encoder.vit import build_vit
 
     shape = {"img_px": 16, "patch_px": PATCH_PX, "dim": 32, "depth": 2, "heads": 2}
     config = {"name": "embedded", "img_px": 16, "precision": "fp32", "patch_px": PATCH_PX, "dim": 32, "depth": 2}
     config |= {"shape": shape, "seed": 0, "mean": [0.5] * 3, "std": [0.5] * 3}
-    with artefact.new_artefact(out, "encoder", config) as folder:
+    with artifact.new_artifact(out, "encoder", config) as folder:
         state = build_vit(**shape, seed=0).state_dict()
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / "model.safetensors")
-
-
-def train_judge(images: Path, out: Path) -> None:
-    """What the judge stage makes of the images; of those without classes, that there is none."""
-    from stages.core.augment import Affine
-    from stages.core.loop import Optim
-    from stages.judge.train import Params, make
-
-    augment = Affine(degrees=5, scale=0.1, translate=0.05, shear=0.0, mirror=False)
-    optim = Optim(total_steps=120, batch_size=32, lr_peak=5e-3, warmup_steps=10, weight_decay=0.0, beta2=0.99,
-                  clip_norm=1.0, ema_decay=0.9, eval_every=30, precision="fp32", seed=0)  # fmt: skip
-    params = Params(img_px=16, widths=[16, 24], augment=augment, optim=optim)
-    with contextlib.chdir(out.parent):
-        make(images, out, out.with_name("judge-report"), params, MACHINE)
 
 
 def write_codebook(toy: SimpleNamespace) -> np.ndarray:
     """Features of random training patches as codes; returns those patches, uint8 [K, 4, 4, 3]."""
     from safetensors.torch import save_file
 
-    from stages.core.pixels import to_float
+    from stages.core.images import to_float
     from stages.data.reader import ImageSplit
-    from stages.encoder.model import load_encoder
+    from stages.encoder.encoder import load_encoder
 
     images = ImageSplit(toy.images, "train").read(range(100))
     feats = load_encoder(toy.encoder)(to_float(images), blocks=[0], final_norm=False)[0].flatten(0, 1)
@@ -107,27 +94,28 @@ def write_codebook(toy: SimpleNamespace) -> np.ndarray:
         "num_codes": NUM_CODES,
         "dim": 32,
         "dtype": "uint16",
-        "normalise": False,
+        "normalize": False,
         "blocks": [0],
         "layers": "concat",
         "final_norm": False,
     }
     config |= {
-        "tokenizer": "kmeans",
-        "rows": "frozen",
+        "kind": "kmeans",
+        "name": "kmeans",
+        "codebooks": 1,
         "grid": 4,
         "num_patches": 16,
-        "encoder": "../encoder",
-        "inputs": {"encoder": artefact.digest(toy.encoder)},
+        "inputs": {"encoder": artifact.digest(toy.encoder)},
     }
-    with artefact.new_artefact(toy.codebook, "codebook", config) as folder:
+    with artifact.new_artifact(toy.codebook, "codebook", config) as folder:
+        artifact.copy(toy.encoder, folder / "encoder")
         save_file({"vectors": feats[chosen].contiguous()}, folder / "codes.safetensors")
     return patches[chosen]
 
 
 def write_samples(toy: SimpleNamespace, name: str, labels: np.ndarray | None = None) -> None:
     """Two seeds of 60 samples: codes of val images of the asked class, every tenth code drawn at random."""
-    from stages.codebook.model import load_tokenizer
+    from stages.codebook.tokenizer import load_tokenizer
     from stages.data.reader import ImageSplit
 
     val, rng = ImageSplit(toy.images, "val"), np.random.default_rng(0)
@@ -138,14 +126,14 @@ def write_samples(toy: SimpleNamespace, name: str, labels: np.ndarray | None = N
     likelihood = {"bound": "exact", "val_nats_per_code": 2.0, "val_perplexity": 7.4, "val_bits_per_image": 46.0}
     generator = {"name": name, "likelihood": {**likelihood, "unigram_perplexity": 20.0}}
     config = {"seeds": [0, 1], "classes": val.classes, "sampling": {"temperature": 1.0}, "generator": generator}
-    with artefact.new_artefact(toy.samples / name, "samples", {**config, "inputs": {}}) as folder:
+    with artifact.new_artifact(toy.samples / name, "samples", {**config, "inputs": {}}) as folder:
         np.save(folder / "codes.npy", codes)
         np.save(folder / "labels.npy", val.labels[order] if labels is None else labels)
 
 
 def pixels_of(toy: SimpleNamespace, count: int) -> torch.Tensor:
     """The first val images as networks take them, float32 [count, 3, 16, 16]."""
-    from stages.core.pixels import to_float
+    from stages.core.images import to_float
     from stages.data.reader import ImageSplit
 
     return to_float(ImageSplit(toy.images, "val").read(range(count)))

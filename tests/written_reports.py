@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.core.pictures import save_png
-from stages.report.gather import Reports, read_names
+from stages.core.results import save_png
+from stages.report.gather import Reports, read_reports
 
+PIPELINE = Path(__file__).parents[1] / "dvc.yaml"
 DISTANCES = {"pixel": {"median": 0.1, "p01": 0.05, "p99": 0.2, "near_copies": 0.01}}
 PARAMS = {
     "pretrained": ["digits"],
@@ -16,56 +17,67 @@ PARAMS = {
     "generators": ["ar", "masked"],
     "ablation": {"num_codes": [8, 16], "dims": [2, 32]},
 }
-LOCK = {"schema": "2.0", "stages": {"codebook@kmeans": {"params": {"params.yaml": {"codebook": {"num_codes": 256}}}}}}
 
 
-def asked_for(reports: Path, **changes) -> Reports:
+def read(reports: Path, **changes) -> Reports:
     """What lies in the folder, of the names in PARAMS with changes."""
     (reports.parent / "params.yaml").write_text(json.dumps({**PARAMS, **changes}))
-    return Reports(reports, read_names(reports.parent / "params.yaml"))
+    return read_reports(reports, PIPELINE, reports.parent / "params.yaml", reports.parent / "dvc.lock")
+
+
+def write_lock(path: Path, **sections) -> None:
+    """A dvc.lock whose stage codebook ran with these sections of params.yaml, one per tokenizer."""
+    stages = {
+        f"codebook@{name}": {"params": {"params.yaml": {f"codebook.{name}": section}}}
+        for name, section in sections.items()
+    }
+    path.write_text(json.dumps({"schema": "2.0", "stages": stages}))
+
+
+def write_metrics(folder: Path, metrics: dict) -> None:
+    """metrics.json of a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
 def protocol(of: str, **changes) -> dict:
-    """How the figures of one group were made, with changes."""
+    """How the metrics of one group were measured, with changes."""
     facts = {
-        "of": of,
-        "reference": "val" if of == "reconstruction" else "train",
-        "reference_digest": "0123456789ab",
-        "count": 500,
-    }
-    return {
-        **facts,
-        "per_class": None,
+        "of": of, "reference": "val" if of == "reconstruction" else "train", "reference_digest": "0123456789ab",
+        "count": 500, "per_class": None,
         "extractors": {"embedded": {"name": "semtok-embedded", "weights_sha256": "ab"}},
-        **changes,
-    }
-
-
-def generator(bound: str, agreement: float) -> dict:
-    """The figures of one generator."""
-    likelihood = {"bound": bound, "val_perplexity": 2.9, "unigram_perplexity": 90.0, "val_bits_per_image": 99.0}
-    scores = {"agreement": agreement, "agreement_std": 0.01, "gfid[embedded]": 1.25, "gfid[embedded]_std": 0.1}
-    near = {"near_copies[pixel]": 0.02, "near_copies[pixel]_std": 0.004}
-    return {**scores, **near, "likelihood": likelihood, "neighbours": DISTANCES}
-
-
-def write_evaluation(folder: Path, **changes) -> None:
-    """An evaluation with two generators; `changes` go into its protocols."""
-    entries = [protocol(of, **changes) for of in ("val", "reconstruction", "as_samples")]
-    entries += [protocol(of, seeds=[0, 1], sampler={"top_k": k}, **changes) for k, of in enumerate(("ar", "masked"))]
-    metrics = {
-        "tokenizer": {"name": folder.name.removesuffix("-onestep"), "kind": "kmeans", "num_codes": 256, "dim": 128},
-        "val": {"agreement": 0.99, "neighbours": DISTANCES,
-                "as_samples": {"images": 297, "agreement": 0.99, "gfid[embedded]": 0.25}},
-        "reconstruction": {"psnr_db": 25.0, "psnr_db_std": 0.1, "rfid[embedded]": 0.5, "neighbours": DISTANCES,
-                           "code_usage": {"live_codes": 250, "live_fraction": 250 / 256}},
-        "ar": generator("exact", 0.93), "masked": generator("upper", 0.88), "protocol": entries,
     }  # fmt: skip
-    picture(folder / "pictures" / "reconstructions.png")
-    for name in ("ar", "masked"):
-        picture(folder / "pictures" / f"samples-{name}.png")
-        picture(folder / "pictures" / f"neighbours-{name}.png")
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return {**facts, **changes}
+
+
+def generator(bound: str, class_accuracy: float) -> dict:
+    """The metrics of one generator."""
+    likelihood = {"bound": bound, "val_perplexity": 2.9, "unigram_perplexity": 90.0, "val_bits_per_image": 99.0}
+    scores = {"class_accuracy": class_accuracy, "class_accuracy_std": 0.01, "gfid[embedded]": 1.25}
+    near = {"gfid[embedded]_std": 0.1, "near_copies[pixel]": 0.02, "near_copies[pixel]_std": 0.004}
+    return {**scores, **near, "likelihood": likelihood, "neighbors": DISTANCES}
+
+
+def write_evaluation(reports: Path, name: str, kind: str = "kmeans", psnr_db: float = 25.0, **changes) -> None:
+    """Reconstructions, and samples of two generators; `changes` go into their protocols."""
+    facts = {"name": name.rpartition("-")[0], "kind": kind, "num_codes": 256, "dim": 128, "codes": 64}
+    reconstructions, samples = reports / "reconstruction" / name, reports / "generation" / name
+    usage = {"live_codes": 250, "live_fraction": 250 / 256}
+    made = {"psnr_db": psnr_db, "psnr_db_std": 0.1, "rfid[embedded]": 0.5, "neighbors": DISTANCES, "code_usage": usage}
+    write_metrics(reconstructions, {
+        "tokenizer": facts, "val": {"class_accuracy": 0.99, "neighbors": DISTANCES}, "reconstruction": made,
+        "protocol": [protocol(of, **changes) for of in ("val", "reconstruction")],
+    })  # fmt: skip
+    entries = [protocol(of, seeds=[0, 1], sampler={"top_k": k}, **changes) for k, of in enumerate(("ar", "masked"))]
+    write_metrics(samples, {
+        "tokenizer": facts, "val": {"images": 297, "class_accuracy": 0.99, "gfid[embedded]": 0.25},
+        "ar": generator("exact", 0.93), "masked": generator("upper", 0.88),
+        "protocol": [protocol("val", **changes), *entries],
+    })  # fmt: skip
+    picture(reconstructions / "pictures" / "reconstructions.png")
+    for one in ("ar", "masked"):
+        picture(samples / "pictures" / f"samples-{one}.png")
+        picture(samples / "pictures" / f"neighbors-{one}.png")
 
 
 def picture(path: Path, shape: tuple[int, int, int] = (8, 8, 3)) -> None:
@@ -74,24 +86,23 @@ def picture(path: Path, shape: tuple[int, int, int] = (8, 8, 3)) -> None:
     save_png(path, np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
-def write_stability(folder: Path, change: float, foreground: float = 0.2, **changes) -> None:
+def write_noise(folder: Path, change: float, foreground: float = 0.2, **changes) -> None:
     """Two levels of noise; `changes` go into the protocol."""
-    figures = {"change": change, "foreground_change": foreground, "code_cosine": 0.9}
+    metrics = {"change": change, "foreground_change": foreground, "code_cosine": 0.9}
     spreads = {"_std": 0.006, "_image_std": 0.008}
-    figures |= {f"{name}{suffix}": value for name in figures for suffix, value in spreads.items()}
-    entry = {"of": "stability", "reference_digest": "0123456789ab", "snrs_db": [30.0, 0.01], "noise_seeds": [0, 1]}
-    levels = {"snr_30_db": figures, "snr_0.01_db": {**figures, "change": 0.96}}
-    entries = [{**entry, **changes}, {"of": "tokenizer", "num_codes": 256}]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps({**levels, "protocol": entries}))
+    metrics |= {f"{name}{suffix}": value for name in metrics for suffix, value in spreads.items()}
+    entry = {"of": "noise_robustness", "reference_digest": "0123456789ab", "snrs_db": [20.0, 0.01]}
+    levels = {"snr_20_db": metrics, "snr_0.01_db": {**metrics, "change": 0.96}}
+    entries = [{**entry, "noise_seeds": [0, 1], **changes}, {"of": "tokenizer", "num_codes": 256}]
+    write_metrics(folder, {**levels, "protocol": entries})
 
 
-def write_projection(folder: Path) -> None:
+def write_pca_vs_lda(folder: Path) -> None:
     """One case at two levels of noise."""
     case = {"of": "oblique", "noise_sigmas": [0.0, 0.5]}
     lines = {kind: {"sigma_0": 0.9, "sigma_0_std": 0.004, "sigma_0.5": 0.7} for kind in ("pca", "lda", "bayes")}
-    picture(folder / "projection.png")
-    (folder / "metrics.json").write_text(json.dumps({"oblique": lines, "protocol": [case]}))
+    picture(folder / "pca_vs_lda.png")
+    write_metrics(folder, {"oblique": lines, "protocol": [case]})
 
 
 def write_curve(path: Path) -> None:
@@ -100,92 +111,94 @@ def write_curve(path: Path) -> None:
     path.write_text(f"step\t{path.stem}\n1\t2.0\n2\t1.5\n")
 
 
-def write_reports(tmp_path: Path) -> Path:
-    """Everything that the stages leave."""
+def write_few(tmp_path: Path) -> Path:
+    """An evaluation and a probe: a page without plots."""
     reports = tmp_path / "reports"
-    write_evaluation(reports / "evaluate" / "kmeans-onestep")
-    scores = {
-        "clean": 0.97,
-        "moved": 0.8,
-        "few_clean": 0.9,
-        "few_clean_std": 0.01,
-        "few_moved": 0.7,
-        "few_moved_std": 0.02,
-    }
-    probed = {name: scores for name in ("raw", "random_twin", "encoder")} | {
-        "protocol": [{"of": "probe", "val_images": 297}]
-    }
-    picture(reports / "probe" / "moved.png")
-    (reports / "probe" / "metrics.json").write_text(json.dumps(probed))
-    codebook = reports / "codebook" / "kmeans"
-    codebook.mkdir(parents=True)
-    (codebook / "metrics.json").write_text(json.dumps({"vectors_used": 96000, "val": {"live_codes": 256}}))
-    write_stability(reports / "stability" / "kmeans", 0.125)
-    write_projection(reports / "projection")
-    for folder in ("pretrain/digits", "decoder/kmeans-onestep", "codebook/kmeans", "generator/kmeans-ar"):
-        for name in ("loss", "val_loss", "lr"):
-            write_curve(reports / folder / "plots" / "metrics" / f"{name}.tsv")
-    for epoch in (1, 2):
-        picture(reports / "decoder" / "kmeans-onestep" / "pictures" / f"epoch-{epoch:04d}.png")
-    write_studies(reports)
-    write_sweep(reports / "sweep" / "kmeans-onestep", "onestep", {"once": 25.0})
-    write_resolution(reports / "resolution" / "vqgan-onestep")
-    (tmp_path / "dvc.lock").write_text(json.dumps(LOCK))
+    write_evaluation(reports, "kmeans-onestep")
+    write_probe(reports / "probe", 0.97)
+    write_lock(tmp_path / "dvc.lock", kmeans={"kind": "kmeans", "num_codes": 256})
     return reports
 
 
-def write_studies(reports: Path) -> None:
-    """What anatomy and ablation leave."""
-    usage = {"live_codes": 8, "entropy_nats": 2.0, "perplexity": 7.39}
-    told = {"vectors": 0.8, "rows": 0.95}
-    anatomy = {"usage": usage, "class": {"bag": 0.9, "bag_std": 0.01, **told}, "colour": {"one_hot": 0.7, **told}}
-    anatomy |= {"look_up": {"psnr_db": 22.5, "one_patch_psnr_db": 9.5}}
+def write_reports(tmp_path: Path) -> Path:
+    """Everything that the stages leave."""
+    reports = write_few(tmp_path)
+    write_metrics(reports / "codebook" / "kmeans", {"vectors_used": 96000, "val": {"live_codes": 256}})
+    write_noise(reports / "noise_robustness" / "kmeans", 0.125)
+    write_pca_vs_lda(reports / "pca_vs_lda")
+    for folder in ("pretrain/digits", "decoder/kmeans-onestep", "codebook/kmeans", "generator/kmeans-ar"):
+        for name in ("loss", "val/loss", "lr"):
+            write_curve(reports / folder / "plots" / "metrics" / f"{name}.tsv")
+    for epoch in (1, 2):
+        picture(reports / "decoder" / "kmeans-onestep" / "pictures" / f"epoch-{epoch:04d}.png")
+    write_code_analysis(reports / "code_analysis" / "kmeans")
+    write_ablation(reports / "ablation")
+    write_steps(reports / "decoding_steps" / "kmeans-onestep", "onestep", {"once": 25.0})
+    write_scales(reports / "resolution_transfer" / "vqgan-onestep")
+    return reports
+
+
+def write_probe(folder: Path, clean: float) -> None:
+    """Accuracies of linear probes, `clean` on clean images."""
+    few = {"few_clean": 0.9, "few_clean_std": 0.01, "few_augmented": 0.7, "few_augmented_std": 0.02}
+    probed = {name: {"clean": clean, "augmented": 0.8, **few} for name in ("raw", "random_twin", "encoder")}
+    write_metrics(folder, {**probed, "protocol": [{"of": "probe", "val_images": 297}]})
+    picture(folder / "augmented.png")
+
+
+USAGE = {"live_codes": 8, "entropy_nats": 2.0, "perplexity": 7.39}
+
+
+def write_code_analysis(folder: Path) -> None:
+    """Probes of class and color, and the lookup."""
+    both = {"vectors": 0.8, "features": 0.95}
+    metrics = {"usage": USAGE, "class": {"bag": 0.9, "bag_std": 0.01, **both}, "color": {"one_hot": 0.7, **both}}
+    write_metrics(folder, {**metrics, "lookup": {"psnr_db": 22.5, "one_patch_psnr_db": 9.5}})
     for name in ("gallery", "tsne"):
-        picture(reports / "anatomy" / "kmeans" / f"{name}.png")
-    (reports / "anatomy" / "kmeans" / "metrics.json").write_text(json.dumps(anatomy))
+        picture(folder / f"{name}.png")
+
+
+def write_ablation(folder: Path) -> None:
+    """Three cells."""
     for num_codes, dim in ((8, 2), (16, 2), (8, 32)):
-        features = {"quantisation_error": 1 / num_codes, "projection_error": 0.01}
-        cell = {"num_codes": num_codes, "dim": dim, "usage": usage, "features": features}
-        cell |= {"class": {"bag": 0.7, "bag_std": 0.02}, "look_up": {"psnr_db": 20.25}}
-        folder = reports / "ablation" / f"{num_codes}-{dim}"
-        folder.mkdir(parents=True)
-        (folder / "metrics.json").write_text(json.dumps({**cell, "protocol": [{"of": "ablation", "val_images": 297}]}))
+        features = {"quantization_error": 1 / num_codes, "projection_error": 0.01}
+        cell = {"num_codes": num_codes, "dim": dim, "usage": USAGE, "features": features}
+        cell |= {"class": {"bag": 0.7, "bag_std": 0.02}, "lookup": {"psnr_db": 20.25}}
+        entry = {"of": "ablation", "val_images": 297}
+        write_metrics(folder / f"{num_codes}-{dim}", {**cell, "protocol": [entry]})
 
 
 COLUMN_PX, ROWS_PX = 5, 9  # of a picture with two rows of 4 px
 
 
-def write_sweep(folder: Path, kind: str, psnr_db: dict[str, float], bits: float = 512.0, **changes) -> None:
-    """PSNR at each level, the last one being the decoder's own; `changes` go into the protocol."""
+def write_steps(folder: Path, kind: str, psnr_db: dict[str, float], bits: float = 512.0, **changes) -> None:
+    """PSNR at each number of steps, the last one being the decoder's own; `changes` go into the protocol."""
     tokenizer, name = folder.name.split("-")
     decoder = {"name": name, "kind": kind, "tokenizer": tokenizer, "parameters": 12345}
     last = [*psnr_db][-1]
     decoder |= {} if last == "once" else {"steps": int(last.removeprefix("steps_"))}
     seeds = {} if last == "once" else {"psnr_db_seed_std": 0.03, "rfid[embedded]_seed_std": 0.01}
-    levels = {
-        level: {
+    groups = {
+        group: {
             "psnr_db": value, "psnr_db_std": 0.1, **seeds, "rfid[embedded]": value / 10, "rfid[embedded]_std": 0.02,
-            "bootstrap": {"rfid[embedded]": [value / 10 - 0.02, value / 10 + 0.02]}, "gflop_an_image": 0.0625,
+            "bootstrap": {"rfid[embedded]": [value / 10 - 0.02, value / 10 + 0.02]}, "gflop_per_image": 0.0625,
         }
-        for level, value in psnr_db.items()
+        for group, value in psnr_db.items()
     }  # fmt: skip
-    columns = ["original", *levels]
+    columns = ["original", *groups]
     place = {"of": "steps.png", "columns": columns, "pitch_px": COLUMN_PX}
-    codes = {"kind": tokenizer, "tokens": 64, "num_codes": 256, "bits_an_image": bits}
-    entry = {"of": "sweep", "reference_digest": "0123456789ab", "decoding_seeds": [0, 1], **changes}
+    codes = {"kind": tokenizer, "tokens": 64, "num_codes": 256, "bits_per_image": bits}
+    entry = {"of": "decoding_steps", "reference_digest": "0123456789ab", "decoding_seeds": [0, 1], **changes}
+    write_metrics(folder, {"decoder": decoder, "codes": codes, **groups, "protocol": [entry, place]})
     picture(folder / "steps.png", (ROWS_PX, len(columns) * COLUMN_PX - 1, 3))
-    text = json.dumps({"decoder": decoder, "codes": codes, **levels, "protocol": [entry, place]})
-    (folder / "metrics.json").write_text(text)
 
 
-def write_resolution(folder: Path) -> None:
+def write_scales(folder: Path) -> None:
     """A decoder and the tokenizer's own, at two scales; beside it one that was left out."""
-    figures = {f"scale_{scale}": {"psnr_db": 20.5 + scale, "psnr_db_std": 0.2, "ssim": 0.75} for scale in (1, 4)}
-    joint = {scale: {**own, "psnr_db": 19.125} for scale, own in figures.items()}
-    entry = {"of": "resolution", "larger_images": "rendered"}
-    metrics = {"name": "onestep", "tokenizer": "vqgan", "decoder": figures, "joint": joint, "protocol": [entry]}
+    scales = {f"scale_{scale}": {"psnr_db": 20.5 + scale, "psnr_db_std": 0.2, "ssim": 0.75} for scale in (1, 4)}
+    joint = {scale: {**own, "psnr_db": 19.125} for scale, own in scales.items()}
+    entry = {"of": "resolution_transfer", "larger_images": "rendered"}
+    names = {"name": "onestep", "tokenizer": "vqgan"}
+    write_metrics(folder, {**names, "decoder": scales, "joint": joint, "protocol": [entry]})
     picture(folder / "pictures" / "scales.png")
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    other = folder.with_name("kmeans-onestep")
-    other.mkdir()
-    (other / "metrics.json").write_text(json.dumps({"skipped": "kmeans: its transformer sees images of one size"}))
+    write_metrics(folder.with_name("kmeans-onestep"), {"skipped": "kmeans: its encoder takes images of one size"})

@@ -1,106 +1,128 @@
-"""cluster: online clustering of a frozen encoder's patch features by cosine (VQ-KD paper's Cluster; papers, 2.2).
+"""cluster: online clustering of a frozen encoder's patch features by cosine (Cluster of the VQ-KD paper).
 
-Loss = mean (c - sg(x))² on unit features, of the codes only; codes that die are put back among the features (CVQ-VAE).
-Codes start uniform in ±1/K and are stored as unit vectors. It reads stored features, without augmentation; memory is
-that of one batch, whatever the number of images. Digits: 256 codes, half a minute on two cores.
+Loss = mean (c - sg(x))² on unit features; only the codes learn, batch by batch. Dead codes are revived among the
+features (CVQ-VAE). Codes start uniform in ±1/K and are stored as unit vectors. It reads stored features, without
+augmentation; memory is that of one batch, whatever the number of images. Digits: 256 codes, half a minute on two cores.
 """
 
-from __future__ import annotations
+from collections.abc import Callable, Iterator
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from pydantic import Field, field_validator
-
-from stages.codebook.fitted import publish
-from stages.codebook.sources import Sources
-from stages.codebook.usage import count_usage, write_usage
-from stages.core import artefact
-from stages.core.choice import evenly
-from stages.core.loop import Optim, epoch_batch
-from stages.core.loop import fit as train
-from stages.core.params import Machine, Section, impossible
-from stages.core.plan import print_plan
+from stages.codebook.dead_codes import (
+    REVIVE,
+    count_usage,
+    live_fraction,
+    revive_dead_codes,
+    running_share,
+    warn_of_collapse,
+    write_usage,
+)
+from stages.codebook.encoder_features import ENCODER
+from stages.codebook.params import Cluster, Inputs
+from stages.codebook.quantizers import Codebook, nearest
+from stages.codebook.tokenizer import new_codebook
+from stages.core import artifact
+from stages.core.distributed import linspace_indices
+from stages.core.hardware import pick_device
+from stages.core.params import Machine, impossible
+from stages.core.progress import print_cost_estimate
+from stages.core.results import Curves
+from stages.core.schemas import Optim
+from stages.core.train import epoch_batch
+from stages.core.train import fit as train
 from stages.features.reader import FeatureSplit
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from torch import Tensor
-
-    from stages.codebook.online import OnlineClusters
-    from stages.codebook.quantise import Codebook
-
-WATCHED = 256  # images of each split behind the curves
+EVAL_IMAGES = 256  # images per split on which curves are measured
 
 
-class Params(Section):
-    kind: Literal["cluster"]
-    num_codes: int = Field(gt=1, le=2**32)
-    reanchor: bool
-    optim: Optim
+class OnlineClusters(nn.Module):
+    """K code vectors for features compared by cosine; all features are brought to unit length first.
 
-    @field_validator("optim")
-    @classmethod
-    def distances_are_exact(cls, optim: Optim) -> Optim:
-        if optim.precision != "fp32":
-            raise ValueError(f"precision = {optim.precision!r}: expected fp32; bf16 cannot tell near codes apart")
-        return optim
+    Each code learns the mean of its unit features, whose direction is the center of spherical k-means.
+    """
+
+    share: Tensor  # float [K]: running share of features that choose each code; 0 at first, so all codes start dead
+
+    def __init__(self, num_codes: int, dim: int, revive: bool):
+        super().__init__()
+        self.vectors = nn.Parameter(torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes))
+        self.register_buffer("share", torch.zeros(num_codes))
+        self.revive = revive
+
+    def assign(self, unit_MD: Tensor) -> Tensor:
+        """Unit features float [M, D] -> int64 [M]: the code of the largest cosine."""
+        return nearest(unit_MD, self.unit_vectors())
+
+    def unit_vectors(self) -> Tensor:
+        """float [K, D]: the codes as stored."""
+        return F.normalize(self.vectors.detach(), dim=-1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """float [..., D] -> loss = mean (c - sg(x))², {"cosine_loss", "live_fraction"}; revives codes in training."""
+        unit_MD = F.normalize(features.detach().float().flatten(0, -2), dim=-1)
+        codes_M = self.assign(unit_MD)
+        chosen_MD = F.embedding(codes_M, self.vectors)
+        cosine = F.cosine_similarity(chosen_MD.detach(), unit_MD, dim=-1)
+        if self.training:
+            self.share = running_share(self.share, codes_M)
+            if self.revive:
+                revive_dead_codes(self.vectors, self.share, unit_MD)
+        scalars = {"cosine_loss": (1 - cosine).mean(), "live_fraction": live_fraction(self.share)}
+        return F.mse_loss(chosen_MD, unit_MD), scalars
 
 
-def check(section: str, sources: Sources, params: Params) -> None:
-    """More codes than vectors are an error."""
-    config = artefact.read_config(sources.features, "features")
+def check(inputs: Inputs, params: Cluster) -> None:
+    """`UserError` for more codes than features."""
+    config = artifact.read_config(inputs.features, "features")
     total = config["splits"]["train"]["images"] * config["num_patches"]
     if params.num_codes > total:
-        raise impossible(f"{section}.num_codes", params.num_codes, f"expected at most the {total:,} vectors to cluster")
+        allowed = f"expected at most the {total:,} vectors to cluster"
+        raise impossible(f"{inputs.section}.num_codes", params.num_codes, allowed)
 
 
-def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Machine) -> None:
-    """Write the codebook artefact `out`, curves and usage figures to the folder `report`."""
-    import torch
-
-    from stages.codebook.online import OnlineClusters
-    from stages.core.curves import Curves
-    from stages.core.device import pick_device
-    from stages.core.scratch import scratch
-
-    announce(sources, out, params)
+def fit(inputs: Inputs, params: Cluster, machine: Machine) -> None:
+    """Write the codebook artifact, its curves and usage metrics."""
+    estimate(inputs, params)
     device, curves, optim = pick_device(machine.device), Curves(), params.optim
     torch.manual_seed(optim.seed)
-    splits = {split: FeatureSplit(sources.features, split) for split in ("train", "val")}
-    dim = artefact.read_config(sources.features, "features")["dim"]
-    model = OnlineClusters(params.num_codes, dim, params.reanchor).to(device)
-    with scratch(f"codebook-{out.name}", params, [sources.features]) as work:
-        batch_at, batch_images = batches(splits["train"], optim, device)
+    splits = {split: FeatureSplit(inputs.features, split) for split in ("train", "val")}
+    dim = artifact.read_config(inputs.features, "features")["dim"]
+    model = OnlineClusters(params.num_codes, dim, params.revive_dead_codes).to(device)
+    with artifact.scratch(inputs.out, params, [inputs.features]) as work:
+        batch_at, batch_keys = batches(splits["train"], optim, device)
         train(
-            model, optim, batch_at, lambda model, rows, step: model(rows), watch(out.name, splits, machine, device),
-            curves, work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name=f"codebook {out.name}",
-            batch_keys=batch_images,
+            model, optim, batch_at, lambda model, features, step: model(features),
+            make_evaluate(inputs.name, splits, machine, device), curves, work=work,
+            checkpoint_secs=machine.checkpoint_secs, device=device, name=f"codebook {inputs.name}",
+            batch_keys=batch_keys,
         )  # fmt: skip
         codebook, usage, losses = codebook_of(model), {}, {}
         for split, features in splits.items():
             usage[split], losses[split] = measure(codebook, features, machine, device)
-        curves.write(report)
-        write_usage(report, usage, cosine_loss=losses)
-        publish(out, sources, params.kind, codebook)
+        curves.write(inputs.report)
+        write_usage(inputs.report, usage, cosine_loss=losses)
+        publish(inputs, codebook)
 
 
-def announce(sources: Sources, out: Path, params: Params) -> None:
-    """Print the plan: features of two batches in both precisions, and their distances to all codes, a part at once."""
-    config = artefact.read_config(sources.features, "features")
-    rows, dim = params.optim.batch_size * config["num_patches"], config["dim"]
-    distances = min(rows * params.num_codes, 2**26) * 8
+def estimate(inputs: Inputs, params: Cluster) -> None:
+    """Print the cost: features of two batches in float16 and float32, and part of their distances to all codes."""
+    config = artifact.read_config(inputs.features, "features")
+    features, dim = params.optim.batch_size * config["num_patches"], config["dim"]
+    distances = min(features * params.num_codes, 2**26) * 8
     codes = params.num_codes * dim * 4
-    counts = {"steps": params.optim.total_steps, "features a step": rows}
-    memory = 500 * 2**20 + rows * dim * 40 + distances + 8 * codes
-    print_plan("codebook", out, counts, disk_bytes=6 * codes, memory_bytes=memory)
+    counts = {"steps": params.optim.total_steps, "features per step": features}
+    memory = 500 * 2**20 + features * dim * 40 + distances + 8 * codes
+    print_cost_estimate("codebook", inputs.out, counts, disk_bytes=6 * codes, memory_bytes=memory)
 
 
-def batches(split: FeatureSplit, optim: Optim, device: torch.device) -> tuple[Any, Any]:
-    """step -> float32 [B, N, D] on the device; step -> which images of the features these are."""
-    import torch
+def batches(
+    split: FeatureSplit, optim: Optim, device: torch.device
+) -> tuple[Callable[[int], Tensor], Callable[[int], list[int]]]:
+    """step -> float32 [B, N, D] on the device; step -> the numbers of these images among the features."""
 
     def images_at(step: int) -> np.ndarray:
         return epoch_batch(step, count=len(split), batch_size=optim.batch_size, seed=optim.seed)
@@ -111,15 +133,16 @@ def batches(split: FeatureSplit, optim: Optim, device: torch.device) -> tuple[An
     return batch_at, lambda step: images_at(step).tolist()
 
 
-def watch(name: str, splits: dict[str, FeatureSplit], machine: Machine, device: torch.device) -> Any:
-    """(step, codes) -> cosine loss on evenly spread images of each split; warns of collapse."""
-    from stages.codebook.anchor import REANCHOR, live_fraction, warn_of_collapse
+def make_evaluate(
+    name: str, splits: dict[str, FeatureSplit], machine: Machine, device: torch.device
+) -> Callable[[int, OnlineClusters], dict[str, float]]:
+    """(step, averaged model) -> cosine loss on evenly spaced images of each split; warns of collapse."""
 
     def evaluate(step: int, model: OnlineClusters) -> dict[str, float]:
-        warn_of_collapse(name, float(live_fraction(model.share)), f"{REANCHOR}, lower num_codes, or train longer")
+        warn_of_collapse(name, float(live_fraction(model.share)), f"{REVIVE}, lower num_codes, or train longer")
         codebook = codebook_of(model)
         return {
-            f"{split}/cosine_loss": measure(codebook, features, machine, device, WATCHED)[1]
+            f"{split}/cosine_loss": measure(codebook, features, machine, device, EVAL_IMAGES)[1]
             for split, features in splits.items()
         }
 
@@ -127,27 +150,34 @@ def watch(name: str, splits: dict[str, FeatureSplit], machine: Machine, device: 
 
 
 def codebook_of(model: OnlineClusters) -> Codebook:
-    """The codes as they are stored, on their device."""
-    from stages.codebook.quantise import Codebook
-
-    return Codebook(model.unit_vectors(), normalise=True)
+    """The codes as stored, on their device."""
+    return Codebook(model.unit_vectors(), normalize=True)
 
 
 def measure(
     codebook: Codebook, features: FeatureSplit, machine: Machine, device: torch.device, limit: int = 0
 ) -> tuple[dict[str, float], float]:
-    """Usage figures and mean 1 - cos to the nearest code, of at most `limit` images, evenly spread (0: all)."""
-    import torch
-
-    shown, losses = evenly(len(features), limit or len(features)), []
+    """Usage metrics and mean 1 - cos to the nearest code, of at most `limit` images, evenly spaced (0: all)."""
+    chosen, losses = linspace_indices(len(features), limit or len(features)), []
 
     def codes_of() -> Iterator[Tensor]:
-        for start in range(0, len(shown), machine.infer_batch_size):
-            part = features.read(shown[start : start + machine.infer_batch_size])
-            rows = torch.from_numpy(part).to(device)
-            codes = codebook.assign(rows)
-            cosines = (codebook.placed(rows) * codebook.vectors[codes]).sum(-1)
+        for start in range(0, len(chosen), machine.infer_batch_size):
+            part = features.read(chosen[start : start + machine.infer_batch_size])
+            vectors = torch.from_numpy(part).to(device)
+            codes = codebook.assign(vectors)
+            cosines = (codebook.in_code_space(vectors) * codebook.vectors[codes]).sum(-1)
             losses.append(float((1 - cosines).mean()) * len(part))
             yield codes
 
-    return count_usage(codes_of(), len(codebook.vectors)), sum(losses) / len(shown)
+    return count_usage(codes_of(), len(codebook.vectors)), sum(losses) / len(chosen)
+
+
+def publish(inputs: Inputs, codebook: Codebook) -> None:
+    """The codebook artifact with its encoder inside."""
+    config = artifact.read_config(inputs.features, "features")
+    with new_codebook(
+        inputs, "cluster", codebook.vectors, ("encoder", "features"), normalize=True,
+        grid=round(config["num_patches"] ** 0.5), blocks=[config["block"]], layers="concat",
+        final_norm=config["final_norm"],
+    ) as folder:  # fmt: skip
+        artifact.copy(inputs.encoder, folder / ENCODER)

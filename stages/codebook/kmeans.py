@@ -1,192 +1,214 @@
-"""kmeans: patch features of a frozen encoder -> code vectors (DiGIT, 1.1).
+"""kmeans: k-means of a frozen encoder's patch features -> code vectors (DiGIT, NeurIPS 2024).
 
 Digits: 256 codes from 96,000 vectors, seconds. K = 8,192 from 2.1 M DINOv2-B vectors, 20 iterations:
-by multiplication 45 minutes on 16 cores, one on a GPU (LOG.md has an iteration of half as wide vectors).
-It says how many of how many vectors it used: faiss itself never sub-samples here. A GPU is used where there is one.
+an estimated 45 minutes on 16 cores or one on a GPU, from docs/benchmarks.md, which times vectors half as wide. The
+command prints how many vectors it used; faiss's own sub-sampling is off. A GPU is used where there is one.
 
-Rows come from the features artefact (rows.py), or from other blocks or the encoder's untrained twin, the control
-that shows what training the encoder is worth. They may be projected (project.py), and are clustered in memory
-(engines.py) or streamed (lloyd.py).
+Features come from the features artifact, from other blocks, or from the encoder's untrained twin. The twin is the
+control that shows what training the encoder is worth. They may be projected (kmeans_features.py), and are clustered in
+memory, here, or streamed (streaming.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any
 
-from pydantic import Field, model_validator
+import numpy as np
+import torch
+from torch import Tensor
 
-from stages.codebook import rows as sources_of_rows
-from stages.codebook.fitted import publish
-from stages.codebook.rows import SPLITS, Layout, Rows
-from stages.codebook.sources import Sources
-from stages.codebook.usage import count_usage, write_usage
-from stages.core.curves import Curves
-from stages.core.params import Machine, Section, impossible
-from stages.core.plan import print_plan
+from stages.codebook.dead_codes import count_usage, write_usage
+from stages.codebook.encoder_features import ENCODER, PROJECTION, EncoderFeatures
+from stages.codebook.kmeans_features import (
+    SPLITS,
+    Features,
+    Layout,
+    computed_features,
+    fit_feature_map,
+    layout_of,
+    stored_features,
+)
+from stages.codebook.params import Inputs, Kmeans
+from stages.codebook.quantizers import Codebook, nearest
+from stages.codebook.streaming import faiss_kmeans, initial_vectors, stream
+from stages.codebook.tokenizer import new_codebook
+from stages.core import artifact
+from stages.core.checkpoint import save_tensors
+from stages.core.distributed import seed_of
+from stages.core.hardware import pick_device
+from stages.core.params import Machine, impossible
+from stages.core.progress import print_cost_estimate
+from stages.core.results import Curves
+from stages.encoder.encoder import Encoder, load_encoder, random_twin
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from stages.codebook.quantise import Codebook
-    from stages.encoder.model import Encoder
-
-
-class Params(Section):
-    kind: Literal["kmeans"]
-    encoder: Literal["pipeline", "random"]
-    blocks: list[int]
-    layers: Literal["concat", "separate"]
-    pca_dim: int = Field(ge=0)
-    whiten: float = Field(ge=0, le=1)
-    num_codes: int = Field(gt=0, le=2**32)
-    method: Literal["sample", "lloyd", "minibatch"]
-    engine: Literal["faiss", "flash"]
-    max_vectors: int = Field(ge=0)
-    chunk_vectors: int = Field(gt=0)
-    batch_vectors: int = Field(gt=0)
-    start_iterations: int = Field(ge=0)
-    iterations: int = Field(gt=0)
-    init: Literal["random", "kmeans++", "afk-mc2"]
-    redo: int = Field(gt=0)
-    normalise: bool
-    seed: int = Field(ge=0, lt=2**31)
-
-    @model_validator(mode="after")
-    def each_setting_is_obeyed(self) -> Params:
-        in_memory = {"max_vectors": (self.max_vectors, 0), "redo": (self.redo, 1), "engine": (self.engine, "faiss")}
-        for key, (value, only) in in_memory.items():
-            if self.method != "sample" and value != only:
-                raise ValueError(f"method: {self.method} passes over all vectors: expected {key}: {only}, got {value}")
-        if self.method == "minibatch" and self.batch_vectors > self.chunk_vectors:
-            at_once = f"{self.chunk_vectors} of chunk_vectors"
-            raise ValueError(f"batch_vectors = {self.batch_vectors}: expected at most the {at_once}")
-        if self.engine == "flash" and (self.normalise or self.redo > 1):
-            raise ValueError("engine: flash has no spherical k-means and no redo: expected normalise: false, redo: 1")
-        return self
+FLASH = "flash_kmeans"  # an optional package (arXiv 2603.09229)
 
 
-def check(section: str, sources: Sources, params: Params) -> None:
-    """Too few vectors to cluster, and blocks and components that are not there, are errors."""
-    shape = sources_of_rows.layout(section, sources, params)
-    used = vectors_used(shape, params)
+def check(inputs: Inputs, params: Kmeans) -> None:
+    """`UserError` for too few vectors to cluster, and for blocks and components that do not exist."""
+    layout = layout_of(inputs, params)
+    used = vectors_used(layout, params)
     at_once = min(used, params.chunk_vectors) if params.method != "sample" else used
     if params.num_codes > at_once:
-        what = "vectors to cluster" if at_once == used else f"vectors of {section}.chunk_vectors, to start from"
-        raise impossible(f"{section}.num_codes", params.num_codes, f"expected at most the {at_once:,} {what}")
-    if params.pca_dim > shape.dim:
-        raise impossible(f"{section}.pca_dim", params.pca_dim, f"expected at most the {shape.dim} values of a vector")
+        what = "vectors to cluster" if at_once == used else f"vectors of {inputs.section}.chunk_vectors, to start from"
+        raise impossible(f"{inputs.section}.num_codes", params.num_codes, f"expected at most the {at_once:,} {what}")
+    if params.pca_dim > layout.dim:
+        allowed = f"expected at most the {layout.dim} values of a vector"
+        raise impossible(f"{inputs.section}.pca_dim", params.pca_dim, allowed)
 
 
-def vectors_used(shape: Layout, params: Params) -> int:
-    """How many of a group's train rows a codebook is fitted on."""
-    return min(shape.train_rows, params.max_vectors or shape.train_rows)
+def vectors_used(layout: Layout, params: Kmeans) -> int:
+    """How many of a codebook's train features it is fitted on."""
+    return min(layout.train_vectors, params.max_vectors or layout.train_vectors)
 
 
-def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Machine) -> None:
-    """Write the codebook artefact `out` and its usage figures to `report` (a folder)."""
-    import torch
-
-    from stages.codebook.engines import check_flash
-    from stages.codebook.project import fit_row_map
-    from stages.codebook.quantise import Codebook
-    from stages.core.device import pick_device
-    from stages.core.scratch import scratch
-
-    shape = sources_of_rows.layout(f"codebook.{out.name}", sources, params)
+def fit(inputs: Inputs, params: Kmeans, machine: Machine) -> None:
+    """Write the codebook artifact, its curves and usage metrics."""
+    layout = layout_of(inputs, params)
     if params.engine == "flash":
-        check_flash(f"codebook.{out.name}", machine)
-    total, used = shape.train_rows, vectors_used(shape, params)
-    announce(out, shape, used, params)
-    with scratch(f"codebook-{out.name}", params, [sources.images, sources.encoder, sources.features]) as work:
+        check_flash(inputs.section, machine)
+    total, used = layout.train_vectors, vectors_used(layout, params)
+    estimate(inputs.out, layout, used, params)
+    with artifact.scratch(inputs.out, params, [inputs.images, inputs.encoder, inputs.features]) as work:
         device = pick_device(machine.device)
-        twin = make_twin(sources, params.seed, device) if params.encoder == "random" else None
-        rows = open_rows(sources, shape, twin, params, machine, work, device)
-        rows.row_map = fit_row_map(rows, params)
-        fitted = [cluster(rows, group, used, params, work, device) for group in range(shape.groups)]
-        codebook = Codebook(torch.cat([vectors for vectors, _ in fitted]), params.normalise).to(device)
+        twin = make_twin(inputs, params.seed, device) if params.encoder == "random" else None
+        features = open_features(inputs, layout, twin, params, machine, work, device)
+        features.feature_map = fit_feature_map(features, params)
+        fitted = [cluster(features, number, used, params, work, device) for number in range(layout.codebooks)]
+        codebook = Codebook(torch.cat([vectors for vectors, _ in fitted]), params.normalize).to(device)
         curves = join([curves for _, curves in fitted])
         objective = sum(value for name, value in curves.last().items() if name.endswith("objective"))
         print(f"codebook: fitted on {used:,} of {total:,} train vectors, objective {objective:.6g}")
         usage = {
-            split: count_usage(codes_of(rows, split, codebook, params.chunk_vectors), len(codebook.vectors))
+            split: count_usage(codes_of(features, split, codebook, params.chunk_vectors), len(codebook.vectors))
             for split in SPLITS
         }
         counts = {"vectors_used": used, "vectors_total": total}
-        publish(
-            out, sources, params.kind, codebook, rows.row_map, (twin, params.seed) if twin else None,
-            blocks=shape.blocks, layers=params.layers, num_patches=shape.patches * shape.groups, **counts,
-        )  # fmt: skip
-    curves.write(report)
-    write_usage(report, usage, **counts)
+        publish(inputs, params, features, codebook, twin, counts)
+    curves.write(inputs.report)
+    write_usage(inputs.report, usage, **counts)
 
 
-def announce(out: Path, shape: Layout, used: int, params: Params) -> None:
-    """Print the plan: what is in memory at once, and computed rows on disk."""
+def estimate(out: Path, layout: Layout, used: int, params: Kmeans) -> None:
+    """Print what is in memory at once, and computed features on disk."""
     held = used * 2 if params.method == "sample" else params.chunk_vectors * 4
-    print_plan(
-        "codebook", out, {"vectors used": used * shape.groups, "vectors in all": shape.train_rows * shape.groups},
-        disk_bytes=params.num_codes * shape.groups * shape.dim * 4 + shape.disk_bytes,
-        memory_bytes=800 * 2**20 + (held + params.num_codes * 4) * shape.dim * 4,
+    vectors = {"vectors used": used * layout.codebooks, "vectors in all": layout.train_vectors * layout.codebooks}
+    print_cost_estimate(
+        "codebook", out, vectors,
+        disk_bytes=params.num_codes * layout.codebooks * layout.dim * 4 + layout.disk_bytes,
+        memory_bytes=800 * 2**20 + (held + params.num_codes * 4) * layout.dim * 4,
     )  # fmt: skip
 
 
-def make_twin(sources: Sources, seed: int, device: torch.device) -> Encoder:
+def check_flash(section: str, machine: Machine) -> None:
+    """`UserError` where flash-kmeans cannot run, with what to do."""
+    missing = []
+    if machine.device == "cpu" or not torch.cuda.is_available():
+        missing.append("a GPU (machine.device: auto)")
+    if find_spec(FLASH) is None:
+        missing.append("the package: uv pip install flash-kmeans")
+    if missing:
+        raise impossible(f"{section}.engine", "flash", f"it needs {' and '.join(missing)}; or use engine: faiss")
+
+
+def make_twin(inputs: Inputs, seed: int, device: torch.device) -> Encoder:
     """The encoder's architecture with random weights."""
-    from stages.core.rng import seed_of
-    from stages.encoder.model import random_twin
-
-    return random_twin(sources.encoder, seed_of("codebook", "twin", seed), device)
+    return random_twin(inputs.encoder, seed_of("codebook", "twin", seed), device)
 
 
-def open_rows(
-    sources: Sources, shape: Layout, twin: Encoder | None, params: Params, machine: Machine, work: Path,
+def open_features(
+    inputs: Inputs, layout: Layout, twin: Encoder | None, params: Kmeans, machine: Machine, work: Path,
     device: torch.device,
-) -> Rows:  # fmt: skip
-    """Rows from the features artefact, or computed."""
-    if not shape.computed:
-        return sources_of_rows.stored_rows(sources, shape, params.normalise)
-    from stages.codebook.frozen import FrozenRows
-    from stages.encoder.model import load_encoder
-
-    encoder = twin or load_encoder(sources.encoder, device)
-    network = FrozenRows(encoder, shape.blocks, shape.final_norm, params.layers == "separate")
-    return sources_of_rows.computed_rows(sources, shape, params.normalise, network, machine, work)
+) -> Features:  # fmt: skip
+    """Features from the artifact, or computed."""
+    if not layout.computed:
+        return stored_features(inputs, layout, params.normalize)
+    encoder = twin or load_encoder(inputs.encoder, device)
+    network = EncoderFeatures(encoder, layout.blocks, layout.final_norm, params.layers == "separate")
+    return computed_features(inputs, layout, params.normalize, network, machine, work)
 
 
 def cluster(
-    rows: Rows, group: int, used: int, params: Params, work: Path, device: torch.device
-) -> tuple[Tensor, Curves]:  # fmt: skip
-    """float32 [K, D] of one group and its curves."""
+    features: Features, codebook: int, used: int, params: Kmeans, work: Path, device: torch.device
+) -> tuple[Tensor, Curves]:
+    """float32 [K, D] of one codebook and its curves."""
     if params.method == "sample":
-        from stages.codebook.engines import ENGINES
+        return ENGINES[params.engine](features.sample(codebook, used, params.seed), params, device)
+    return stream(features, codebook, params, work, device)
 
-        return ENGINES[params.engine](rows.sample(group, used, params.seed), params, device)
-    from stages.codebook.lloyd import stream
 
-    return stream(rows, group, params, work, device)
+def cluster_by_faiss(sample: np.ndarray, params: Kmeans, device: torch.device) -> tuple[Tensor, Curves]:
+    """float32 [K, D] centroids; the objective and the number of splits at each iteration of the best redo.
+
+    The objective is the sum of squared distances, as in streaming.py. All of the sample float32 [M, D] is used.
+    """
+    kmeans, curves = faiss_kmeans(sample, params, device, params.iterations), Curves()
+    best = kmeans.iteration_stats[-params.iterations :]  # faiss keeps those of earlier redos before them
+    for iteration, stats in enumerate(best):
+        objective = 2 * (len(sample) - stats["obj"]) if params.normalize else stats["obj"]  # ||f - c||² = 2 - 2 cos
+        if len(sample) == params.num_codes:  # faiss copies the vectors and logs 0, also for unit vectors
+            objective = 0.0
+        curves.log(iteration, objective=float(objective), splits=float(stats["nsplit"]))
+    return torch.from_numpy(kmeans.centroids.copy()), curves
+
+
+def cluster_by_flash(sample: np.ndarray, params: Kmeans, device: torch.device) -> tuple[Tensor, Curves]:
+    """The same from flash-kmeans, started from faiss's initial centroids; the last objective alone."""
+    start = torch.from_numpy(initial_vectors(sample, params, device)).to(device)
+    features = torch.from_numpy(sample).to(device)
+    _, found, steps = import_module(FLASH).batch_kmeans_Euclid(
+        features[None], params.num_codes, max_iters=params.iterations, tol=0.0, init_centroids=start[None]
+    )
+    vectors, curves = found[0].float(), Curves()
+    errors = [(part - vectors[nearest(part, vectors)]).square().sum().double() for part in features.split(2**16)]
+    curves.log(int(steps), objective=float(torch.stack(errors).sum()))
+    return vectors.cpu(), curves
+
+
+ENGINES = {"faiss": cluster_by_faiss, "flash": cluster_by_flash}
 
 
 def join(curves: list[Curves]) -> Curves:
-    """The curves of all groups; those of several are named layer0/objective, layer1/objective …"""
+    """The curves of all codebooks; those of several are named layer0/objective, layer1/objective …"""
     if len(curves) == 1:
         return curves[0]
     joined = Curves()
-    for group, own in enumerate(curves):
+    for codebook, own in enumerate(curves):
         for step, scalars in own.rows:
-            joined.log(step, **{f"layer{group}/{name}": value for name, value in scalars.items()})
+            joined.log(step, **{f"layer{codebook}/{name}": value for name, value in scalars.items()})
     return joined
 
 
-def codes_of(rows: Rows, split: str, codebook: Codebook, chunk_vectors: int) -> Iterator[Tensor]:
-    """int64 [up to chunk_vectors], chunk by chunk: a split's codes, those of one group after those of the other."""
-    import torch
+def codes_of(features: Features, split: str, codebook: Codebook, chunk_vectors: int) -> Iterator[Tensor]:
+    """int64 [up to chunk_vectors], chunk by chunk: the codes of one split, codebook by codebook."""
+    for number, vectors in enumerate(codebook.vectors.chunk(features.layout.codebooks)):
+        own = Codebook(vectors, codebook.normalize)
+        for chunk in features.chunks(split, number, chunk_vectors):
+            yield own.assign(torch.from_numpy(chunk).to(vectors.device)) + number * len(vectors)
 
-    from stages.codebook.quantise import Codebook
 
-    for group, vectors in enumerate(codebook.vectors.chunk(rows.layout.groups)):
-        own = Codebook(vectors, codebook.normalise)
-        for chunk in rows.chunks(split, group, chunk_vectors):
-            yield own.assign(torch.from_numpy(chunk).to(vectors.device)) + group * len(vectors)
+def publish(
+    inputs: Inputs, params: Kmeans, features: Features, codebook: Codebook, twin: Encoder | None, counts: dict[str, int]
+) -> None:
+    """The codebook artifact with its encoder and map inside."""
+    layout = features.layout
+    sources = ("images", "encoder", "features") if layout.computed else ("encoder", "features")
+    with new_codebook(
+        inputs, params.kind, codebook.vectors, sources, normalize=params.normalize, grid=round(layout.patches**0.5),
+        codebooks=layout.codebooks, blocks=layout.blocks, layers=params.layers, final_norm=layout.final_norm, **counts,
+    ) as folder:  # fmt: skip
+        if features.feature_map:
+            save_tensors(folder / PROJECTION, features.feature_map.state_dict())
+        if twin:
+            save_twin(folder / ENCODER, twin, {"of": artifact.digest(inputs.encoder), "seed": params.seed})
+        else:
+            artifact.copy(inputs.encoder, folder / ENCODER)
+
+
+def save_twin(folder: Path, twin: Encoder, origin: dict[str, Any]) -> None:
+    """An encoder artifact with the twin's weights; `origin` says which encoder it is the twin of."""
+    config = {key: value for key, value in twin.config.items() if key not in ("artifact", "files")}
+    with artifact.new_artifact(folder, "encoder", {**config, "random_twin": origin}) as inner:
+        save_tensors(inner / "model.safetensors", twin.vit.state_dict())

@@ -1,41 +1,22 @@
-"""vqgan: a convolutional autoencoder with a vector-quantised bottleneck (Esser et al. 2021; papers' baseline, 2.4).
+"""vqgan: a convolutional autoencoder with a vector-quantized bottleneck (Esser et al. 2021), a baseline of VQ-KD.
 
-Loss = that of stages/core/recipe.py + ||sg(z) - c||² + commitment ||z - sg(c)||². Codes start uniform in ±1/K, and with
-reanchor: true (CVQ-VAE, another baseline of papers' table 2.4) at once jump to rows of the first batch, as dead codes
-do later.
+Loss = that of stages/core/gan_trainer.py + mean (c - sg(z))² + commitment * mean (z - sg(c))². The code vectors are
+initialized uniformly in ±1/K. With revive_dead_codes: true, as in CVQ-VAE (Zheng & Vedaldi 2023), all of them become
+features of the first batch, and dead codes are moved in the same way later.
 """
 
-from __future__ import annotations
+import torch
 
-from pathlib import Path
-from typing import Literal
-
-from pydantic import Field
-
-from stages.codebook import joint
-from stages.codebook.joint import JointRecipe, fit_autoencoder
-from stages.codebook.sources import Sources
+from stages.codebook import autoencoder_training
+from stages.codebook.params import Inputs, Vqgan
+from stages.codebook.quantizers import Vq
 from stages.core.params import Machine
 
-
-class Params(JointRecipe):
-    kind: Literal["vqgan"]
-    num_codes: int = Field(gt=1, le=2**32)
-    dim: int = Field(gt=0)
-    commitment: float = Field(ge=0)
-    reanchor: bool
+check = autoencoder_training.check
 
 
-check = joint.check
-
-
-def fit(sources: Sources, out: Path, report: Path, params: Params, machine: Machine) -> None:
-    """Write the codebook artefact `out` with its joint decoder; curves to the folder `report`."""
-    import torch
-
-    from stages.codebook.quantise import Vq
-
+def fit(inputs: Inputs, params: Vqgan, machine: Machine) -> None:
+    """Write the codebook artifact with its joint decoder, its curves and usage metrics."""
     torch.manual_seed(params.optim.seed)
-    quantiser = Vq(params.num_codes, params.dim, params.commitment)
-    facts = {"tokenizer": params.kind}
-    fit_autoencoder(sources, out, report, params, machine, quantiser, facts, anchored=params.reanchor)
+    quantizer = Vq(params.num_codes, params.dim, params.commitment)
+    autoencoder_training.fit_autoencoder(inputs, params, machine, quantizer, params.revive_dead_codes)

@@ -1,25 +1,32 @@
-"""Training state on disk: safetensors and JSON, written atomically; resuming equals never having stopped."""
-
-from __future__ import annotations
+"""Tensors and training states on disk; a training that resumes from one ends like an uninterrupted one."""
 
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stages.core.artefact import flush, save_tensors, write_atomically
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
-
-    from stages.core.schedule import Ema
+from stages.core import code
+from stages.core.artifact import checked, flush, write_atomically
 
 STATE = "state.safetensors"
 
 
+def load_tensors(artifact: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file in an artifact, on the CPU, after its bytes were compared with the hash."""
+    return load_file(checked(artifact, name))
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors of any device as .safetensors."""
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
+
+
 class Checkpoint:
-    """Models, their optimizers and averages in one folder; saved at most every `every_secs` seconds."""
+    """Models, their optimizers and averages, saved in one folder; a save is `due` every `every_secs` seconds."""
 
     def __init__(
         self,
@@ -27,17 +34,20 @@ class Checkpoint:
         every_secs: float,
         models: dict[str, nn.Module],
         optimizers: dict[str, Optimizer],
-        averages: dict[str, Ema],
+        averages: dict[str, Any],
     ):
         self.folder, self.every_secs, self.saved_at = folder, every_secs, time.monotonic()
         self.models, self.optimizers, self.averages = models, optimizers, averages
 
     def due(self) -> bool:
-        """Whether the last save, or the start, is at least `every_secs` ago."""
+        """True if the last save, or the start, is at least `every_secs` ago."""
         return time.monotonic() - self.saved_at >= self.every_secs
 
     def save(self, facts: dict[str, Any]) -> None:
-        """Write a new state beside the old one, then point to it: a kill at any moment leaves one whole state."""
+        """Write a new state beside the old one, then point to it: a kill at any moment leaves one whole state.
+
+        Then stop with a `UserError` if code, params or inputs have changed since the start.
+        """
         name = f"{facts['step']:09d}-{STATE}"
         save_tensors(self.folder / name, self._tensors())
         flush(self.folder / name)
@@ -46,11 +56,10 @@ class Checkpoint:
         for path in self.folder.glob(f"*-{STATE}"):
             if path.name != name:
                 path.unlink()
+        code.check()
 
     def load(self) -> dict[str, Any] | None:
         """Restore the newest state into the models, optimizers and averages; its facts, or None at the start."""
-        from safetensors.torch import load_file
-
         latest = self.folder / "latest.json"
         if not latest.is_file():
             return None

@@ -1,5 +1,5 @@
-"""Errors that a user can act on: `core/runtime.py` prints one as a message without a traceback, exit status 2."""
+"""The error that a user can fix: a wrong parameter, file or shape."""
 
 
 class UserError(Exception):
-    """Something outside the code is wrong. The message says what, where, and what to do about it."""
+    """Its message says what is wrong, where, and what was expected; a stage ends with it and status 2."""

@@ -1,11 +1,11 @@
-"""params.yaml -> one frozen, strictly checked object a stage.
+"""params.yaml -> one frozen, strictly checked object per section.
 
 A stage declares its section beside the code that reads it:
 
     class Params(Section):
-        num_codes: int = Field(gt=0)
+        shard_images: int = Field(gt=0)
 
-    params = load("codebook", Params, path)
+    params = load("features", Params, path)
 
 No defaults in code: params.yaml is complete. An unknown, missing or impossible value is a `UserError` that names
 the key, the value and what is allowed.
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
+from stages.core.code import track
 from stages.core.errors import UserError
-from stages.core.guard import seen
 
 
 class Section(BaseModel):
@@ -28,7 +30,7 @@ class Section(BaseModel):
 
 
 class Machine(Section):
-    """What changes speed but not results. No stage lists it under `params:`, so that tuning it reruns nothing."""
+    """Settings that change speed but no results. No stage lists them under `params:`, so a change reruns nothing."""
 
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     num_workers: int = Field(ge=0, le=256)
@@ -43,7 +45,7 @@ def _all_different(values: list[Any]) -> list[Any]:
     return values
 
 
-# For Annotated[list[...], DIFFERENT]; in six digits where they are no integers, as figures are named.
+# For Annotated[list[...], DIFFERENT]. Floats must differ in six significant digits, because names of metrics hold them.
 DIFFERENT = AfterValidator(_all_different)
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -52,7 +54,7 @@ def load(section: str, cls: type[AnySection], path: Path = Path("params.yaml")) 
     """The section `a` or `a.b` of the YAML file at `path`, checked against `cls`; `UserError` names every bad key."""
     read = partial(_section, section, path)
     try:
-        return cls.model_validate(read() if cls is Machine else seen(f"{path}: {section}", read))
+        return cls.model_validate(read() if cls is Machine else track(f"{path}: {section}", read))
     except ValidationError as error:
         lines = [_explain(section, cls, item) for item in error.errors()]
         raise UserError(f"{path}: " + f"\n{path}: ".join(lines)) from None
@@ -60,7 +62,7 @@ def load(section: str, cls: type[AnySection], path: Path = Path("params.yaml")) 
 
 def load_list(key: str, path: Path = Path("params.yaml")) -> list[str]:
     """A top-level list of names, such as `generators`."""
-    names = seen(f"{path}: {key}", partial(_section, key, path))
+    names = track(f"{path}: {key}", partial(_section, key, path))
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: {key} = {names!r}: expected a list of at least one name")
     return names
@@ -68,11 +70,11 @@ def load_list(key: str, path: Path = Path("params.yaml")) -> list[str]:
 
 def load_value(key: str, path: Path = Path("params.yaml")) -> Any:
     """One value, such as `codebook.kmeans.kind`, unchecked."""
-    return seen(f"{path}: {key}", partial(_section, key, path))
+    return track(f"{path}: {key}", partial(_section, key, path))
 
 
 def impossible(key: str, value: Any, allowed: str) -> UserError:
-    """The error for a value that only other facts (an artefact, another key) show to be impossible."""
+    """The error for a value that only other facts (an artifact, another key) show to be impossible."""
     return UserError(f"params.yaml: {key} = {value!r}: {allowed}")
 
 
@@ -89,8 +91,6 @@ def _section(dotted: str, path: Path) -> Any:
 
 @lru_cache(maxsize=4)
 def _parsed(path: Path, mtime_ns: int, size: int) -> Any:  # a changed file is another entry
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
 
     try:
         return YAML(typ="safe").load(path)

@@ -1,19 +1,54 @@
-"""One progress bar on the console and, for whoever watches, as events; quiet where nobody does."""
+"""What a stage reports while it runs: a progress bar, events for `semtok run`, and a cost estimate before the work.
 
+Events are JSON lines in the file $PIPELINE_EVENTS; without the variable nothing is written. Kinds and their fields:
+
+    progress  name, done, total, unit, per_sec      at most once per second
+    table     values {name: number}                 metrics of a network in training
+    picture   name, png                             the file's bytes in base64
+"""
+
+import base64
+import json
+import os
+import shutil
 import sys
 import time
+from pathlib import Path
 
 from tqdm import tqdm
 
-from stages.core import distributed, events
+from stages.core.distributed import rank
+from stages.core.errors import UserError
 
 EVENT_SECS = 1.0
 
 
-class Bar(tqdm):
-    """tqdm that also emits progress events: one in EVENT_SECS at most, and one at the end."""
+def emit_progress(name: str, done: int, total: int, unit: str, per_sec: float) -> None:
+    """State of the loop `name`; `per_sec` is the rate of this process, without the work it resumed from."""
+    _emit("progress", name=name, done=done, total=total, unit=unit, per_sec=round(per_sec, 4))
 
-    told = 0.0
+
+def emit_table(values: dict[str, float]) -> None:
+    """The newest metrics."""
+    _emit("table", values=values)
+
+
+def emit_picture(name: str, png: bytes) -> None:
+    """A picture that was just written."""
+    _emit("picture", name=name, png=base64.b64encode(png).decode())
+
+
+def _emit(kind: str, **fields: object) -> None:
+    target = os.environ.get("PIPELINE_EVENTS")
+    if target and rank() == 0:
+        with open(target, "a") as file:
+            file.write(json.dumps({"kind": kind, **fields}) + "\n")
+
+
+class Bar(tqdm):
+    """tqdm that also emits progress events: at most one per EVENT_SECS, and one at the end."""
+
+    emitted_at = 0.0
 
     def update(self, n: float | None = 1) -> bool | None:
         """Advance by n."""
@@ -21,14 +56,38 @@ class Bar(tqdm):
         if self.disable:
             return shown
         facts = self.format_dict
-        if facts["n"] >= facts["total"] or time.monotonic() - self.told >= EVENT_SECS:
-            self.told = time.monotonic()
+        if facts["n"] >= facts["total"] or time.monotonic() - self.emitted_at >= EVENT_SECS:
+            self.emitted_at = time.monotonic()
             rate = (facts["n"] - facts["initial"]) / max(facts["elapsed"], 1e-9)
-            events.progress(self.desc.rstrip(": "), facts["n"], facts["total"], facts["unit"].strip(), rate)
+            emit_progress(self.desc.rstrip(": "), facts["n"], facts["total"], facts["unit"].strip(), rate)
         return shown
 
 
 def bar(name: str, total: int, done: int, unit: str) -> Bar:
-    """A bar that refreshes ten times a second on a terminal and every ten seconds in a log; rank 0 only."""
+    """A bar that refreshes ten times per second on a terminal and every ten seconds in a log; rank 0 only."""
     every = 0.1 if sys.stderr.isatty() else 10.0
-    return Bar(desc=name, total=total, initial=done, unit=f" {unit}", mininterval=every, disable=distributed.rank() > 0)
+    return Bar(desc=name, total=total, initial=done, unit=f" {unit}", mininterval=every, disable=rank() > 0)
+
+
+def print_cost_estimate(stage: str, out: Path, counts: dict[str, int], disk_bytes: int, memory_bytes: int) -> None:
+    """Print one line: what is made, where, size and memory. `UserError` if the disk of `out` has less space free."""
+    folder = next(path for path in (out, *out.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < disk_bytes:
+        raise UserError(
+            f"{out}: {stage} needs about {format_bytes(disk_bytes)}, its file system has {format_bytes(free)} free. "
+            f"Free some space (`dvc gc -w` drops unused versions), or ask for less in params.yaml."
+        )
+    if rank() == 0:
+        what = ", ".join(f"{count:,} {noun}" for noun, count in counts.items())
+        sizes = f"{format_bytes(disk_bytes)} on disk, peak memory about {format_bytes(memory_bytes)}"
+        print(f"cost estimate: {stage}: {what} -> {out}: {sizes}; {format_bytes(free)} free", flush=True)
+
+
+def format_bytes(count: int) -> str:
+    """A size in decimal units, with one decimal below 10: 5.5 MB, 79 GB."""
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while size >= 999.5 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.1f} {units[0]}" if size < 9.95 and units[0] != "B" else f"{size:.0f} {units[0]}"

@@ -1,11 +1,13 @@
-"""How every stage's command runs: alone on its outputs, no longer than its parent, never under changed inputs.
+"""Run the command of a stage: the only writer of its output, killed with its parent, refused if its inputs change.
 
     if __name__ == "__main__":
         runtime.run(main)                   # or run(main, parallel=True) where several processes share the work
 
-Where NPROC is set to more than 1, a parallel stage starts again as so many processes under torchrun; LAUNCHER replaces
-torchrun by any command that ends like it, such as `srun torchrun --nnodes 4 --nproc-per-node 8 …`. Both come from the
-environment, because DVC hashes the command and the params, and a machine's size must rerun nothing.
+With NPROC > 1 a parallel stage starts again as NPROC processes under torchrun. LAUNCHER replaces torchrun by any
+command that takes `-m MODULE ARGUMENTS` at its end, such as `srun torchrun --nnodes 4 --nproc-per-node 8 …`. Both come
+from the environment: DVC hashes the command and the params, and another number of processes must rerun nothing.
+
+Artifacts and checkpoints appear by rename, so a stage may be killed at any moment.
 """
 
 import ctypes
@@ -16,18 +18,22 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stages.core import distributed, guard
-from stages.core.artefact import write_atomically
+from stages.core import code
+from stages.core.artifact import write_atomically
+from stages.core.distributed import rank, world_size
 from stages.core.errors import UserError
-from stages.core.lifeline import die_with_parent, tie_to_parent
 
 LOCKS, DURATIONS = Path("scratch/locks"), Path("scratch/durations")
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of mallopt(3)
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+SHELLS = ("sh", "dash", "bash", "zsh", "fish", "ksh")
+POLL_SECS = 0.2
 
 
 def run(main: Callable[[], None], parallel: bool = False) -> None:
@@ -38,9 +44,10 @@ def run(main: Callable[[], None], parallel: bool = False) -> None:
         die_with_parent()
         if parallel and (launcher := launcher_of(os.environ)):
             launch(launcher)
-        if not parallel and distributed.world_size() > 1:
+        if not parallel and world_size() > 1:
             raise UserError(f"{sys.argv[0]}: works in one process: start it without torchrun")
-        if distributed.rank() > 0:
+        if rank() > 0:
+            code.begin()
             main()
             return
         with sole_writer(written_by(sys.argv)):
@@ -51,9 +58,9 @@ def run(main: Callable[[], None], parallel: bool = False) -> None:
 
 
 def keep_bytecode() -> None:
-    """Where Python may not write bytecode beside sources, usual in containers, keep it in the virtual environment.
+    """Keep bytecode in the virtual environment where Python may not write it beside sources, as usual in containers.
 
-    torch, timm and torch-fidelity take 21 s of CPU to import when they are compiled anew, 8 s when not.
+    torch, timm and torch-fidelity take 21 s of CPU to import when they are compiled anew, 8 s otherwise.
     """
     if sys.dont_write_bytecode and sys.prefix != sys.base_prefix:
         sys.pycache_prefix, sys.dont_write_bytecode = f"{sys.prefix}/bytecode", False
@@ -62,8 +69,8 @@ def keep_bytecode() -> None:
 def keep_memory() -> None:
     """Let glibc keep freed blocks of up to 32 MB for the next allocation.
 
-    By default it returns them to the kernel, and each step of a training takes thousands of page faults anew. Larger
-    ones, which are data rather than activations, go back as before.
+    By default it returns them to the kernel, and every training step then causes thousands of page faults. Larger
+    blocks, which hold data rather than activations, are still returned.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # other C libraries have none
         mallopt(MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc accepts
@@ -71,11 +78,14 @@ def keep_memory() -> None:
 
 
 def alone(main: Callable[[], None]) -> None:
-    """Call `main` between two looks at what it depends on; note how long it took."""
+    """Call `main`, then check that code, params and inputs are unchanged; record the duration of a stage of DVC."""
     started = time.monotonic()
-    guard.begin()
-    main()
-    guard.check()
+    code.begin()
+    try:
+        main()
+        code.check()
+    finally:
+        code.end()
     if stage := os.environ.get("DVC_STAGE"):
         DURATIONS.mkdir(parents=True, exist_ok=True)
         facts = {"stage": stage, "seconds": round(time.monotonic() - started, 1)}
@@ -83,7 +93,7 @@ def alone(main: Callable[[], None]) -> None:
 
 
 def launcher_of(env: os._Environ[str]) -> list[str]:
-    """The command that starts this stage's processes; empty where one is wanted or they run already."""
+    """The command that starts this stage's processes; empty for a single process, or if they run already."""
     if "RANK" in env:
         return []
     if "LAUNCHER" in env:
@@ -98,12 +108,12 @@ def launcher_of(env: os._Environ[str]) -> list[str]:
 def launch(launcher: list[str]) -> None:
     """Let `launcher` run this very module with the same arguments, and end as it ends.
 
-    It is a child, since becoming it would end the thread that `die_with_parent` may need. Its session is its own, so
-    that a terminal's Ctrl-C reaches it once, through here.
+    The launcher is a child process, because exec would end the thread that `die_with_parent` may have started. It has
+    a session of its own, so that Ctrl-C in a terminal reaches it once: forwarded by this process.
     """
     module = sys.modules["__main__"].__spec__
     assert module is not None, "stages are run by `python -m`"
-    if "LAUNCHER" not in os.environ:  # which knows how many processes it starts on a host
+    if "LAUNCHER" not in os.environ:  # a LAUNCHER knows its number of processes per host
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["NPROC"]))))
     sys.stdout.flush()
     command = [*launcher, "-m", module.name, *sys.argv[1:]]
@@ -114,11 +124,11 @@ def launch(launcher: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: child.send_signal(number))
     status = child.wait()
-    sys.exit(status if status >= 0 else 128 - status)  # killed by a signal: as shells tell it
+    sys.exit(status if status >= 0 else 128 - status)  # killed by a signal: 128 + its number, as in shells
 
 
 def written_by(argv: list[str]) -> str:
-    """What a command writes: its --out, else its --report."""
+    """The output of a command: its --out, else its --report."""
     options = dict(zip(argv[1:], argv[2:], strict=False))
     return options.get("--out") or options.get("--report") or Path(argv[0]).stem
 
@@ -138,3 +148,48 @@ def sole_writer(output: str) -> Generator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def tie_to_parent() -> None:
+    """Have the kernel kill this process when its parent ends (Linux only)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def die_with_parent() -> None:
+    """Where DVC or torchrun is the parent, be killed when it ends (Linux only).
+
+    Most shells exec the command that DVC gives them. If a shell stays in between, the stage polls the shell's parent.
+    PIPELINE_PARENT, if set, is DVC's pid: a stage that starts after DVC has ended is refused.
+    """
+    if not sys.platform.startswith("linux") or not os.environ.keys() & {"DVC_STAGE", "TORCHELASTIC_RUN_ID"}:
+        return
+    tie_to_parent()
+    parent = os.getppid()
+    ancestors = [parent, parent_of(parent)] if name_of(parent) in SHELLS else [parent]
+    if (wanted := os.environ.pop("PIPELINE_PARENT", None)) and int(wanted) not in ancestors:
+        raise UserError("the process that started this stage has ended")
+    if len(ancestors) > 1:
+        threading.Thread(target=_follow, args=ancestors, daemon=True).start()
+
+
+def _follow(shell: int, its_parent: int) -> None:
+    while parent_of(shell) == its_parent:
+        time.sleep(POLL_SECS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def parent_of(pid: int) -> int:
+    """The pid of a process's parent, 0 if there is no such process."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return 0
+
+
+def name_of(pid: int) -> str:
+    """The program name of a process, at most 15 characters; empty if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except FileNotFoundError:
+        return ""

@@ -1,40 +1,47 @@
-"""WebDataset shards: written shard by shard (resumable, by several processes), read back at random or in order.
+"""WebDataset shards: written shard by shard, resumable, by several processes; read in any order through one index.
 
-The states of the data, and their names:
-    image    uint8   [H, W, 3]   data/images/{train,val}-000000.tar    with class, caption, boxes where known
-    feature  float16 [N, D]      data/features/{train,val}-000000.tar  one row a patch, row-major
-    code     uint16  [N]         data/tokens/<tokenizer>/{train,val}.npy
-    sample   code    [N]         data/samples/<tokenizer>/<generator>/
+What the pipeline stores per image; images and features are in shards, codes and samples in NumPy arrays:
+    image    uint8   [H, W, 3]   data/images/{train,val}-000000.tar    with class, caption, boxes, mask where known
+    feature  float16 [N, D]      data/features/{train,val}-000000.tar  one row per patch, row-major
+    code     uint16  [N]         data/tokens/<tokenizer>/{train,val}.npy              uint32 above 65,536 codes
+    sample   uint16  [N]         data/samples/<tokenizer>/<generator>/codes.npy       uint32 above 65,536 codes
 
-A shard is a plain tar: members `<key>.<field>`, all fields of a key together. Bytes depend on the content alone
-(no times, no users), so equal work gives equal hashes.
+A shard is a plain tar with members `<key>.<field>`, all fields of a key together. Its bytes depend on the content
+alone, so equal work gives equal hashes. Beside the shards lies `<split>.index.npy`, a structured array with one row per
+sample: `key`, `shard` and, per field, (offset, size) of its content in bytes; (0, 0) where a sample lacks the field.
+It is made while the shards are written: no tar is scanned to open an artifact.
 """
 
-from __future__ import annotations
-
+import hashlib
 import io
 import json
 import os
 import shutil
-import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stages.core import artefact, distributed
+import numpy as np
+from webdataset.writer import TarWriter
+
+from stages.core import artifact, distributed
 from stages.core.errors import UserError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-Record = tuple[str, dict[str, bytes]]  # key, {field: bytes}
+BLOCK = 512  # bytes per tar block: one block for a member's header, then its content, padded
+Record = tuple[str, dict[str, bytes]]  # key (8 digits), {field: bytes}
 Build = Callable[[str], tuple[Iterable[Record], dict[str, Any]]]  # shard name -> its records, facts for the index
+Places = dict[str, tuple[int, int]]  # field -> offset and size of its content in a shard
+
+
+def share(names: list[str]) -> list[str]:
+    """The shards that this process writes: every n-th one, for n processes."""
+    return names[distributed.rank() :: distributed.world_size()]
 
 
 def write_shards(folder: Path, names: list[str], build: Build, progress: Callable[[], object]) -> None:
-    """Build this process's share of the named shards in `folder`; those already complete there are kept.
+    """Write this process's share of the named shards to `folder`; those already complete there are kept.
 
-    `build` may fill the facts it returns while its records are drawn. Rank r of n builds every n-th shard.
+    `build` may fill the facts that it returns until its last record has been read.
     """
     for name in share(names):
         if not (folder / f"{name}.json").is_file():
@@ -42,27 +49,65 @@ def write_shards(folder: Path, names: list[str], build: Build, progress: Callabl
         progress()
 
 
-def share(names: list[str]) -> list[str]:
-    """The shards that this process builds."""
-    return names[distributed.rank() :: distributed.world_size()]
-
-
 def write_shard(folder: Path, name: str, build: Build) -> None:
-    """One tar and its facts; the facts appear last, so that their presence means the tar is whole."""
+    """Write one tar, its index and its facts; the facts appear last, so a tar with facts is complete."""
     records, facts = build(name)
     aside = folder / f".{name}.tar.partial"
-    members = 0
-    with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for key, fields in records:
-            for field, content in fields.items():
-                info = tarfile.TarInfo(f"{key}.{field}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-            members += 1
-    artefact.flush(aside)
+    with HashedFile(aside) as file:
+        placed = write_tar(file, records)
+    artifact.flush(aside)
     os.replace(aside, folder / f"{name}.tar")
-    entry = {"name": f"{name}.tar", "samples": members, "sha256": artefact.sha256(folder / f"{name}.tar"), **facts}
-    artefact.write_atomically(folder / f"{name}.json", json.dumps(entry).encode())
+    content = io.BytesIO()
+    np.save(content, index_of(placed))
+    artifact.write_atomically(folder / f"{name}.npy", content.getvalue())
+    entry = {"name": f"{name}.tar", "samples": len(placed), "bytes": file.size, "sha256": file.sha256.hexdigest()}
+    artifact.write_atomically(folder / f"{name}.json", json.dumps({**entry, **facts}).encode())
+
+
+class HashedFile(io.BufferedWriter):
+    """A new file that is hashed while it is written, so that it need not be read again for its hash."""
+
+    def __init__(self, path: Path):
+        super().__init__(io.FileIO(path, "w"))
+        self.size, self.sha256 = 0, hashlib.sha256()
+
+    def write(self, content: Any, /) -> int:
+        self.sha256.update(content)
+        written = super().write(content)
+        self.size += written
+        return written
+
+
+def write_tar(file: HashedFile, records: Iterable[Record]) -> list[tuple[str, Places]]:
+    """Write the records; return the key of each and the places of its fields.
+
+    TarWriter's options make the bytes reproducible. It would sort the fields of a sample, so each is written by itself.
+    """
+    placed, end = [], 0
+    with TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False) as tar:
+        for key, fields in records:
+            places = {}
+            for field, content in fields.items():
+                tar.write({"__key__": key, field: content})
+                places[field] = end + BLOCK, len(content)
+                end += BLOCK + -(-len(content) // BLOCK) * BLOCK
+            placed.append((key, places))
+    return placed
+
+
+def index_of(placed: list[tuple[str, Places]]) -> np.ndarray:
+    """The index of one shard; its fields are in alphabetic order."""
+    index = np.zeros(len(placed), index_type({field for _, places in placed for field in places}))
+    for row, (key, places) in enumerate(placed):
+        index["key"][row] = int(key)
+        for field, place in places.items():
+            index[field][row] = place
+    return index
+
+
+def index_type(fields: Iterable[str]) -> np.dtype:
+    """The type of an index row."""
+    return np.dtype([("key", "<i8"), ("shard", "<i8"), *((field, "<i8", 2) for field in sorted(fields))])
 
 
 def read_facts(folder: Path, names: list[str]) -> list[dict[str, Any]]:
@@ -70,70 +115,107 @@ def read_facts(folder: Path, names: list[str]) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{name}.json").read_text()) for name in names]
 
 
-def publish_shards(folder: Path, out: Path, names: list[str], config: dict[str, Any]) -> None:
-    """Move the finished shards from scratch to the artefact `out`; shards without samples are left out."""
-    aside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for entry in read_facts(folder, names):
-        if entry["samples"]:
-            place(folder, aside, entry["name"])
-    artefact.seal(aside, config.pop("kind"), config)
-    artefact.publish(aside, out)
+def collect_split(
+    work: Path, folder: Path, split: str, entries: list[dict[str, Any]], hashes: dict[str, str]
+) -> dict[str, Any]:
+    """Put a split's finished shards and their index into `folder`; return their entry of config.json.
+
+    `entries` are the facts of all shards; shards without samples are left out. The hashes of the others, computed when
+    they were written, are added to `hashes`.
+    """
+    own = [entry for entry in entries if entry["name"].startswith(f"{split}-") and entry["samples"]]
+    for entry in own:
+        place(work, folder, entry["name"])
+        hashes[entry["name"]] = entry["sha256"]
+    parts = [np.load((work / entry["name"]).with_suffix(".npy")) for entry in own]
+    np.save(folder / f"{split}.index.npy", join_indices(parts))
+    shards = [{key: entry[key] for key in ("name", "samples", "bytes")} for entry in own]
+    return {"images": sum(entry["samples"] for entry in own), "shards": shards}
 
 
-def place(folder: Path, aside: Path, name: str) -> Path:
-    """The finished shard `name` of `folder`, also in `aside`: a hard link, or a copy on another file system."""
+def place(source: Path, folder: Path, name: str) -> None:
+    """Put the file `name` of `source` into `folder`: as a hard link, or as a copy on another file system."""
     try:
-        os.link(folder / name, aside / name)
+        os.link(source / name, folder / name)
     except OSError:
-        shutil.copyfile(folder / name, aside / name)
-    return aside / name
+        shutil.copyfile(source / name, folder / name)
 
 
-def members(tar_path: Path, field: str) -> list[tuple[str, int, int]]:
-    """(key, offset, size) of every member with this field; a truncated or foreign file is a `UserError`."""
+def join_indices(parts: list[np.ndarray]) -> np.ndarray:
+    """The index of shards 0, 1, … from the index of each; they may differ in fields."""
+    fields = {name for part in parts for name in part.dtype.names or ()} - {"key", "shard"}
+    joined = np.zeros(sum(map(len, parts)), index_type(fields))
+    start = 0
+    for shard, part in enumerate(parts):
+        rows = joined[start : (start := start + len(part))]
+        for name in part.dtype.names or ():
+            rows[name] = part[name]
+        rows["shard"] = shard
+    return joined
+
+
+class TarIndex:
+    """The members of a split's shards, by the number of their sample and the name of their field.
+
+    The index is a memory map. Reading is thread-safe and keeps no file open: a data set may have more shards than a
+    process may open files. A shard that is missing, or not as long as config.json says, is a `UserError` at once.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], split: str):
+        index = np.load(artifact.checked(folder, f"{split}.index.npy"), mmap_mode="r")
+        self._columns = {name: index[name].view(np.ndarray) for name in index.dtype.names}  # as memmaps: 10 x slower
+        self._paths = [check_shard(folder, entry) for entry in config["splits"][split]["shards"]]
+
+    def __len__(self) -> int:
+        return len(self._columns["key"])
+
+    def keys(self, numbers: np.ndarray | Sequence[int] | slice = slice(None)) -> list[str]:
+        """The keys of the numbered samples, of all if none are named."""
+        return [f"{key:08d}" for key in self._columns["key"][numbers].tolist()]
+
+    def having(self, field: str) -> np.ndarray:
+        """int64 [M]: the numbers of the samples that have the field."""
+        return np.flatnonzero(self._columns[field][:, 0]) if field in self._columns else np.empty(0, np.int64)
+
+    def read(self, number: int, field: str) -> bytes:
+        """The content of a field; `UserError` if its shard is shorter than it was, or gone."""
+        offset, size = self._columns[field][number].tolist()
+        path = self._path_of(number)
+        try:
+            content = read_range(path, offset, size)
+        except OSError as error:
+            raise broken(path, str(error.strerror)) from error
+        if len(content) < size:
+            raise broken(path, "it ends inside a sample")
+        return content
+
+    def unreadable(self, number: int) -> UserError:
+        """The error for a sample whose bytes are not what its field should hold."""
+        return broken(self._path_of(number), f"image {self.keys([number])[0]} does not decode")
+
+    def _path_of(self, number: int) -> Path:
+        return self._paths[self._columns["shard"][number]]
+
+
+def check_shard(folder: Path, entry: dict[str, Any]) -> Path:
+    """The path of a shard that is there and as long as config.json says; else `UserError`."""
+    path = folder / entry["name"]
+    if not path.is_file():
+        raise UserError(f"{path}: missing, though {artifact.CONFIG} lists it. Run `dvc checkout` or `dvc repro`.")
+    if (size := path.stat().st_size) != entry["bytes"]:
+        raise broken(path, f"{size:,} bytes long, {artifact.CONFIG} says {entry['bytes']:,}")
+    return path
+
+
+def read_range(path: Path, offset: int, size: int) -> bytes:
+    """At most `size` bytes of a file from `offset`."""
+    file = os.open(path, os.O_RDONLY)
     try:
-        with tarfile.open(tar_path) as tar:
-            found = [info for info in tar if info.name.split(".", 1)[1] == field]
-    except (tarfile.TarError, EOFError, IndexError) as error:
-        raise broken(tar_path, str(error)) from None
-    end = tar_path.stat().st_size
-    if any(info.offset_data + info.size > end for info in found):
-        raise broken(tar_path, "it ends inside a member")
-    return [(info.name.split(".", 1)[0], info.offset_data, info.size) for info in found]
+        return os.pread(file, size, offset)
+    finally:
+        os.close(file)
 
 
 def broken(path: Path, why: str) -> UserError:
     """The error for a shard that cannot be read as the index says."""
     return UserError(f"{path}: broken shard ({why}). Delete {path.parent} and run `dvc checkout` or `dvc repro`.")
-
-
-def shard_paths(folder: Path, kind: str, split: str) -> list[Path]:
-    """A split's shards in order, each present and as long as the artefact's index says."""
-    config = artefact.read_config(folder, kind)
-    paths = []
-    for entry in config["splits"][split]["shards"]:
-        path = folder / entry["name"]
-        if not path.is_file():
-            raise UserError(f"{path}: missing, though the index lists it. Run `dvc checkout` or `dvc repro`.")
-        if len(found := members(path, entry["field"])) != entry["samples"]:
-            raise broken(path, f"{len(found)} samples, the index says {entry['samples']}")
-        paths.append(path)
-    return paths
-
-
-def read_arrays(folder: Path, kind: str, split: str) -> Iterator[tuple[str, np.ndarray]]:
-    """(key, array) of every sample of a split, in order."""
-    for path in shard_paths(folder, kind, split):
-        yield from read_shard(path)
-
-
-def read_shard(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(key, array) of every sample of a shard, in order; arrays are plain .npy, never pickled."""
-    import numpy as np
-
-    with open(path, "rb") as file:
-        for key, offset, size in members(path, "npy"):
-            file.seek(offset)
-            yield key, np.load(io.BytesIO(file.read(size)), allow_pickle=False)

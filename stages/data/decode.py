@@ -1,40 +1,34 @@
 """Bytes of an image file of any kind -> RGB as a viewer shows it -> its central square at `img_px`.
 
-Colour profiles are not applied, as in most image data sets. Of several frames or pages, the first one counts.
+Color profiles are not applied, as in most image data sets. Of several frames or pages, the first one counts.
 """
-
-from __future__ import annotations
 
 import io
 import re
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from stages.data.candidates import Refused
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
+from stages.data.source import Refused
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# No EPS or PDF under a false name: Pillow would start other programs for them.
+# Not EPS or PDF, whatever a file's name: Pillow would start other programs for them.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 
 
 @contextmanager
 def pillow_warnings() -> Generator[None]:
-    """Decompression bombs raise, oddities in metadata pass. Enter it in the main thread: filters are global."""
-    from PIL import Image
-
+    """Raise for decompression bombs, ignore warnings of metadata. Enter it in the main thread: filters are global."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 
-def decode_rgb(content: bytes) -> Image:
+def decode_rgb(content: bytes) -> Image.Image:
     """An image file as RGB: upright by its EXIF orientation, transparency over white; else `Refused`."""
     if not content:
         raise Refused("empty file")
@@ -46,19 +40,15 @@ def decode_rgb(content: bytes) -> Image:
         raise Refused(explain(error)) from error
 
 
-def open_upright(content: bytes) -> Image:
+def open_upright(content: bytes) -> Image.Image:
     """The first frame with its own mode and all pixels read, turned as its EXIF orientation says."""
-    from PIL import Image, ImageOps
-
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     image.load()
     return ImageOps.exif_transpose(image)
 
 
-def to_rgb(image: Image) -> Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode to RGB, without the metadata that Pillow would write into the new file."""
-    from PIL import Image
-
     if image.mode.startswith("I"):
         image = Image.fromarray(to_8_bits(image))
     if image.mode == "F":
@@ -70,10 +60,8 @@ def to_rgb(image: Image) -> Image:
     return image
 
 
-def to_8_bits(image: Image) -> np.ndarray:
-    """16-bit grey (mode I;16*, or I with such values) -> uint8 [H, W]; Pillow's own conversion clips at 255."""
-    import numpy as np
-
+def to_8_bits(image: Image.Image) -> np.ndarray:
+    """16-bit gray (mode I;16*, or I with such values) -> uint8 [H, W]; Pillow's own conversion clips at 255."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise Refused("32-bit integer pixels: the value of white is unknown")
@@ -81,9 +69,7 @@ def to_8_bits(image: Image) -> np.ndarray:
 
 
 def explain(error: Exception) -> str:
-    """The reason in words, equal in every run."""
-    from PIL import Image, UnidentifiedImageError
-
+    """The reason as text, without memory addresses, so that it is equal in every run."""
     if isinstance(error, UnidentifiedImageError):
         return f"not an image file ({', '.join(FORMATS)})"
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
@@ -92,19 +78,18 @@ def explain(error: Exception) -> str:
 
 
 def central_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) in pixels of the largest centred square of an image of (width, height)."""
+    """(left, top, right, bottom) in pixels of the largest centered square of an image of (width, height)."""
     width, height = size
     side = min(size)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
 
 
-def to_square(image: Image, img_px: int, nearest: bool = False) -> Image:
+def to_square(image: Image.Image, img_px: int, nearest: bool = False) -> Image.Image:
     """The central square, resized (bicubic, antialiased; or nearest) to `img_px`.
 
-    One step, so that a banner is never enlarged as a whole. It equals resizing the shorter side and cropping.
+    Crop and resize are one operation, so that a very wide image is never enlarged as a whole. The result equals that of
+    resizing the shorter side and cropping.
     """
-    from PIL.Image import Resampling
-
-    method = Resampling.NEAREST if nearest else Resampling.BICUBIC
+    method = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
     return image.resize((img_px, img_px), method, box=central_square(image.size))

@@ -1,9 +1,7 @@
 """A folder of image files: `class/image.jpg` (the class is the first part of the path), or flat without classes.
 
-Hidden files are ignored, links to folders are followed. A 1x1 image is a valid image: it becomes one flat colour.
+Hidden files are ignored, links to folders are followed. A 1x1 image is a valid image: it becomes one flat color.
 """
-
-from __future__ import annotations
 
 import hashlib
 import os
@@ -11,15 +9,17 @@ import stat
 from pathlib import Path
 
 from stages.core.errors import UserError
-from stages.data.candidates import Candidate, Picture, Refused, Source, one_by_one, refusal
 from stages.data.decode import EXTENSIONS, decode_rgb, to_square
+from stages.data.params import Params
 from stages.data.sidecars import owner, read_sidecars
+from stages.data.source import Candidate, Prepared, Refused, Source, one_by_one, refusal
 
 PHOTO_BYTES = 12_000_000 * 7  # a photo of 12 megapixels as RGB, and a turned or composited copy
 
 
-def open_folder(folder: Path, img_px: int, val_fraction: float, seed: int) -> Source:
-    """The images below `folder`, each put into train or val by a hash of its own name."""
+def open_folder(params: Params) -> Source:
+    """The images below `params.folder`, each put into train or val by a hash of its own name."""
+    folder = Path(params.folder)
     files, refused = find_files(folder)
     images, sidecars, others = sort_by_role(files)
     classes = find_classes(folder, images)
@@ -27,12 +27,12 @@ def open_folder(folder: Path, img_px: int, val_fraction: float, seed: int) -> So
     splits: dict[str, list[Candidate]] = {"train": [], "val": []}
     for number, name in enumerate(images):
         label = labels[name.split("/")[0]] if classes else -1
-        splits[split_of(name, val_fraction, seed)].append(Candidate(f"{number:08d}", name, label))
+        splits[split_of(name, params.val_fraction, params.seed)].append(Candidate(f"{number:08d}", name, label))
     refused += [refusal(name, f"unsupported extension {os.path.splitext(name)[1]!r}") for name in others]
     return Source(
         classes=classes,
         splits=splits,
-        open=one_by_one(lambda candidate: open_image(folder, candidate.name, sidecars, img_px)),
+        open=one_by_one(lambda candidate: open_image(folder, candidate.name, sidecars, params.img_px)),
         decode_bytes=PHOTO_BYTES,
         refused=refused,
         facts=hashlib.sha256(repr(list(files.items())).encode()).hexdigest(),
@@ -40,7 +40,7 @@ def open_folder(folder: Path, img_px: int, val_fraction: float, seed: int) -> So
 
 
 def find_files(folder: Path) -> tuple[dict[str, tuple[int, int]], list[dict[str, str]]]:
-    """{relative posix path: (bytes, mtime in ns)}, sorted by path; and what cannot be read at all."""
+    """{relative posix path: (bytes, mtime in ns)}, sorted by path; and the entries that cannot be read at all."""
     files, refused = {}, []
 
     def unreadable(error: OSError) -> None:
@@ -59,12 +59,12 @@ def find_files(folder: Path) -> tuple[dict[str, tuple[int, int]], list[dict[str,
 
 
 def leads_back(root: Path, name: str) -> bool:
-    """Whether a link in `root` points to `root` or to a folder above it."""
+    """True for a link in `root` that points to `root` or to a folder above it."""
     return (root / name).is_symlink() and root.resolve().is_relative_to((root / name).resolve())
 
 
 def check_file(path: Path) -> tuple[int, int]:
-    """(bytes, mtime in ns) of a regular file with a printable name; else `Refused`."""
+    """(bytes, mtime in ns) of a regular file whose name is UTF-8; else `Refused`."""
     try:
         str(path).encode()
         facts = path.stat()
@@ -99,16 +99,16 @@ def find_classes(folder: Path, images: list[str]) -> list[str]:
 
 
 def split_of(name: str, val_fraction: float, seed: int) -> str:
-    """`train` or `val`: a property of the name, so that other files may come and go."""
-    draw = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
-    return "val" if draw < val_fraction * 2**64 else "train"
+    """`train` or `val` by a hash of seed and name, so that other files have no influence on it."""
+    hashed = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
+    return "val" if hashed < val_fraction * 2**64 else "train"
 
 
-def open_image(folder: Path, name: str, sidecars: frozenset[str], img_px: int) -> Picture:
+def open_image(folder: Path, name: str, sidecars: frozenset[str], img_px: int) -> Prepared:
     """The central square of an image file, with its sidecars in the same geometry."""
     try:
         content = (folder / name).read_bytes()
     except OSError as error:
         raise Refused(f"unreadable: {error.strerror}") from error
     image = decode_rgb(content)
-    return Picture(to_square(image, img_px), read_sidecars(folder, name, sidecars, image.size, img_px))
+    return Prepared(to_square(image, img_px), read_sidecars(folder, name, sidecars, image.size, img_px))

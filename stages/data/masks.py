@@ -1,49 +1,42 @@
-"""The masks of an images artefact, by the key of their image."""
-
-from __future__ import annotations
+"""The masks of an images artifact, by the key of their image."""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stages.core import shards
-from stages.data.reader import image_facts, read_range
+import numpy as np
+from PIL import Image
 
-if TYPE_CHECKING:
-    import numpy as np
+from stages.core.shards import TarIndex
+from stages.data.reader import image_facts
+
+FIELD = "mask.png"
 
 
 class Masks:
-    """The masks of one split. `key in masks` says whether an image has one."""
+    """The masks of one split. `key in masks` is true if the image with this key has one."""
 
     def __init__(self, folder: Path, split: str):
         facts = image_facts(folder)
         self.img_px: int = facts["img_px"]
-        paths = [folder / entry["name"] for entry in facts["splits"][split]["shards"]]
-        self._places = {
-            key: (path, offset, size) for path in paths for key, offset, size in shards.members(path, "mask.png")
-        }
+        self._index = TarIndex(folder, facts, split)
+        numbers = self._index.having(FIELD)
+        self._numbers = dict(zip(self._index.keys(numbers), numbers.tolist(), strict=True))
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._numbers
 
     def read(self, keys: Sequence[str]) -> np.ndarray:
-        """bool [B, img_px, img_px]: where a mask is not 0 (in any colour; opacity does not count)."""
-        import numpy as np
-
+        """bool [B, img_px, img_px]: where a mask is not 0 (in any color; opacity does not count)."""
         covered = np.empty((len(keys), self.img_px, self.img_px), bool)
         for row, key in enumerate(keys):
-            covered[row] = not_zero(read_range(*self._places[key]))
+            covered[row] = not_zero(self._index.read(self._numbers[key], FIELD))
         return covered
 
 
 def not_zero(png: bytes) -> np.ndarray:
-    """bool [H, W] of a mask as stages/data/sidecars.py wrote it: grey, palette or colour."""
-    import numpy as np
-    from PIL import Image
-
+    """bool [H, W] of a mask as stages/data/sidecars.py wrote it: gray, palette or color."""
     image = Image.open(io.BytesIO(png))
-    colours = [place for place, band in enumerate(image.getbands()) if band != "A"]
+    colors = [channel for channel, band in enumerate(image.getbands()) if band != "A"]
     values: np.ndarray = np.atleast_3d(np.asarray(image))
-    return values[..., colours].max(-1) != 0
+    return values[..., colors].max(-1) != 0

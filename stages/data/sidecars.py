@@ -1,10 +1,8 @@
-"""What may lie beside an image: `<image>.txt` (caption), `<image>.boxes.json`, `<image>.mask.png`.
+"""Sidecars, the files beside an image: `<image>.txt` (caption), `<image>.boxes.json`, `<image>.mask.png`.
 
-Boxes are [[x0, y0, x1, y1], ...] and a mask has the image's size, both in pixels of the upright original. They become
-shard members of the same name, in pixels of the square image; boxes outside it are dropped, others clipped.
+Boxes are [[x0, y0, x1, y1], ...], in pixels of the upright original; a mask has the original's size. Both become shard
+members of the same name, in pixels of the square image. Boxes outside the square are dropped, others are clipped.
 """
-
-from __future__ import annotations
 
 import io
 import json
@@ -13,8 +11,8 @@ import os
 from collections.abc import Set
 from pathlib import Path
 
-from stages.data.candidates import Refused
 from stages.data.decode import central_square, explain, open_upright, to_square
+from stages.data.source import Refused
 
 ENDINGS = (".txt", ".boxes.json", ".mask.png")
 Size = tuple[int, int]  # width, height
@@ -68,7 +66,7 @@ def convert_boxes(content: bytes, size: Size, img_px: int) -> bytes:
 
 
 def is_box(box: object) -> bool:
-    """Whether it is four finite numbers that span an area."""
+    """True for four finite numbers that span an area."""
     if not isinstance(box, list) or len(box) != 4:
         return False
     if not all(isinstance(value, float) and math.isfinite(value) for value in box):

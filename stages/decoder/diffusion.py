@@ -1,148 +1,69 @@
-"""diffusion: a flow from noise to pixels, given the codes, in one to three steps (epsilon-VAE, ICML 2025).
-
-Loss = |v - v-hat|² + perceptual_weight * distance of features of x0-hat + gan.weight * adversarial term of x0-hat
-(stages/decoder/trajectory.py) + pixel_weight * L1|L2 of x0-hat, of which the paper has none.
-The curves' PSNR is that of sampled reconstructions. There is no KL term: codes are given, and discrete.
-
-Every rung of the paper's ladder is a matter of params (path, times, conditioning, weights, gamma, spacing). Its DDPM
-baseline predicts the noise, which at t = 1, where few steps start, tells no image: `path: cosine` is DDPM's process
-with v as the target. The paper's optimizer is Adam with betas 0 and 0.999; here the discriminator has that, but the
-painter AdamW with betas 0.9 and `optim.beta2`, and with `optim.weight_decay`, as `onestep` has, to be its equal.
-"""
-
-from __future__ import annotations
+"""diffusion: a flow from noise to pixels, conditioned on the codes, in one to three steps (epsilon-VAE, ICML 2025)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from pydantic import Field
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-from stages.core import artefact
-from stages.core.choice import evenly
-from stages.core.distributed import share_of, world_size
-from stages.core.errors import UserError
-from stages.core.loop import check_shares
-from stages.core.params import Machine, Section
-from stages.core.recipe import Gan, Painting, check_perceptual
-from stages.data.reader import ImageSplit
-from stages.decoder.sources import Sources
-from stages.decoder.training import Players, check_grid, facts_of, fit_painter
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from stages.core.opponent import Painted
-    from stages.encoder.model import Encoder
-
-MEASURED = 4096  # images behind the pixels' variance
+from stages.core.checkpoint import load_tensors
+from stages.decoder.decoder import Decoder, latents, normal, standardized
+from stages.decoder.flow import Flow, time_grid
+from stages.decoder.params import Conditioning, StepSpacing
+from stages.decoder.unet import UNet
 
 
-class FlowParams(Section):
-    """stages/decoder/flow.py says what they mean; the variance of pixels is measured."""
+class VelocityNetwork(nn.Module):
+    """Standardized code vectors, which are not trained, and a U-Net that predicts the velocity of the flow."""
 
-    gamma: float = Field(gt=0)
-    output: Literal["velocity", "residual"]
-    residual: float = Field(gt=0, le=1)
-    path: Literal["rectified", "cosine"]
-    times: Literal["logit-normal", "uniform"]
-    time_mean: float
-    time_std: float = Field(gt=0)
+    vectors: Tensor
 
+    def __init__(
+        self, vectors_KD: Tensor, codebooks: int, widths: list[int], blocks: int,
+        conditioning: Conditioning, flow: Flow,
+    ):  # fmt: skip
+        super().__init__()
+        self.codebooks, self.flow = codebooks, flow
+        self.register_buffer("vectors", standardized(vectors_KD))
+        self.unet = UNet(codebooks * vectors_KD.shape[1], widths, blocks, conditioning)
 
-class Sampling(Section):
-    """How images are drawn; the artefact remembers it."""
+    def forward(self, x_t: Tensor, t: Tensor, codes_BN: Tensor) -> Tensor:
+        """float [B, 3, H, W], float [B], int64 [B, N] for any grid -> v, float32 [B, 3, H, W]."""
+        condition = latents(self.vectors, codes_BN, self.codebooks)
+        return self.flow.velocity_of(self.unet(self.flow.scaled(x_t, t), t, condition), x_t, t)
 
-    steps: int = Field(gt=0)
-    spacing: Literal["log", "linear"]
-
-
-class TrajectoryGan(Gan):
-    """weight 0 trains without a discriminator."""
-
-    pairs: Literal["trajectory", "plain"]
-    r1_weight: float = Field(ge=0)
+    def sample(self, codes_BN: Tensor, noise: Tensor, steps: int, spacing: StepSpacing) -> Tensor:
+        """int64 [B, N], standard normal [B, 3, H, W] -> x0-hat, float [B, 3, H, W], after `steps` steps."""
+        return self.flow.sample(lambda x, t: self(x, t, codes_BN), noise, time_grid(steps, spacing))
 
 
-class Params(Painting):
-    kind: Literal["diffusion"]
-    conditioning: Literal["concat", "adagn"]
-    flow: FlowParams
-    sampling: Sampling
-    gan: TrajectoryGan
+class DiffusionDecoder(Decoder):
+    """Samples from noise that depends on seed and codes, with the steps that `sampling` in its config names."""
+
+    network: VelocityNetwork
+    any_size = True
+
+    @property
+    def steps(self) -> int:
+        """Steps of the flow."""
+        return self.config["sampling"]["steps"]
+
+    def decode_batch(self, codes_BN: Tensor, seeds_B: np.ndarray) -> Tensor:
+        side = self.config["img_px"]
+        noise = normal(seeds_B, (3, side, side), self.device)
+        return self.network.sample(codes_BN, noise, **self.config["sampling"])
 
 
-def check(section: str, sources: Sources, params: Params) -> None:
-    """Sizes that do not fit are errors before anything heavy is imported."""
-    check_shares(f"{section}.optim", params.optim)
-    check_grid(sources)
-    check_perceptual(section, params, artefact.read_config(sources.encoder, "encoder")["depth"])
+def build(vectors_KD: Tensor, config: dict[str, Any]) -> VelocityNetwork:
+    """The network that a decoder's config describes."""
+    shape = [config[key] for key in ("codebooks", "widths", "blocks", "conditioning")]
+    return VelocityNetwork(vectors_KD, *shape, Flow(**config["flow"]))
 
 
-def fit(name: str, sources: Sources, out: Path, report: Path, params: Params, machine: Machine) -> None:
-    """Write the decoder artefact `out`; curves, last scores and pictures go to the folder `report`."""
-    from stages.decoder.trajectory import TrajectoryOpponent
-    from stages.decoder.velocity import build
-
-    facts = facts_of(name, sources, params, params.kind)
-
-    def invite(vectors_KD: Tensor, encoder: Encoder, device: torch.device) -> Players:
-        variance = pixel_variance(ImageSplit(sources.images, "train", machine.num_workers), machine.infer_batch_size)
-        own = {
-            "conditioning": params.conditioning,
-            "flow": {**params.flow.model_dump(include={"gamma", "output", "residual", "path"}), "variance": variance},
-            "sampling": params.sampling.model_dump(),
-        }
-        network = build(vectors_KD, {**facts, **own}).to(device)
-        return Players(network, TrajectoryOpponent(params.gan, device), paint, own)
-
-    def paint(painter: Any, pixels: Tensor, codes: Tensor) -> Painted:
-        return denoise(painter, pixels, codes, params) if painter.training else sample(painter, pixels, codes, params)
-
-    fit_painter(facts, sources, out, report, params, machine, invite)
-
-
-def denoise(network: Any, pixels: Tensor, codes: Tensor, params: Params) -> Painted:
-    """x0-hat from one noisy image each, at a time drawn for it, and the loss of its velocity.
-
-    Times and noise are drawn for all processes' images, so that their number changes neither.
-    """
-    import torch
-
-    from stages.core.opponent import Painted
-    from stages.decoder.flow import draw_times
-
-    flow, law = network.flow, params.flow
-    count = len(pixels) * world_size()
-    t = share_of(draw_times(count, law.times, law.time_mean, law.time_std, pixels.device))
-    noise = share_of(torch.randn(count, *pixels.shape[1:], device=pixels.device))
-    x_t = flow.mix(pixels, noise, t)
-    velocity = network(x_t, t, codes)
-    score = (velocity - flow.velocity(pixels, noise, t)).square().mean()
-    seen = (flow.scaled(x_t, t), t) if params.gan.pairs == "trajectory" else ()
-    return Painted(flow.clean(x_t, velocity, t), score, {"score": score.detach()}, seen)
-
-
-def sample(network: Any, pixels: Tensor, codes: Tensor, params: Params) -> Painted:
-    """Images as the trained decoder would draw them without a generator."""
-    from stages.core.opponent import Painted
-    from stages.decoder.noise import normal, seeds_of
-
-    noise = normal(seeds_of(codes, None), tuple(pixels.shape[1:]), pixels.device)
-    return Painted(network.sample(codes, noise, **params.sampling.model_dump()), pixels.new_zeros(()))
-
-
-def pixel_variance(train: ImageSplit, batch_size: int) -> float:
-    """Of all values of at most MEASURED images, evenly spread, from -1 to 1: exact, since there are 256 of them."""
-    import numpy as np
-
-    rows, counts = evenly(len(train), MEASURED), np.zeros(256, np.int64)
-    for start in range(0, len(rows), batch_size):
-        counts += np.bincount(train.read(rows[start : start + batch_size]).ravel(), minlength=256)
-    values, share = np.arange(256) / 127.5 - 1, counts / counts.sum()
-    variance = float((share * values**2).sum() - (share * values).sum() ** 2)
-    if variance < 1e-6:
-        raise UserError(
-            f"the train images have one colour alone (variance of pixels {variance:.1g}): nothing to decode"
-        )
-    return variance
+def load(folder: Path, config: dict[str, Any], device: torch.device | str) -> DiffusionDecoder:
+    """The decoder artifact in `folder`."""
+    state = load_tensors(folder, "model.safetensors")
+    network = build(state["vectors"], config)
+    network.load_state_dict(state)
+    return DiffusionDecoder(network, config, device)

@@ -1,51 +1,51 @@
-"""onestep: convolutions that paint the codes of an image at once; trained by the recipe of stages/core/recipe.py.
-
-The codes come from the tokenizer, which does not learn.
-"""
-
-from __future__ import annotations
+"""onestep: a convolutional decoder that decodes all codes of an image at once."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from stages.core import artefact
-from stages.core.loop import check_shares
-from stages.core.params import Machine
-from stages.core.recipe import Recipe, check_perceptual
-from stages.decoder.sources import Sources
-from stages.decoder.training import Players, check_grid, facts_of, fit_painter
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from stages.encoder.model import Encoder
+from stages.core.checkpoint import load_tensors
+from stages.core.networks import ConvDecoder
+from stages.decoder.decoder import Decoder, latents, standardized
 
 
-class Params(Recipe):
-    kind: Literal["onestep"]
+class OneStep(nn.Module):
+    """Standardized code vectors, which are not trained, and a convolutional network from them to pixels."""
+
+    vectors: Tensor
+
+    def __init__(self, vectors_KD: Tensor, codebooks: int, widths: list[int], blocks: int):
+        super().__init__()
+        self.codebooks = codebooks
+        self.register_buffer("vectors", standardized(vectors_KD))
+        self.network = ConvDecoder(codebooks * vectors_KD.shape[1], widths, blocks)
+
+    def forward(self, codes_BN: Tensor) -> Tensor:
+        """int64 [B, N] -> float [B, 3, img_px, img_px], about [-1, 1]; N = codebooks * grid² for any grid."""
+        return self.network(latents(self.vectors, codes_BN, self.codebooks))
 
 
-def check(section: str, sources: Sources, params: Params) -> None:
-    """Sizes that do not fit are errors before anything heavy is imported."""
-    check_shares(f"{section}.optim", params.optim)
-    check_grid(sources)
-    check_perceptual(section, params, artefact.read_config(sources.encoder, "encoder")["depth"])
+class OneStepDecoder(Decoder):
+    """Deterministic; images of any size."""
+
+    stochastic = False
+    any_size = True
+
+    def decode_batch(self, codes_BN: Tensor, seeds_B: np.ndarray) -> Tensor:
+        return self.network(codes_BN)
 
 
-def fit(name: str, sources: Sources, out: Path, report: Path, params: Params, machine: Machine) -> None:
-    """Write the decoder artefact `out`; curves, last scores and pictures go to the folder `report`."""
-    from stages.core.opponent import HingeOpponent, Painted
-    from stages.decoder.painter import OneStep
+def build(vectors_KD: Tensor, config: dict[str, Any]) -> OneStep:
+    """The network that a decoder's config describes."""
+    return OneStep(vectors_KD, config["codebooks"], config["widths"], config["blocks"])
 
-    facts = facts_of(name, sources, params, params.kind)
 
-    def invite(vectors_KD: Tensor, encoder: Encoder, device: torch.device) -> Players:
-        network = OneStep(vectors_KD, *(facts[key] for key in ("groups", "widths", "blocks"))).to(device)
-        opponent = HingeOpponent(params, network.painter.to_pixels.weight, encoder, device)
-        return Players(network, opponent, paint, {})
-
-    def paint(painter: Any, pixels: Tensor, codes: Tensor) -> Painted:
-        return Painted(painter(codes), pixels.new_zeros(()))
-
-    fit_painter(facts, sources, out, report, params, machine, invite)
+def load(folder: Path, config: dict[str, Any], device: torch.device | str) -> OneStepDecoder:
+    """The decoder artifact in `folder`, which may be the joint decoder inside a codebook artifact."""
+    state = load_tensors(folder, "model.safetensors")
+    network = build(state["vectors"], config)
+    network.load_state_dict(state)
+    return OneStepDecoder(network, config, device)

@@ -1,215 +1,133 @@
-"""render: a transformer from the codes to those of a pixel tokenizer, whose frozen decoder paints (DiGIT's stage 2).
+"""render: a transformer from the codes to those of a pixel tokenizer, whose frozen decoder decodes (DiGIT's stage 2).
 
-The two tokenizers encode the same moved images; the transformer alone learns. Its likelihood of the pixel codes is
-exact for method ar and an upper bound of nats for masked.
+Sequence: the M given codes, a separator, the N pixel codes. The two parts have separate position tables; codes share
+one embedding table; logits are over pixel codes alone. Method `ar` is causal, the given codes included; `masked` is
+bidirectional. B = batch, D = width, K = number of pixel codes.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from pydantic import Field
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-from stages.core import artefact, distributed
-from stages.core.augment import Affine
-from stages.core.choice import evenly
-from stages.core.errors import UserError
-from stages.core.loop import Optim, check_shares
-from stages.core.loop import fit as train
-from stages.core.params import Machine, Section, impossible
-from stages.core.plan import print_plan
-from stages.core.trunk import Trunk
-from stages.data.reader import image_facts
-from stages.decoder.sources import Sources
-from stages.palette.reader import paint_of
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from stages.decoder.pairs import Codes, Pairs
-    from stages.decoder.renderer import RenderDecoder, Renderer
-
-SHOWN = 16  # val images in the picture
-LIKELIHOOD_BATCH = 64  # images at once; masks are drawn for so many, so no setting may change it
+from stages.core.checkpoint import load_tensors
+from stages.core.networks import Block, Cache, new_cache, run, shrink_branches, start_weights
+from stages.core.sampling import sample_autoregressive, sample_maskgit
+from stages.decoder.decoder import Decoder, load_decoder, uniform
 
 
-class Sampling(Section):
-    temperature: float = Field(gt=0)
-    top_p: float = Field(gt=0, le=1)
-    steps: int = Field(gt=0, le=1024)  # method: masked
-    choice_temperature: float = Field(ge=0)  # method: masked
+class RenderTransformer(nn.Module):
+    """Embedding table: given codes, the separator, pixel codes and, if not causal, the mask code `num_codes`.
+
+    causal: position t of the pixel codes attends to all given codes and to the pixel codes before t.
+    """
+
+    def __init__(
+        self, *, num_given: int, given_patches: int, num_codes: int, num_patches: int,
+        dim: int, depth: int, heads: int, dropout: float, causal: bool,
+    ):  # fmt: skip
+        super().__init__()
+        self.num_given, self.given_patches, self.causal = num_given, given_patches, causal
+        self.num_codes, self.num_patches = num_codes, num_patches
+        self.embed_code = nn.Embedding(num_given + 1 + num_codes + (not causal), dim)
+        self.embed_prefix = nn.Parameter(torch.empty(given_patches + 1, dim))
+        self.embed_pixel = nn.Parameter(torch.empty(num_patches, dim))
+        self.blocks = nn.ModuleList(Block(dim, heads, dropout, causal) for _ in range(depth))
+        self.norm, self.head, self.drop = nn.LayerNorm(dim), nn.Linear(dim, num_codes), nn.Dropout(dropout)
+        self.apply(start_weights)
+        for table in (self.embed_prefix, self.embed_pixel):
+            nn.init.normal_(table, std=0.02)
+        shrink_branches(self.blocks)
+
+    def forward(self, given_BM: Tensor, codes_BN: Tensor, at_BN: Tensor | None = None) -> Tensor:
+        """int64 [B, M] given codes, int64 [B, N] pixel codes -> logits float32 [B, N, K] of the pixel codes.
+
+        With a bool `at_BN` only the logits at its true positions, [number of them, K], row-major.
+        """
+        shown = codes_BN[:, : self.num_patches - 1] if self.causal else codes_BN
+        x = torch.cat([self._prefix(given_BM), self._pixels(shown, 0)], 1)
+        # Causal: the separator predicts the first pixel code, each pixel code the next one.
+        hidden = self._run(x, None, 0)[:, self.given_patches + (not self.causal) :]
+        return self.head(hidden if at_BN is None else hidden[at_BN]).float()
+
+    def next_logits(self, given_BM: Tensor, newest_B: Tensor | None, position: int, cache: Cache) -> Tensor:
+        """Logits [B, K] of pixel code `position`, given the one before; position 0 fills the cache with the prefix."""
+        if newest_B is None:
+            return self.head(self._run(self._prefix(given_BM), cache, 0)[:, -1]).float()
+        x = self._pixels(newest_B[:, None], position - 1)
+        return self.head(self._run(x, cache, self.given_patches + position)[:, -1]).float()
+
+    def new_cache(self, batch: int) -> Cache:
+        """Empty key-value cache for `batch` sequences."""
+        return new_cache(self.blocks, batch, self.given_patches + self.num_patches)
+
+    def _prefix(self, given_BM: Tensor) -> Tensor:
+        separator = given_BM.new_full((len(given_BM), 1), self.num_given)
+        return self.embed_code(torch.cat([given_BM, separator], 1)) + self.embed_prefix
+
+    def _pixels(self, codes_BT: Tensor, start: int) -> Tensor:
+        embedded = self.embed_code(codes_BT + self.num_given + 1)
+        return embedded + self.embed_pixel[start : start + codes_BT.shape[1]]
+
+    def _run(self, x_BTD: Tensor, cache: Cache | None, start: int) -> Tensor:
+        return self.norm(run(self.blocks, self.drop(x_BTD), cache, start))
 
 
-class Params(Section):
-    kind: Literal["render"]
-    method: Literal["ar", "masked"]
-    model: Trunk
-    sampling: Sampling
-    augment: Affine
-    optim: Optim
+class RenderDecoder(Decoder):
+    """Samples pixel codes for the codes of an image; `pixel_decoder` decodes them.
 
+    Equal seeds and codes give equal images in any batch, except for float rounding: logits differ by about 1e-6 between
+    batch sizes, so a draw within that distance of the border between two codes may give either code.
+    """
 
-def check(section: str, sources: Sources, params: Params) -> None:
-    """A palette without a tokenizer, or with one for images of another size, is an error; too many steps, too."""
-    check_shares(f"{section}.optim", params.optim)
-    paint, name = paint_of(sources.palette), section.split(".")[1]
-    if paint is None:
-        raise UserError(f"params.yaml: palette.{name}: missing; {name} paints with a tokenizer of kind vqgan or fsq")
-    made_px = artefact.read_config(paint / "decoder", "decoder")["img_px"]
-    if made_px != (img_px := image_facts(sources.images)["img_px"]):
-        raise UserError(f"{sources.palette}: paints {made_px} px, {sources.images} has {img_px} px. Run `dvc repro`.")
-    check_steps(section, params, artefact.read_config(paint, "codebook")["num_patches"])
+    network: RenderTransformer
 
+    def __init__(
+        self, network: RenderTransformer, config: dict[str, Any], device: torch.device | str, pixel_decoder: Decoder
+    ):
+        super().__init__(network, config, device)
+        self.pixel_decoder = pixel_decoder
 
-def check_steps(section: str, params: Params, num_patches: int) -> None:
-    """`UserError` for more steps than pixel codes, since each step of method masked settles at least one."""
-    if params.method == "masked" and (steps := params.sampling.steps) > num_patches:
-        why = f"expected at most {num_patches}: an image has so many pixel codes, and a step settles at least one"
-        raise impossible(f"{section}.sampling.steps", steps, why)
+    @property
+    def num_parameters(self) -> int:
+        return super().num_parameters + self.pixel_decoder.num_parameters
 
+    @property
+    def steps(self) -> int | None:
+        """Forward passes per image; None for method `ar`, which always takes one per pixel code."""
+        return None if self.network.causal else self.config["sampling"]["steps"]
 
-def facts_of(name: str, sources: Sources, params: Params, paint: Path) -> dict[str, Any]:
-    """What the decoder is built from."""
-    given, pixel = artefact.read_config(sources.codebook, "codebook"), artefact.read_config(paint, "codebook")
-    shape = {
-        "num_given": given["num_codes"], "given_patches": given["num_patches"],
-        "num_codes": pixel["num_codes"], "num_patches": pixel["num_patches"],
-        **params.model.model_dump(exclude={"label_smoothing"}),
-    }  # fmt: skip
-    own = {"method": params.method, "shape": shape, "sampling": params.sampling.model_dump()}
-    inputs = {"palette": artefact.digest(sources.palette)}
-    palette = artefact.read_config(sources.palette, "palette")["tokenizer"]
-    return sources.facts(params.kind, name, inputs) | own | {"palette": palette}
+    def decode_batch(self, codes_BN: Tensor, seeds_B: np.ndarray) -> Tensor:
+        return self.pixel_decoder.decode_batch(self.pixel_codes(codes_BN, seeds_B), seeds_B)
 
-
-def fit(name: str, sources: Sources, out: Path, report: Path, params: Params, machine: Machine) -> None:
-    """Write the decoder artefact `out`; curves, last scores and a picture go to the folder `report`."""
-    import torch
-
-    from stages.codebook.model import load_tokenizer
-    from stages.core.curves import Curves
-    from stages.core.device import pick_device
-    from stages.core.scratch import scratch
-    from stages.decoder.model import load_decoder
-    from stages.decoder.pairs import Pairs
-    from stages.decoder.renderer import RenderDecoder, Renderer
-
-    paint = paint_of(sources.palette)
-    assert paint is not None, "checked"
-    facts, device, curves = facts_of(name, sources, params, paint), pick_device(machine.device), Curves()
-    torch.manual_seed(params.optim.seed)
-    network = Renderer(**facts["shape"], causal=params.method == "ar").to(device)
-    announce(out, network, params)
-    tokenizers = load_tokenizer(sources.codebook, device), load_tokenizer(paint, device)
-    pairs = Pairs(sources.images, *tokenizers, params.augment, params.optim, machine, device)
-    inputs = [sources.images, sources.codebook, sources.palette]
-    with distributed.process_group(), scratch(f"decoder-{out.name}", params, inputs) as work:
-        train(
-            network, params.optim, pairs.batches.batch_at, loss_fn(pairs, params, device),
-            watcher(pairs, params.method), curves, work=work, checkpoint_secs=machine.checkpoint_secs, device=device,
-            name=f"decoder {out.name}", batch_keys=pairs.batches.batch_keys,
+    @torch.inference_mode()
+    def pixel_codes(self, codes_BM: Tensor, seeds_B: np.ndarray) -> Tensor:
+        """int64 [B, M] codes on the device -> int64 [B, N] codes of the pixel tokenizer."""
+        settings, network = self.config["sampling"], self.network
+        filters = {"temperature": settings["temperature"], "top_k": 0, "top_p": settings["top_p"]}
+        count = network.num_patches
+        if network.causal:
+            cache = network.new_cache(len(codes_BM))
+            return sample_autoregressive(
+                lambda newest, position: network.next_logits(codes_BM, newest, position, cache),
+                uniform(seeds_B, (count,), self.device), **filters,
+            )  # fmt: skip
+        return sample_maskgit(
+            lambda pixel_codes, at: network(codes_BM, pixel_codes, at),
+            uniform(seeds_B, (settings["steps"], 2, count), self.device),
+            num_codes=network.num_codes, choice_temperature=settings["choice_temperature"], **filters,
         )  # fmt: skip
-        if distributed.rank() == 0:
-            decoder = RenderDecoder(network, facts, device, load_decoder(paint / "decoder", device))
-            curves.log(params.optim.total_steps, **show(decoder, pairs, report, params.optim))
-            curves.write(report)
-            publish(out, network, paint, facts)
-        distributed.barrier()
 
 
-def announce(out: Path, network: Renderer, params: Params) -> None:
-    """The plan: weights, optimizer and averages are five copies; activations about 25 values a position and layer.
-
-    Logits and what the loss makes of them are three values a pixel position and code.
-    """
-    size = sum(p.numel() for p in network.parameters())
-    positions = network.given_patches + network.num_patches
-    activations = params.optim.batch_size * positions * params.model.dim * params.model.depth * 100
-    images = max(params.optim.batch_size, LIKELIHOOD_BATCH)
-    logits = images * network.num_patches * network.num_codes * 12
-    print_plan(
-        "decoder", out, {"steps": params.optim.total_steps, "parameters": size},
-        disk_bytes=size * 20 + 50 * 2**20, memory_bytes=800 * 2**20 + size * 24 + activations + logits,
-    )  # fmt: skip
+def build(config: dict[str, Any]) -> RenderTransformer:
+    """The network that a decoder's config describes."""
+    return RenderTransformer(**config["shape"], causal=config["method"] == "ar")
 
 
-def method_of(name: str) -> Any:
-    """The module with a method's `loss` and `nats`."""
-    from stages.core import causal, masking
-
-    return {"ar": causal, "masked": masking}[name]
-
-
-def loss_fn(pairs: Pairs, params: Params, device: torch.device) -> Any:
-    """The method's loss under autocast, of the pixel codes alone; its masks are a function of the step.
-
-    Images are encoded here and not ahead, in another thread: which kernel computes attention is set process-wide.
-    """
-    import torch
-
-    from stages.core.device import compute
-    from stages.core.rng import seed_of
-
-    method = method_of(params.method)
-
-    def loss(model: Renderer, pixels: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        codes = pairs.encode(pixels)
-        rng = torch.Generator().manual_seed(seed_of("masks", params.optim.seed, step))
-        with compute(device, params.optim.precision):
-            value = method.loss(model, *codes, rng, params.model.label_smoothing)
-        return value, {}
-
-    return loss
-
-
-def watcher(pairs: Pairs, method: str) -> Any:
-    """step, averaged model -> nats a pixel code on plain train and val images."""
-
-    def evaluate(step: int, model: Renderer) -> dict[str, float]:
-        return {f"{name}/nats_per_code": nats_per_code(model, codes, method) for name, codes in pairs.watched.items()}
-
-    return evaluate
-
-
-def nats_per_code(model: Renderer, codes: Codes, method: str) -> float:
-    """Mean -ln p a pixel code given the image's codes: the method's `nats`, with the same masks at every call."""
-    import torch
-
-    rng, total = torch.Generator().manual_seed(0), 0.0
-    with torch.inference_mode():
-        for given, pixel in zip(*(part.split(LIKELIHOOD_BATCH) for part in (codes.given, codes.pixel)), strict=True):
-            total += float(method_of(method).nats(model, given, pixel, rng).double().sum())
-    return total / codes.pixel.numel()
-
-
-def show(decoder: RenderDecoder, pairs: Pairs, report: Path, optim: Optim) -> dict[str, float]:
-    """PSNR in dB of train and val images as rendered, and as the pixel tokenizer paints its own codes of them.
-
-    The picture has rows of originals, of what the pixel tokenizer makes of them, and of renderings.
-    """
-    import numpy as np
-    import torch
-
-    from stages.core.pictures import enlarge, grid, save_png
-    from stages.core.scores import psnr
-
-    found, size, rows = {}, pairs.infer_batch_size, []
-    for split, codes in pairs.watched.items():
-        own = decoder.pixel_decoder.decode(codes.pixel, batch_size=size)
-        made = decoder.decode(codes.given, torch.Generator().manual_seed(optim.seed), size)
-        found[f"{split}/palette_psnr_db"] = float(psnr(codes.images, own).mean())
-        found[f"{split}/psnr_db"] = float(psnr(codes.images, made).mean())
-        shown = evenly(len(made), SHOWN)
-        rows = [pictures[shown] for pictures in (codes.images, own, made)]
-    picture = grid(np.concatenate(rows), len(rows[0]), enlarge(rows[0].shape[1]))
-    save_png(report / "pictures" / "rendered.png", picture)
-    return found
-
-
-def publish(out: Path, network: Renderer, paint: Path, config: dict[str, Any]) -> None:
-    """Make the artefact: the transformer, and the pixel tokenizer's decoder in `decoder/`."""
-    with artefact.new_artefact(out, "decoder", config) as folder:
-        artefact.save_tensors(folder / "model.safetensors", network.state_dict())
-        artefact.copy(paint / "decoder", folder / "decoder")
+def load(folder: Path, config: dict[str, Any], device: torch.device | str) -> RenderDecoder:
+    """The decoder artifact in `folder`, with the pixel tokenizer's decoder inside it."""
+    network = build(config)
+    network.load_state_dict(load_tensors(folder, "model.safetensors"))
+    return RenderDecoder(network, config, device, load_decoder(folder / "decoder", device))

@@ -1,57 +1,43 @@
-"""Train one decoder, of any kind, for a frozen tokenizer: from codes back to images.
+"""Train one decoder of any kind for the codes of a frozen tokenizer.
 
 Run:    dvc repro decoder       (one of them: dvc repro decoder@kmeans-onestep; on four GPUs: NPROC=4 dvc repro decoder)
-Expect: digits: onestep 2 to 4 minutes on two cores, renderers up to 13; scores on val and pictures in
+Expect: digits: onestep 2 to 4 minutes on two cores, render up to 13; curves, metrics and pictures in
         reports/decoder/<tokenizer>-<decoder>/.
 
-Every name in `decoders` has a section `decoder.<name>` in params.yaml, whose `kind` says what it is:
-    onestep    convolutions that paint all codes of an image at once, L1 + perceptual + GAN
-    diffusion  rectified flow from noise to pixels in a few steps, given the codes (epsilon-VAE)
-    render     a transformer from the codes to those of a pixel tokenizer, whose frozen decoder paints (DiGIT stage 2)
+Every name in `decoders` has a section `decoder.<name>` in params.yaml, whose `kind` is one of
+    onestep    a convolutional decoder with pixel, perceptual and GAN losses
+    diffusion  a flow from noise to pixels in a few steps, conditioned on the codes (epsilon-VAE)
+    render     a transformer from the codes to those of a pixel tokenizer with a frozen decoder (DiGIT's stage 2)
 """
-
-from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from types import ModuleType
 
-from stages.core import artefact, runtime
-from stages.core.params import Machine, Section, impossible, load, load_value
-from stages.decoder import diffusion, onestep, render
-from stages.decoder.sources import Sources
-
-# Each module has the schema `Params`, `check(section, sources, params)` and
-# `fit(name, sources, out, report, params, machine)`.
-KINDS: dict[str, ModuleType] = {"onestep": onestep, "diffusion": diffusion, "render": render}
-
-
-def load_params(name: str, path: Path = Path("params.yaml")) -> tuple[ModuleType, Section]:
-    """The module of a decoder's kind and its params; `UserError` for an unknown kind."""
-    section = f"decoder.{name}"
-    kind = load_value(f"{section}.kind", path)
-    if kind not in KINDS:
-        raise impossible(f"{section}.kind", kind, f"expected one of {', '.join(KINDS)}")
-    return KINDS[kind], load(section, KINDS[kind].Params, path)
+from stages.core import artifact, runtime
+from stages.core.code import import_kind
+from stages.core.params import Machine, load
+from stages.decoder.params import KINDS, PARAMS, Inputs, load_params
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", required=True, help="which decoder")
-    parser.add_argument("--images", type=Path, required=True, help="images artefact")
-    parser.add_argument("--encoder", type=Path, required=True, help="encoder artefact, for the perceptual loss")
-    parser.add_argument("--codebook", type=Path, required=True, help="codebook artefact")
-    parser.add_argument("--palette", type=Path, required=True, help="palette artefact: what it paints with")
-    parser.add_argument("--out", type=Path, required=True, help="decoder artefact to write")
+    parser.add_argument("--name", required=True, help="name of the decoder")
+    parser.add_argument("--images", type=Path, required=True, help="images artifact")
+    parser.add_argument("--encoder", type=Path, required=True, help="encoder artifact, for the perceptual loss")
+    parser.add_argument("--codebook", type=Path, required=True, help="codebook artifact")
+    parser.add_argument("--pixel-tokenizer", type=Path, required=True, help="pixel_tokenizer artifact")
+    parser.add_argument("--out", type=Path, required=True, help="decoder artifact to write")
     parser.add_argument("--report", type=Path, required=True, help="folder for curves and pictures")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--params", type=Path, default=PARAMS)
     args = parser.parse_args()
-    kind, params = load_params(args.name, args.params)
-    sources = Sources(args.images, args.encoder, args.codebook, args.palette)
-    for needed in (sources.images, sources.encoder, sources.codebook, sources.palette):
-        artefact.find(needed)
-    kind.check(f"decoder.{args.name}", sources, params)
-    kind.fit(args.name, sources, args.out, args.report, params, load("machine", Machine, args.params))
+    params, machine = load_params(args.name, args.params), load("machine", Machine, args.params)
+    artifacts = (args.images, args.encoder, args.codebook, args.pixel_tokenizer)
+    inputs = Inputs(args.name, *artifacts, args.out, args.report)
+    for needed in artifacts:
+        artifact.find(needed)
+    module = import_kind(KINDS[params.kind].fit)
+    module.check(inputs, params)
+    module.fit(inputs, params, machine)
 
 
 if __name__ == "__main__":

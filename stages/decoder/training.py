@@ -1,112 +1,118 @@
-"""What the decoders share that are trained by the game of stages/core/game.py; how any decoder's weights are kept."""
-
-from __future__ import annotations
+"""GAN training that onestep and diffusion share: checks, frozen inputs, the loop, the artifact."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from stages.core import artefact, distributed
+import torch
+from torch import Tensor, nn
+
+from stages.codebook.tokenizer import Tokenizer, load_tokenizer
+from stages.core import artifact, distributed
+from stages.core.checkpoint import save_tensors
+from stages.core.discriminator import AdversarialLoss, Reconstruction
 from stages.core.errors import UserError
+from stages.core.gan_trainer import GanTrainer
+from stages.core.hardware import barrier, pick_device, process_group
 from stages.core.params import Machine
-from stages.core.plan import print_plan
-from stages.core.recipe import Painting
+from stages.core.progress import print_cost_estimate
+from stages.core.schemas import ReconstructionLossConfig, check_perceptual, check_shares
 from stages.data.reader import ImageSplit, image_facts
-from stages.decoder.sources import Sources
+from stages.decoder.decoder import base_config
+from stages.decoder.params import Inputs
+from stages.encoder.encoder import Encoder, load_encoder
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from stages.core.opponent import Opponent, Painted
-    from stages.encoder.model import Encoder
+# (network, pixels float [B, 3, H, W] in [-1, 1], their codes int64 [B, N]) -> Reconstruction
+Reconstruct = Callable[[Any, Tensor, Tensor], Reconstruction]
 
 
-class Players(NamedTuple):
-    """A network, its opponent, and how it paints: (network, pixels [B, 3, H, W], their codes [B, N]) -> `Painted`.
+@dataclass(frozen=True)
+class Setup:
+    """The frozen inputs of one training, loaded on its device, with its params."""
 
-    `facts` are what the artefact's config must say of the network, beside `facts_of`.
-    """
+    inputs: Inputs
+    params: ReconstructionLossConfig
+    machine: Machine
+    device: torch.device
+    tokenizer: Tokenizer
+    encoder: Encoder
+    splits: dict[str, ImageSplit]
 
-    network: nn.Module
-    opponent: Opponent
-    paint: Callable[[Any, Tensor, Tensor], Painted]
-    facts: dict[str, Any]
+    @property
+    def vectors(self) -> Tensor:
+        """Code vectors of the tokenizer, float [K, D]."""
+        return self.tokenizer.codebook.vectors
 
 
-# code vectors [K, D], the frozen encoder, device -> players, made after the seed was set
-Invite = Callable[["Tensor", "Encoder", "torch.device"], Players]
-
-
-def halvings(grid: int, img_px: int) -> int:
-    """How often the side of an image is halved to that of the code grid."""
+def num_doublings(grid: int, img_px: int) -> int:
+    """Number of doublings from the side of the code grid to that of the image."""
     return max((img_px // grid).bit_length() - 1, 0)
 
 
-def check_grid(sources: Sources) -> None:
-    """Codes whose grid doubling does not bring to the images' size are an error."""
-    grid, img_px = artefact.read_config(sources.codebook, "codebook")["grid"], image_facts(sources.images)["img_px"]
-    if grid * 2 ** halvings(grid, img_px) != img_px:
-        raise UserError(f"{sources.codebook}: {grid} x {grid} codes do not become {img_px} px by doubling")
-
-
 def widths_from(grid: int, img_px: int, widths: list[int]) -> list[int]:
-    """The channels on the code grid, then after each doubling; a grid coarser than `widths` knows repeats the first.
+    """Channels on the code grid, then after each doubling; the last of `widths` is always at img_px.
 
-    So one section of params.yaml serves tokenizers of any grid: the last of `widths` is always at img_px.
+    A grid coarser than `widths` provides for repeats the first, so that one section serves tokenizers of any grid.
     """
-    levels = halvings(grid, img_px) + 1
+    levels = num_doublings(grid, img_px) + 1
     return (widths[:1] * (levels - len(widths)) + widths)[-levels:]
 
 
-def facts_of(name: str, sources: Sources, params: Painting, kind: str) -> dict[str, Any]:
-    """What the decoder is built from."""
-    facts = sources.facts(kind, name, {})
-    widths = widths_from(facts["grid"], facts["img_px"], params.widths)
-    return facts | {"widths": widths, "blocks": params.blocks}
+def check(inputs: Inputs, params: ReconstructionLossConfig) -> None:
+    """`UserError` for a batch size, code grid or perceptual block that does not fit, before any work."""
+    check_shares(f"{inputs.section}.optim", params.optim)
+    grid, img_px = artifact.read_config(inputs.codebook, "codebook")["grid"], image_facts(inputs.images)["img_px"]
+    if grid * 2 ** num_doublings(grid, img_px) != img_px:
+        raise UserError(f"{inputs.codebook}: {grid} x {grid} codes do not become {img_px} px by doubling")
+    check_perceptual(inputs.section, params, artifact.read_config(inputs.encoder, "encoder")["depth"])
 
 
-def fit_painter(
-    facts: dict[str, Any], sources: Sources, out: Path, report: Path, params: Painting, machine: Machine, invite: Invite
-) -> None:
-    """Write the decoder artefact `out`; curves, last scores and pictures go to the folder `report`."""
-    import torch
+def network_config(inputs: Inputs, kind: str, params: ReconstructionLossConfig) -> dict[str, Any]:
+    """The config of a convolutional decoder."""
+    config = base_config(inputs, kind)
+    widths = widths_from(config["grid"], config["img_px"], params.widths)
+    return config | {"widths": widths, "blocks": params.blocks}
 
-    from stages.codebook.model import load_tokenizer
-    from stages.core.device import pick_device
-    from stages.core.game import Game
-    from stages.core.scratch import scratch
-    from stages.encoder.model import load_encoder
 
-    activations = params.optim.batch_size * facts["img_px"] ** 2 * max(params.widths) * 4 * 8
-    print_plan(
-        "decoder", out, {"steps": params.optim.total_steps},
+def load_setup(inputs: Inputs, params: ReconstructionLossConfig, machine: Machine) -> Setup:
+    """Print the cost estimate, load all inputs, then seed the initial weights of the networks that follow."""
+    img_px = image_facts(inputs.images)["img_px"]
+    activations = params.optim.batch_size * img_px**2 * max(params.widths) * 4 * 8
+    print_cost_estimate(
+        "decoder", inputs.out, {"steps": params.optim.total_steps},
         disk_bytes=200 * 2**20, memory_bytes=800 * 2**20 + activations,
     )  # fmt: skip
     device = pick_device(machine.device)
-    tokenizer, encoder = load_tokenizer(sources.codebook, device), load_encoder(sources.encoder, device)
-    splits = {split: ImageSplit(sources.images, split, machine.num_workers) for split in ("train", "val")}
+    tokenizer, encoder = load_tokenizer(inputs.codebook, device), load_encoder(inputs.encoder, device)
+    splits = {split: ImageSplit(inputs.images, split, machine.num_workers) for split in ("train", "val")}
     torch.manual_seed(params.optim.seed)
-    players = invite(tokenizer.codebook.vectors, encoder, device)
-    network = players.network.to(device)
+    return Setup(inputs, params, machine, device, tokenizer, encoder, splits)
+
+
+def train(
+    setup: Setup, config: dict[str, Any], network: nn.Module, adversarial: AdversarialLoss, reconstruct: Reconstruct
+) -> None:
+    """Train `network` and write the decoder artifact with its EMA weights, curves, metrics and pictures."""
+    inputs, params, device = setup.inputs, setup.params, setup.device
     if distributed.rank() == 0:
         print(f"decoder: {sum(p.numel() for p in network.parameters()):,} parameters")
 
-    def reconstruct(painter: Any, pixels: Tensor) -> Painted:
+    def encode_and_reconstruct(network: Any, pixels: Tensor) -> Reconstruction:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            codes = tokenizer.encode_pixels(pixels)
-        return players.paint(painter, pixels, codes)
+            codes = setup.tokenizer.encode_pixels(pixels)
+        return reconstruct(network, pixels, codes)
 
-    perceptual = artefact.sha256(Path(params.lpips_vgg16)) if params.lpips_vgg16 else ""
-    inputs = [sources.images, sources.encoder, sources.codebook]
-    with distributed.process_group(), scratch(f"decoder-{out.name}", params, inputs, perceptual) as work:
-        game = Game(
-            f"decoder {out.name}", network, reconstruct, players.opponent,
-            encoder, splits, params, machine, work, device,
+    vgg16_hash = artifact.sha256(Path(params.lpips_vgg16)) if params.lpips_vgg16 else ""
+    sources = [inputs.images, inputs.encoder, inputs.codebook]
+    with process_group(), artifact.scratch(inputs.out, params, sources, vgg16_hash) as work:
+        trainer = GanTrainer(
+            f"decoder {inputs.out.name}", network, encode_and_reconstruct, adversarial,
+            setup.encoder, setup.splits, params, setup.machine, work, device,
         )  # fmt: skip
-        game.play()
+        trainer.train()
         if distributed.rank() == 0:
-            game.write_report(report)
-            with artefact.new_artefact(out, "decoder", {**facts, **players.facts}) as folder:
-                artefact.save_tensors(folder / "model.safetensors", network.state_dict())
-        distributed.barrier()
+            trainer.write_report(inputs.report)
+            with artifact.new_artifact(inputs.out, "decoder", config) as folder:
+                save_tensors(folder / "model.safetensors", network.state_dict())
+        barrier()

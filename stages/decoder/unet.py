@@ -1,26 +1,23 @@
-"""A U-Net for velocities: an image, a time and a grid of latents -> an image; after ADM (Dhariwal and Nichol 2021).
+"""U-Net from an image, a time and a grid of latents to an image, after ADM (Dhariwal and Nichol 2021).
 
-    x_t ─► level ─► down ─► level ─► … ─► level ─► up ─► level ─► v        a level's output also skips across
-            latents: beside x_t in channels (concat), or in every AdaGN, resized to its level (adagn)
+    x_t ─► level ─► down ─► level ─► … ─► level ─► up ─► level ─► output   skip connections between equal levels
+            latents: concatenated with x_t (concat), or in every AdaGN, resized to its level (adagn)
 
-Only convolutions: the same weights run at any image size that the levels divide, with latents of any grid.
+It is convolutional: the same weights run at any image size that the levels divide, with latents of any grid.
 """
-
-from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Conditioning = Literal["concat", "adagn"]
+from stages.decoder.params import Conditioning
 
 
 class TimeEmbedding(nn.Module):
-    """float [B] from 0 to 1 -> [B, width, 1, 1]: sinusoids of 1000 t through two layers."""
+    """float [B] in [0, 1] -> float [B, width, 1, 1]: sinusoids of 1000 t through a two-layer MLP."""
 
     frequencies: Tensor
 
@@ -36,7 +33,7 @@ class TimeEmbedding(nn.Module):
 
 
 class AdaGn(nn.Module):
-    """Group norm whose scale and shift come from an embedding [B, E, 1 or H, 1 or W]; it starts as a plain one."""
+    """Group norm with scale and shift from an embedding [B, E, 1 or H, 1 or W]; initialized to scale 1, shift 0."""
 
     def __init__(self, width: int, embed_dim: int):
         super().__init__()
@@ -50,7 +47,7 @@ class AdaGn(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-activation residual block with AdaGN before its second convolution, which starts at zero."""
+    """Pre-activation residual block with AdaGN; its second convolution is initialized to zero."""
 
     def __init__(self, width_in: int, width: int, embed_dim: int):
         super().__init__()
@@ -65,7 +62,7 @@ class Block(nn.Module):
 
 
 class Level(nn.ModuleList):
-    """Blocks at one size."""
+    """Residual blocks at one size."""
 
     def __init__(self, width_in: int, width: int, blocks: int, embed_dim: int):
         super().__init__(Block(width if n else width_in, width, embed_dim) for n in range(blocks))
@@ -77,7 +74,7 @@ class Level(nn.ModuleList):
 
 
 class UNet(nn.Module):
-    """`widths` are the channels of the coarsest level, then after each doubling; `blocks` residual blocks a level."""
+    """`widths`: channels of the coarsest level, then after each doubling. `blocks`: residual blocks per level."""
 
     def __init__(self, latent_dim: int, widths: list[int], blocks: int, conditioning: Conditioning):
         super().__init__()
@@ -115,7 +112,7 @@ class UNet(nn.Module):
 
 
 def resized(latents: Tensor, side: int) -> Tensor:
-    """float [B, D, grid, grid] -> [B, D, side, side]: nearest where it grows, area averages where it shrinks."""
+    """float [B, D, grid, grid] -> float [B, D, side, side]: nearest neighbor to enlarge, area average to shrink."""
     if side >= latents.shape[-1]:
         return F.interpolate(latents, size=side, mode="nearest")
     return F.adaptive_avg_pool2d(latents, side)

@@ -1,47 +1,42 @@
-"""Read feature shards: the features of any images of a split by number, one file read each."""
-
-from __future__ import annotations
+"""Read feature shards: the features of any images of a split by number, or of all in order."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stages.core import shards
-from stages.data.reader import read_range
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
+from stages.core import artifact
+from stages.core.shards import TarIndex
+
+FIELD = "npy"
 
 
 class FeatureSplit:
-    """The features of one split, in the order of the index; 32 bytes of memory an image, no file kept open.
+    """The features of one split, in the order of the index. A missing or broken shard is a `UserError`.
 
-    A missing or broken shard is a `UserError`.
+    Iterating over it gives float16 [N, D] per image.
     """
 
     def __init__(self, folder: Path, split: str):
-        import numpy as np
-
-        self._paths = shards.shard_paths(folder, "features", split)
-        places = [
-            (int(key), shard, offset, size)
-            for shard, path in enumerate(self._paths)
-            for key, offset, size in shards.members(path, "npy")
-        ]
-        self._places: np.ndarray = np.array(places, np.int64).reshape(-1, 4)
+        self._index = TarIndex(folder, artifact.read_config(folder, "features"), split)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._index)
 
-    def keys(self, indices: np.ndarray) -> list[str]:
-        """The keys of the numbered images: those of the images artefact."""
-        return [f"{key:08d}" for key in self._places[indices, 0].tolist()]
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self._load, range(len(self)))
+
+    def keys(self, indices: np.ndarray | Sequence[int] | slice = slice(None)) -> list[str]:
+        """The keys of the numbered images, of all if none are named: those of the images artifact."""
+        return self._index.keys(indices)
 
     def read(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """float16 [B, N, D] of the numbered images, in that order."""
-        import numpy as np
+        return np.stack([self._load(number) for number in np.asarray(indices).tolist()])
 
-        places = self._places[np.asarray(indices), 1:].tolist()
-        contents = [read_range(self._paths[shard], offset, size) for shard, offset, size in places]
-        return np.stack([np.load(io.BytesIO(content), allow_pickle=False) for content in contents])
+    def _load(self, number: int) -> np.ndarray:
+        try:
+            return np.load(io.BytesIO(self._index.read(number, FIELD)), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise self._index.unreadable(number) from error

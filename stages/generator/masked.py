@@ -1,36 +1,32 @@
 """Masked generation (MaskGIT, Chang et al. 2022; the variant of DiGIT stage 2): all codes at once, in a few steps."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
-from stages.core import masking
-from stages.core.filters import guide
-from stages.generator.model import TokenTransformer
-from stages.generator.noise import noise
-from stages.generator.settings import MaskedSampling
+from stages.core.sampling import guide, masked_loss, masked_nats, sample_maskgit
+from stages.generator.params import MaskedSampling
+from stages.generator.transformer import TokenTransformer, uniforms
 
+CAUSAL = False
 BOUND = "upper"
-loss, nats = masking.loss, masking.nats  # given the class, int64 [B]
+loss, nats = masked_loss, masked_nats  # given the class, int64 [B]
 
 
 @torch.inference_mode()
-def sample(model: TokenTransformer, labels_B: Tensor, settings: MaskedSampling, seed: int, first: int = 0) -> Tensor:
-    """int64 [B, N] codes for the classes asked for. `first`: number of the first sample."""
-    shape = (settings.steps, 2, model.num_patches)
-    uniform = noise(seed, first, len(labels_B), shape, labels_B.device)
-    filters = settings.model_dump(exclude={"guidance", "steps"})
-    return masking.draw_by_steps(
-        lambda codes, at: guided_logits(model, labels_B, codes, at, settings.guidance),
-        uniform, num_codes=model.num_codes, **filters,
+def sample(model: TokenTransformer, labels_B: Tensor, sampling: MaskedSampling, seed: int, first: int = 0) -> Tensor:
+    """int64 [B, N] codes for the given classes. `first`: number of the first sample."""
+    shape = (sampling.steps, 2, model.num_patches)
+    uniform = uniforms(seed, first, len(labels_B), shape, labels_B.device)
+    return sample_maskgit(
+        lambda codes, at: guided_logits(model, labels_B, codes, at, sampling.guidance),
+        uniform, num_codes=model.num_codes, **sampling.model_dump(exclude={"guidance", "steps"}),
     )  # fmt: skip
 
 
 def guided_logits(
     model: TokenTransformer, labels_B: Tensor, codes_BN: Tensor, at_BN: Tensor, guidance: float
 ) -> Tensor:
-    """Logits of the M true positions of `at`, [M, K]; guided by the class if there are any, and by `guidance` not 1."""
+    """Logits [M, K] at the M true positions of `at`; guided if there are classes and `guidance` is not 1."""
     if guidance == 1 or not model.num_classes:
         return model(labels_B, codes_BN, at_BN)
     none = torch.full_like(labels_B, model.num_classes)

@@ -1,223 +1,205 @@
-"""The sections of the decoder study: steps, compression, images side by side, diffusion's ladder."""
-
-from __future__ import annotations
+"""Sections of the studies of decoders: decoding steps, variants of diffusion, transfer to larger images."""
 
 from statistics import variance
-from typing import TYPE_CHECKING, Any
 
-from stages.report import draw, gather, mosaic
-from stages.report.sections import Picture, Section, pictures
+from stages.report import plots
+from stages.report.gather import Metrics, Reports
+from stages.report.plots import Picture, pictures
+from stages.report.sections import Section
 from stages.report.tables import Row, by_protocol, number, protocol_of, spread, tables
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-FIGURES = {
-    "rfid[judge]": "rfid[judge]",
+METRICS = {
+    "rfid[classifier]": "rfid[classifier]",
     "rfid[embedded]": "rfid[embedded]",
     "psnr_db": "PSNR dB",
     "ssim": "SSIM",
     "perceptual": "perceptual",
-    "agreement": "agreement",
+    "class_accuracy": "class accuracy",
 }
-PLOTTED = ("rfid[judge]", "rfid[embedded]", "psnr_db")
-ONESTEP, BASE, SIGMAS = "onestep", "diffusion", 2.0
-JUDGED = ("rfid[judge]", "rfid[embedded]")
+COMPARED = ("rfid[classifier]", "rfid[embedded]")  # also with logarithmic axes
+PLOTTED = (*COMPARED, "psnr_db")
+SIGMAS = 2.0
 BARS = "bars: one deviation over images"
-VERDICTS = (
-    f"Against: the difference in rfid and its deviation, over the same resampled images and between decoding seeds; "
-    f"worse or better beyond {SIGMAS:g} deviations, else undecided. Each was trained once: what another training seed "
-    "would change is not in the spread."
-)
-
-Metrics = dict[str, Any]
 
 
-def study(reports: gather.Reports) -> list[Section]:
-    """What the sweeps found, and the ladder where there is one; empty without sweeps."""
-    found = reports.named("sweep")
-    return [decoders(reports, found), *ladder([*found.values()])] if found else []
+def study(reports: Reports) -> list[Section]:
+    """All decoders at all numbers of steps, and the variants of diffusion if there are any; empty without metrics."""
+    found = reports.metrics("decoding_steps")
+    return [decoding_steps(reports, found), *diffusion_variants(found)] if found else []
 
 
-def decoders(reports: gather.Reports, found: dict[str, Metrics]) -> Section:
+def decoding_steps(reports: Reports, found: dict[str, Metrics]) -> Section:
     """Every decoder at every number of steps: table, plots, the same images through all."""
-    text = (
-        "Val images through tokenizer and decoder. Steps: those of diffusion, MaskGIT steps of masked renderers; * is "
-        "the decoder's own setting, – a kind without it. ± by bootstrap over images; where the decoder draws at "
-        "random, figures are means over decoding seeds, with the deviation between them. rfid is the distance to the "
-        "same images before the tokenizer, perceptual that of the encoder's patch features, which decoders are "
-        "trained for where perceptual_weight is not 0. Bits: of fixed length, tokens an image times log2 of the codes "
-        "that each may be (a generator needs fewer). GFLOP an image is the cost of decoding; images a second are not "
-        f"the same twice and stand in LOG.md (benchmarks/decoders.py). {VERDICTS}"
-    )
-    bases = {one["decoder"]["tokenizer"]: one for one in found.values() if one["decoder"]["name"] == ONESTEP}
+    bases = first_of_kind("onestep", found)
     rows = [
         Row(
-            [*of(metrics), steps_told(metrics, level)],
-            against(metrics, level, bases.get(of(metrics)[0], metrics)) | cells(metrics, level),
-            protocol_of(metrics, "sweep"),
+            [*names_of(metrics), steps_cell(metrics, group)],
+            comparison_cells(metrics, group, bases.get(names_of(metrics)[0], metrics)) | cells(metrics, group),
+            protocol_of(metrics, "decoding_steps"),
         )
         for metrics in found.values()
-        for level in levels(metrics)
+        for group in step_groups(metrics)
     ]
-    groups = by_protocol(found, "sweep")
-    shown = [picture for group in groups for picture in (*plots(group), *mosaic.side_by_side(reports / "sweep", group))]
-    shown += pictures({f"{name}: {told(metrics)}": reports / "sweep" / name / "steps.png"
-                       for name, metrics in found.items()})  # fmt: skip
-    return Section("Decoders", text, tables(["tokenizer", "decoder", "steps"], rows), shown)
+    files = {name: reports.folder("decoding_steps", name) / "steps.png" for name in found}
+    shown = [
+        picture
+        for group in by_protocol(found, "decoding_steps")
+        for picture in (*metric_plots(group), *plots.side_by_side(group, files))
+    ]
+    shown += pictures({f"{name}: {columns_of(metrics)}": files[name] for name, metrics in found.items()})
+    heads = ["tokenizer", "decoder", "steps"]
+    return Section("decoding_steps", "Decoders", {"sigmas": SIGMAS}, tables(heads, rows), shown)
 
 
-def of(metrics: Metrics) -> list[str]:
-    """Whose codes, and which decoder."""
+def first_of_kind(kind: str, found: dict[str, Metrics]) -> dict[str, Metrics]:
+    """{tokenizer: its first decoder of a kind}, in the order of `decoders`."""
+    own = [one for one in found.values() if one["decoder"]["kind"] == kind]
+    return {names_of(one)[0]: one for one in reversed(own)}
+
+
+def names_of(metrics: Metrics) -> list[str]:
+    """Tokenizer and decoder."""
     return [metrics["decoder"]["tokenizer"], metrics["decoder"]["name"]]
 
 
-def levels(metrics: Metrics) -> list[str]:
-    """The groups of figures, from few steps to many."""
+def step_groups(metrics: Metrics) -> list[str]:
+    """The groups of metrics, from few steps to many."""
     return [name for name in metrics if name == "once" or name.startswith("steps_")]
 
 
-def steps_told(metrics: Metrics, level: str) -> str:
+def steps_cell(metrics: Metrics, group: str) -> str:
     """A number of steps as the page shows it."""
-    steps = level.removeprefix("steps_")
-    return "–" if level == "once" else f"{steps} *" if level == own_level(metrics) else steps
+    steps = group.removeprefix("steps_")
+    return "–" if group == "once" else f"{steps} *" if group == own_group(metrics) else steps
 
 
-def own_level(metrics: Metrics) -> str:
-    """The group of figures at the decoder's own setting."""
+def own_group(metrics: Metrics) -> str:
+    """The group of metrics at the decoder's own number of steps."""
     steps = metrics["decoder"].get("steps")
     return "once" if steps is None else f"steps_{steps}"
 
 
-def cells(metrics: Metrics, level: str) -> dict[str, str]:
-    """All scores at one number of steps, and what does not depend on it."""
-    scores = {title: both_spreads(metrics[level], key) for key, title in FIGURES.items() if key in metrics[level]}
-    scores["GFLOP an image"] = f"{metrics[level]['gflop_an_image']:.3g}"
-    codes = metrics["codes"]
+def cells(metrics: Metrics, group: str) -> dict[str, str]:
+    """All metrics at one number of steps, and the sizes of the decoder and of its codes."""
+    own, codes = metrics[group], metrics["codes"]
+    found = {title: both_spreads(own, key) for key, title in METRICS.items() if key in own}
+    found["GFLOP per image"] = f"{own['gflop_per_image']:.3g}"
     sizes = {"parameters": metrics["decoder"]["parameters"], "tokens": codes["tokens"], "K": codes["num_codes"]}
-    return scores | {title: number(size) for title, size in sizes.items()} | {"bits": f"{codes['bits_an_image']:,.0f}"}
+    return found | {title: number(size) for title, size in sizes.items()} | {"bits": f"{codes['bits_per_image']:,.0f}"}
 
 
-def both_spreads(figures: Metrics, key: str) -> str:
-    """A figure with its deviation over images and, if there is one, between decoding seeds."""
-    seeds = figures.get(f"{key}_seed_std")
-    return spread(figures, key) + (f", seeds ± {seeds:.2g}" if seeds is not None else "")
+def both_spreads(metrics: Metrics, key: str) -> str:
+    """A metric with its deviation over images and, if there is one, between decoding seeds."""
+    seeds = metrics.get(f"{key}_seed_std")
+    return spread(metrics, key) + (f", seeds ± {seeds:.2g}" if seeds is not None else "")
 
 
-def told(metrics: Metrics) -> str:
-    """What the columns of a picture are."""
+def columns_of(metrics: Metrics) -> str:
+    """What the columns of steps.png are."""
     columns = protocol_of(metrics, "steps.png")["columns"]
     if columns[-1] == "once":
         return "original, reconstruction"
     return ", ".join(column.replace("steps_", "") for column in columns) + " steps"
 
 
-def plots(group: dict[str, Metrics]) -> list[Picture]:
-    """Scores against steps if a decoder takes any, against bits if tokenizers differ in them."""
-    figures = [key for key in PLOTTED if all(key in one[own_level(one)] for one in group.values())]
+def metric_plots(group: dict[str, Metrics]) -> list[Picture]:
+    """Metrics against steps if a decoder takes any, against bits if tokenizers differ in them."""
+    names = [key for key in PLOTTED if all(key in one[own_group(one)] for one in group.values())]
     shown = []
-    if any(own_level(one) != "once" for one in group.values()):
-        shown += [by_steps(figures, own, tokenizer) for tokenizer, own in by_tokenizer(group).items()]
-    if len({one["codes"]["bits_an_image"] for one in group.values()}) > 1:
-        curves = {FIGURES[key]: against_bits(key, group) for key in figures}
-        caption = f"By compression, at each decoder's own steps; {BARS}"
-        shown.append(Picture(draw.bands(curves, "bits an image", by_ratio, JUDGED), caption))
+    if any(own_group(one) != "once" for one in group.values()):
+        shown += [plot_by_steps(names, own, tokenizer) for tokenizer, own in by_tokenizer(group).items()]
+    if len({one["codes"]["bits_per_image"] for one in group.values()}) > 1:
+        lines = {METRICS[key]: against_bits(key, group) for key in names}
+        caption = f"By bits per image, each decoder at its own number of steps; {BARS}"
+        shown.append(Picture(plots.bands(lines, "bits per image", plots.log2_ticks, COMPARED), caption))
     return shown
 
 
 def by_tokenizer(group: dict[str, Metrics]) -> dict[str, dict[str, Metrics]]:
-    """The group's decoders, of each tokenizer apart."""
+    """The decoders of each tokenizer."""
     found: dict[str, dict[str, Metrics]] = {}
     for name, metrics in group.items():
         found.setdefault(metrics["decoder"]["tokenizer"], {})[name] = metrics
     return found
 
 
-def by_steps(figures: list[str], own: dict[str, Metrics], tokenizer: str) -> Picture:
-    """Scores of one tokenizer's decoders against steps."""
-    lines = {FIGURES[key]: {of(one)[1]: against_steps(key, one, own) for one in own.values()} for key in figures}
-    shown = draw.bands(lines, "decoding steps; flat: a decoder without them", by_ratio, JUDGED)
-    return Picture(shown, f"Codes of {tokenizer}, by steps; {BARS}")
+def plot_by_steps(names: list[str], own: dict[str, Metrics], tokenizer: str) -> Picture:
+    """Metrics of one tokenizer's decoders against steps."""
+    lines = {METRICS[key]: {names_of(one)[1]: against_steps(key, one, own) for one in own.values()} for key in names}
+    shown = plots.bands(lines, "decoding steps; flat: a decoder without steps", plots.log2_ticks, COMPARED)
+    return Picture(shown, f"Codes of {tokenizer}, by decoding steps; {BARS}")
 
 
-def by_ratio(axis: Axes) -> None:
-    """Equal ratios of x at equal distances."""
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter("{x:g}")
-
-
-def against_steps(key: str, metrics: Metrics, group: dict[str, Metrics]) -> draw.Band:
-    """A figure by steps; that of a decoder without steps from the fewest to the most of the others."""
-    numbers = {int(level.removeprefix("steps_")) for one in group.values() for level in levels(one) if level != "once"}
-    numbers = numbers or {1}
-    if own_level(metrics) == "once":
+def against_steps(key: str, metrics: Metrics, group: dict[str, Metrics]) -> plots.Band:
+    """A metric by steps; that of a decoder without steps from the fewest to the most of the others."""
+    numbers = {steps_of(name) for one in group.values() for name in step_groups(one) if name != "once"} or {1}
+    if own_group(metrics) == "once":
         return band(key, [(steps, metrics["once"]) for steps in (min(numbers), max(numbers))])
-    return band(key, [(int(level.removeprefix("steps_")), metrics[level]) for level in levels(metrics)])
+    return band(key, [(steps_of(name), metrics[name]) for name in step_groups(metrics)])
 
 
-def against_bits(key: str, group: dict[str, Metrics]) -> dict[str, draw.Band]:
-    """{decoder and kind of tokenizer: a figure by bits, over the tokenizers of that kind}.
+def steps_of(group: str) -> int:
+    """The number in steps_<number>."""
+    return int(group.removeprefix("steps_"))
 
-    Of those with equal bits, which differ in something else, the first is on the line; others have one of their own.
+
+def against_bits(key: str, group: dict[str, Metrics]) -> dict[str, plots.Band]:
+    """{decoder and kind of tokenizer: a metric by bits, over the tokenizers of that kind}.
+
+    Of tokenizers with equal bits, the first is on the line of its kind; each other one gets a line of its own.
     """
     found: dict[str, list[tuple[float, Metrics]]] = {}
     for metrics in group.values():
-        decoder, bits = metrics["decoder"]["name"], metrics["codes"]["bits_an_image"]
+        decoder, bits = metrics["decoder"]["name"], metrics["codes"]["bits_per_image"]
         name = f"{decoder} of {metrics['codes']['kind']}"
         if any(x == bits for x, _ in found.get(name, [])):
             name = f"{decoder} of {metrics['decoder']['tokenizer']}"
-        found.setdefault(name, []).append((bits, metrics[own_level(metrics)]))
+        found.setdefault(name, []).append((bits, metrics[own_group(metrics)]))
     return {name: band(key, line) for name, line in found.items()}
 
 
-def band(key: str, points: list[tuple[float, Metrics]]) -> draw.Band:
-    """x in order, the figure and its deviation."""
+def band(key: str, points: list[tuple[float, Metrics]]) -> plots.Band:
+    """x in order, the metric and its deviation."""
     points = sorted(points, key=lambda point: point[0])
     return [x for x, _ in points], [one[key] for _, one in points], [one[f"{key}_std"] for _, one in points]
 
 
-def ladder(found: list[Metrics]) -> list[Section]:
-    """Diffusion decoders that differ in one thing from the one of that name; nothing if there is but one."""
-    bases = {one["decoder"]["tokenizer"]: one for one in found if one["decoder"]["name"] == BASE}
-    rungs = [one for one in found if one["decoder"]["kind"] == BASE and one["decoder"]["tokenizer"] in bases]
-    if len(rungs) == len(bases):
+def diffusion_variants(found: dict[str, Metrics]) -> list[Section]:
+    """Decoders of kind diffusion against the first of them in `decoders`; empty if each tokenizer has only one."""
+    bases = first_of_kind("diffusion", found)
+    variants = [one for one in found.values() if one["decoder"]["kind"] == "diffusion"]
+    if len(variants) == len(bases):
         return []
-    text = (
-        f"Each variant differs from `{BASE}` in what its name says (its section in params.yaml). Figures at its own "
-        f"steps. {VERDICTS} In epsilon-VAE's own ladder (ImageNet, 128 px) rectified flow after DDPM, logit-normal "
-        "times, the perceptual and the adversarial term, the scale .6 and log spacing each lowered rFID; AdaGN did as "
-        "well as concatenation."
-    )
     rows = [
-        Row(of(one), rung(one, bases[one["decoder"]["tokenizer"]]), protocol_of(one, "sweep"))
-        for one in sorted(rungs, key=lambda one: (of(one)[0], of(one)[1] != BASE))
+        Row(names_of(one), variant_cells(one, bases[names_of(one)[0]]), protocol_of(one, "decoding_steps"))
+        for one in variants
     ]
-    return [Section("Ladder of the diffusion decoder", text, tables(["tokenizer", "variant"], rows))]
+    facts = {"sigmas": SIGMAS, "bases": sorted({names_of(one)[1] for one in bases.values()})}
+    title = "Variants of the diffusion decoder"
+    return [Section("diffusion_variants", title, facts, tables(["tokenizer", "variant"], rows))]
 
 
-def rung(metrics: Metrics, base: Metrics) -> dict[str, str]:
-    """How a variant's rfid compares, and its figures."""
-    own = metrics[own_level(metrics)]
-    found = against(metrics, own_level(metrics), base)
-    found["steps"] = number(metrics["decoder"]["steps"])
-    found |= {title: both_spreads(own, key) for key, title in FIGURES.items() if key in own}
-    return found
+def variant_cells(metrics: Metrics, base: Metrics) -> dict[str, str]:
+    """How a variant's rfid compares, and its metrics at its own number of steps."""
+    own = metrics[own_group(metrics)]
+    found = comparison_cells(metrics, own_group(metrics), base) | {"steps": number(metrics["decoder"]["steps"])}
+    return found | {title: both_spreads(own, key) for key, title in METRICS.items() if key in own}
 
 
-def against(metrics: Metrics, level: str, base: Metrics) -> dict[str, str]:
-    """How rfid at a number of steps compares with another decoder's; nothing under another protocol."""
-    protocol = protocol_of(metrics, "sweep")
-    if metrics is base or protocol != protocol_of(base, "sweep"):
+def comparison_cells(metrics: Metrics, group: str, base: Metrics) -> dict[str, str]:
+    """How rfid at a number of steps compares with another decoder's; empty under another protocol."""
+    protocol = protocol_of(metrics, "decoding_steps")
+    if metrics is base or protocol != protocol_of(base, "decoding_steps"):
         return {}
     seeds = len(protocol["decoding_seeds"])
-    own, other, name = metrics[level], base[own_level(base)], base["decoder"]["name"]
-    return {f"{key}: against {name}": verdict(own, other, key, seeds) for key in JUDGED if key in own}
+    own, other, name = metrics[group], base[own_group(base)], base["decoder"]["name"]
+    return {f"{key}: against {name}": verdict(own, other, key, seeds) for key in COMPARED if key in own}
 
 
 def verdict(own: Metrics, other: Metrics, key: str, seeds: int) -> str:
-    """How much more the figure is, with its deviation, and: better | worse | undecided. Less is better.
+    """better, worse or undecided, where less is better, with the difference and its standard deviation.
 
-    Deviations are of the difference of bootstrap draws, which are of the same images, and of means over `seeds`.
+    Its variance is that of the paired differences of bootstrap draws plus those of both means over `seeds`.
     """
     pairs = zip(own["bootstrap"][key], other["bootstrap"][key], strict=True)
     variances = [variance(mine - theirs for mine, theirs in pairs)]
@@ -225,3 +207,31 @@ def verdict(own: Metrics, other: Metrics, key: str, seeds: int) -> str:
     gain, noise = other[key] - own[key], sum(variances) ** 0.5
     said = "undecided" if abs(gain) <= SIGMAS * noise else "better" if gain > 0 else "worse"
     return f"{said}: {-gain:+.3g} ± {noise:.2g}"
+
+
+def resolution_transfer(reports: Reports) -> Section | None:
+    """Convolutional networks on images larger than those of their training."""
+    found = reports.metrics("resolution_transfer")
+    measured = {name: metrics for name, metrics in found.items() if "skipped" not in metrics}
+    facts = {"measured": bool(measured), "skipped": [one["skipped"] for one in found.values() if "skipped" in one]}
+    rows: dict[tuple[str, str], Row] = {}
+    for one in measured.values():
+        for key, name in (("decoder", one["name"]), ("joint", "joint")):
+            label = (one["tokenizer"], name)
+            rows.setdefault(label, Row([*label], scale_cells(one[key]), protocol_of(one, "resolution_transfer")))
+    shown = pictures({
+        f"{name}: at each scale the original, this decoder, the joint decoder":
+            reports.folder("resolution_transfer", name) / "pictures" / "scales.png"
+        for name in measured
+    })  # fmt: skip
+    shared = tables(["tokenizer", "decoder"], [*rows.values()])
+    return Section("resolution_transfer", "Resolution transfer", facts, shared, shown) if found else None
+
+
+def scale_cells(scales: Metrics) -> dict[str, str]:
+    """PSNR and SSIM, scale by scale."""
+    return {
+        f"{scale.removeprefix('scale_')}x {title}": spread(metrics, key)
+        for key, title in (("psnr_db", "PSNR dB"), ("ssim", "SSIM"))
+        for scale, metrics in scales.items()
+    }

@@ -1,9 +1,9 @@
-"""What the stages left under reports/: metrics, curves and pictures, of the names that params.yaml asks for.
+"""Metrics, curves and pictures that the stages wrote below reports/, for every name that params.yaml lists.
 
-DVC leaves the folders of a name that is taken out of a list. They are of other code or params, and are not read.
+Stages, matrices and folders are read from dvc.yaml. DVC refuses dvc.yaml as a dependency, so the stage `report` depends
+on the lists and on the folders instead. Folders of names that are no longer listed belong to other code or params and
+are not read.
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -12,59 +12,119 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from stages.core.errors import UserError
 from stages.core.params import load_value
 
 Series = tuple[list[float], list[float]]  # steps, values
-TRAINED = ("pretrain", "codebook", "decoder", "generator")
-MATRICES = {  # stage -> the lists of params.yaml in its matrix of dvc.yaml, a value of each joined by "-" is a name
-    "pretrain": ("pretrained",),
-    **dict.fromkeys(("codebook", "tokens", "anatomy", "stability"), ("tokenizers",)),
-    "ablation": ("ablation.num_codes", "ablation.dims"),
-    "palette": ("decoders",),
-    **dict.fromkeys(("decoder", "evaluate", "sweep", "resolution"), ("tokenizers", "decoders")),
-    **dict.fromkeys(("generator", "samples"), ("tokenizers", "generators")),
-}
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of dvc.yaml by the names of its members; the only member of a stage without a matrix is named ""."""
+
+    items: dict[str, dict[str, str]]  # values in the matrix, such as {"tokenizer": "kmeans"}
+    folders: dict[str, Path]  # where its metrics.json is; empty for a stage without metrics
+    trains: bool  # it logs curves
 
 
 @dataclass(frozen=True)
 class Reports:
-    """The folder `root` below which every stage reports, and {stage with a matrix: its names}."""
+    """The stages, and the params that dvc.lock says they ran with, by dotted key of params.yaml."""
 
-    root: Path
-    names: dict[str, list[str]]
+    stages: dict[str, Stage]
+    params: dict[str, Any]
 
-    def __truediv__(self, path: str) -> Path:
-        return self.root / path
+    def folder(self, stage: str, name: str = "") -> Path:
+        """Where a member of a stage reports."""
+        return self.stages[stage].folders[name]
 
-    def named(self, stage: str) -> dict[str, dict[str, Any]]:
-        """{name: its metrics}, of a stage's names that have any."""
-        found = {name: read_metrics(self / stage / name) for name in self.names[stage]}
+    def metrics(self, stage: str) -> dict[str, Metrics]:
+        """{name: metrics} of the members that have any, in the order of the lists."""
+        found = {name: read_metrics(folder) for name, folder in self.stages[stage].folders.items()}
         return {name: metrics for name, metrics in found.items() if metrics is not None}
 
     def left_out(self) -> list[str]:
-        """The folders of other names."""
-        folders = [folder for stage in self.names for folder in sorted((self / stage).glob("*/"))]
-        return [f"{one.parent.name}/{one.name}" for one in folders if one.name not in self.names[one.parent.name]]
+        """Folders of names that are not listed."""
+        stages = [stage for stage in self.stages.values() if "" not in stage.folders]
+        parents = {folder.parent: stage.folders.values() for stage in stages for folder in stage.folders.values()}
+        others = [one for parent, listed in parents.items() for one in parent.glob("*/") if one not in listed]
+        return sorted(f"{one.parent.name}/{one.name}" for one in others)
 
 
-def read_names(params: Path) -> dict[str, list[str]]:
-    """{stage with a matrix: its names, sorted}."""
-    lists = {key: load_value(key, params) for keys in MATRICES.values() for key in keys}
-    members = {stage: product(*(lists[key] for key in keys)) for stage, keys in MATRICES.items()}
-    return {stage: sorted("-".join(map(str, values)) for values in found) for stage, found in members.items()}
+@dataclass(frozen=True)
+class Evaluation:
+    """A tokenizer with a decoder: metrics of its reconstructions and of its samples, the latter empty without any."""
+
+    tokenizer: str
+    decoder: str
+    reconstruction: Metrics
+    generation: Metrics
+
+    @property
+    def generators(self) -> list[str]:
+        """The generators whose samples were scored."""
+        return [group for group in self.generation if group not in ("tokenizer", "val", "protocol")]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training: its name, {curve: {"train" or "val": series}} and its last picture if it drew any."""
+    """A training: {curve: {"train" or "val": series}}, and its last picture if it drew any."""
 
     name: str
     curves: dict[str, dict[str, Series]]
     picture: Path | None
 
 
-def read_metrics(folder: Path) -> dict[str, Any] | None:
+def read_reports(root: Path, pipeline: Path, params: Path, lock: Path) -> Reports:
+    """The stages of the dvc.yaml `pipeline`, whose folders reports/… are those below `root`."""
+    stages = YAML(typ="safe").load(pipeline)["stages"]
+    found = {name: read_stage(stage, params, root) for name, stage in stages.items()}
+    return Reports(found, used_params(lock, found))
+
+
+def read_stage(stage: dict[str, Any], params: Path, root: Path) -> Stage:
+    """A stage of dvc.yaml with its matrix filled from the lists of params.yaml."""
+    matrix = stage.get("matrix", {})
+    lists = [load_value(given.strip("${}"), params) if isinstance(given, str) else given for given in matrix.values()]
+    chosen = [[str(value) for value in values] for values in product(*lists)]
+    items = {"-".join(values): dict(zip(matrix, values, strict=True)) for values in chosen}
+    metrics = [root / Path(path).relative_to("reports") for path in paths_of(stage, "metrics")]
+    folders = {name: Path(fill(str(path.parent), item)) for name, item in items.items() for path in metrics}
+    return Stage(items, folders, any(path.endswith("plots/metrics") for path in paths_of(stage, "plots")))
+
+
+def paths_of(stage: dict[str, Any], key: str) -> list[str]:
+    """The paths under a key of a stage, which may have options."""
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in stage.get(key, [])]
+
+
+def fill(text: str, item: dict[str, str]) -> str:
+    """A text of dvc.yaml with the values of a member."""
+    return re.sub(r"\$\{item\.(\w+)\}", lambda match: item[match[1]], text)
+
+
+def used_params(lock: Path, stages: dict[str, Stage]) -> dict[str, Any]:
+    """The params of the listed members in DVC's record of their last runs; {} without a record.
+
+    The stage `report` is left out, because its record is of an earlier run. Keys of another file (pretrain.yaml) begin
+    with that file's name.
+    """
+    entries = YAML(typ="safe").load(lock).get("stages", {}) if lock.is_file() else {}
+    found: dict[str, Any] = {}
+    for entry, run in entries.items():
+        stage, _, name = entry.partition("@")
+        if stage == "report" or stage not in stages or name not in stages[stage].items:
+            continue
+        for file, values in run.get("params", {}).items():
+            prefix = "" if file == "params.yaml" else f"{Path(file).stem}."
+            found |= {f"{prefix}{key}": value for key, value in values.items()}
+    return found
+
+
+def read_metrics(folder: Path) -> Metrics | None:
     """A folder's metrics.json, or None."""
     path = folder / "metrics.json"
     if not path.is_file():
@@ -75,37 +135,39 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: not valid JSON ({error}). Run `dvc repro`.") from None
 
 
-def read_evaluations(reports: Reports) -> dict[str, dict[str, Any]]:
-    """The evaluations by name; a report without any has nothing to say."""
-    found = reports.named("evaluate")
-    if not found:
-        names = ", ".join(reports.names["evaluate"])
-        raise UserError(f"{reports / 'evaluate'}: no metrics.json of {names}. Run `dvc repro evaluate` first.")
-    return found
+def read_evaluations(reports: Reports) -> dict[str, Evaluation]:
+    """The evaluations by name; `UserError` without any."""
+    reconstructions, generations = reports.metrics("reconstruction"), reports.metrics("generation")
+    if not reconstructions:
+        missing = ", ".join(map(str, reports.stages["reconstruction"].folders.values()))
+        raise UserError(f"{missing}: no metrics.json. Run `dvc repro reconstruction generation` first.")
+    items = reports.stages["reconstruction"].items
+    return {
+        name: Evaluation(items[name]["tokenizer"], items[name]["decoder"], metrics, generations.get(name, {}))
+        for name, metrics in reconstructions.items()
+    }
 
 
 def read_runs(reports: Reports) -> list[Run]:
     """Every training that left curves, in the order of the pipeline."""
-    runs = [read_run(reports, f"{stage}/{name}") for stage in TRAINED for name in reports.names[stage]]
+    trainings = [(name, stage) for name, stage in reports.stages.items() if stage.trains]
+    runs = [
+        read_run(f"{name}/{member}", folder) for name, stage in trainings for member, folder in stage.folders.items()
+    ]
     return [run for run in runs if run.curves]
 
 
-def read_run(reports: Reports, name: str) -> Run:
-    """The curves and the last picture of one training."""
+def read_run(name: str, folder: Path) -> Run:
+    """The curves and the last picture of one training; a curve in the folder val/ belongs to that of train/."""
     curves: dict[str, dict[str, Series]] = {}
-    folder = reports / name
     root = folder / "plots" / "metrics"
     for path in sorted(root.glob("**/*.tsv")):
-        stem, split = split_name(path.relative_to(root).with_suffix("").as_posix())
-        curves.setdefault(stem, {})[split] = next(iter(read_tsv(path).values()))
+        curve = path.relative_to(root).with_suffix("").as_posix()
+        split, _, rest = curve.partition("/")
+        subject, split = (rest, split) if split in ("train", "val") else (curve, "train")
+        curves.setdefault(subject, {})[split] = next(iter(read_tsv(path).values()))
     pictures = sorted((folder / "pictures").glob("*.png"))
     return Run(name, curves, pictures[-1] if pictures else None)
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """A curve's subject and split: "val_loss", "val/loss" and "loss_val" are the val curve of "loss"."""
-    found = re.fullmatch(r"(?:(train|val)[_/])?(.+?)(?:[_/](train|val))?", name)
-    return (found[2], found[1] or found[3] or "train") if found else (name, "train")
 
 
 def read_tsv(path: Path) -> dict[str, Series]:

@@ -1,218 +1,209 @@
-"""The sections of the page as plain data: tables and pictures with their captions."""
+"""The main sections of the page as plain data: tables and pictures. Their prose is in prose.html, by their key."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from stages.report import draw, gather
-from stages.report.tables import Row, Table, figure_table, number, protocol_of, shared, spread, tables
+from stages.report import plots, verdicts
+from stages.report.gather import Evaluation, Metrics, Reports, read_runs
+from stages.report.plots import Picture, pictures
+from stages.report.tables import Row, Table, comparable, metric_table, number, protocol_of, shared, spread, tables
 
-GROUPS = ("tokenizer", "val", "reconstruction")  # of an evaluation's metrics; the others are generators
-PROBES = {"raw": "raw pixels", "random_twin": "its random twin", "encoder": "the encoder"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture as a data: address, with what it shows."""
-
-    source: str
-    caption: str
+Evaluations = dict[str, Evaluation]
+NOISE_DB = "20"  # SNR at which the table of tokenizers and the verdicts compare noise robustness
+DISTANCES = ("gfid[", "gkid[", "is[", "precision[", "recall[")
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what to read before the figures, tables, pictures; `details` are folded away."""
+    """A heading, tables, pictures, and tables folded away (`details`); `key` names its prose, which shows `facts`."""
 
+    key: str
     title: str
-    text: str
+    facts: dict[str, Any] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     details: list[tuple[str, Table]] = field(default_factory=list)
 
 
-def generators(metrics: dict[str, Any]) -> list[str]:
-    """The generators an evaluation scored."""
-    return [group for group in metrics if group not in (*GROUPS, "protocol")]
-
-
-def headline(evaluations: dict[str, dict[str, Any]]) -> Section:
-    """One row for each tokenizer, decoder and generator."""
+def tokenizers(reports: Reports, evaluations: Evaluations) -> Section:
+    """A row per tokenizer and decoder, and the verdicts below."""
+    noise = {name: noise_robustness(reports, one.tokenizer) for name, one in evaluations.items()}
+    first = next((shared(one["protocol"]) for one in noise.values() if one["protocol"]), "")
     rows = [
-        Row([name, generator], generator_cells(metrics[generator]), protocol_of(metrics, generator))
-        for name, metrics in evaluations.items()
-        for generator in generators(metrics)
+        tokenizer_row(name, one, noise[name] if shared(noise[name]["protocol"]) == first else {})
+        for name, one in evaluations.items()
     ]
-    rows += real_rows(evaluations)
-    text = (
-        "Mean over sampling seeds ± standard deviation between them; of perplexity and bits, the standard error of "
-        "the mean over val images. Agreement: an independent classifier sees the class that was asked for. gfid, "
-        "gkid: distance to real training images; precision and recall: share of samples among real ones, and the "
-        "reverse. Real val images tell what perfect samples would have; fewer images have a larger gfid, and another "
-        "is and recall. In [judge], a space made to part classes, precision was seen to rise as pictures became "
-        "emptier: read it in [embedded]. Perplexity compares generators of one tokenizer; ≤ marks an upper bound, "
-        "unigram what the codes' frequencies alone give. Near copies: share of samples nearer to a training image, by "
-        "their pixels, than 99 % of real val images are; 0.01 is what fresh real images have (with fewer than 99 val "
-        "images, one in their number + 1). Smooth pictures are near to others without being copies: compare with the "
-        "reconstructions of images never trained on, below."
-    )
-    return Section("Generated images", text, tables(["tokenizer-decoder", "generator"], rows))
+    probe_accuracy = (reports.metrics("probe").get("", {})).get("encoder", {}).get("clean", 1.0)
+    candidates = [
+        verdicts.candidate(one, reports.params.get(f"codebook.{one.tokenizer}", {}), noise[name], probe_accuracy)
+        for name, one in evaluations.items()
+    ]
+    facts = {"rules": verdicts, "noise_db": NOISE_DB, "data": reports.params.get("data", {})}
+    shown = [*tables(["tokenizer-decoder"], rows), *verdicts.verdicts(candidates)]
+    return Section("tokenizers", "Tokenizers", facts, shown)
 
 
-def real_rows(evaluations: dict[str, dict[str, Any]]) -> list[Row]:
-    """Real val images scored as if they were samples, once for each protocol."""
+def noise_robustness(reports: Reports, tokenizer: str) -> Metrics:
+    """{change, change_std, …} of a tokenizer at NOISE_DB, and the protocol; empty where it was not measured.
+
+    _std is the root of the summed squares of the deviation between noise seeds and the standard error over val images.
+    """
+    found = reports.metrics("noise_robustness").get(tokenizer, {})
+    metrics = found.get(f"snr_{NOISE_DB}_db", {})
+    stds = {
+        f"{name}_std": (metrics[f"{name}_std"] ** 2 + metrics[f"{name}_image_std"] ** 2) ** 0.5
+        for name in verdicts.ROBUSTNESS
+        if name in metrics
+    }
+    return {**metrics, **stds, "protocol": protocol_of(found, "noise_robustness")}
+
+
+def tokenizer_row(name: str, evaluation: Evaluation, noise: Metrics) -> Row:
+    """One tokenizer's metrics; its protocol is that of its reconstructions and of every generator's samples."""
+    made, facts = evaluation.reconstruction["reconstruction"], evaluation.reconstruction["tokenizer"]
+    usage = made.get("code_usage", {})
+    cells = {"K": number(facts["num_codes"]), "dim": number(facts["dim"])}
+    cells |= {"live": spread(usage, "live_codes"), "entropy nats": spread(usage, "entropy_nats")}
+    space = "classifier" if "rfid[classifier]" in made else "embedded"  # no classifier without classes
+    cells |= {f"rfid[{space}]": spread(made, f"rfid[{space}]"), "PSNR dB": spread(made, "psnr_db")}
+    cells |= {"class accuracy": spread(made, "class_accuracy"), "changed": spread(noise, "change")}
+    cells |= {"changed, foreground": spread(noise, "foreground_change")}
+    protocol: Metrics = {"reconstruction": comparable(protocol_of(evaluation.reconstruction, "reconstruction"))}
+    for generator in evaluation.generators:
+        cells |= generator_summary(generator, evaluation.generation[generator], space)
+        protocol[generator] = comparable(protocol_of(evaluation.generation, generator))
+    return Row([name], cells, protocol)
+
+
+def generator_summary(generator: str, metrics: Metrics, space: str) -> dict[str, str]:
+    """Perplexity, bits, FID, Inception score and class accuracy of one generator."""
+    titles = {"val_perplexity": "ppl", "val_bits_per_image": "bits"}
+    cells = {f"{generator} {title}": cell for title, cell in likelihood_cells(metrics, titles).items()}
+    for title, metric in ((f"gfid[{space}]",) * 2, ("is[classifier]",) * 2, ("class accuracy", "class_accuracy")):
+        cells[f"{generator} {title}"] = spread(metrics, metric)
+    return cells
+
+
+def likelihood_cells(metrics: Metrics, titles: dict[str, str]) -> dict[str, str]:
+    """{title: metric of a generator on val codes}, ≤ before an upper bound; without those that were not measured."""
+    found = metrics.get("likelihood", {})
+    bounded = {key: "≤ " for key in titles if found.get("bound") == "upper" and key != "unigram_perplexity"}
+    return {title: bounded.get(key, "") + spread(found, key) for key, title in titles.items() if key in found}
+
+
+def generated_images(evaluations: Evaluations) -> Section | None:
+    """A row per tokenizer, decoder and generator."""
+    rows = [
+        Row([name, generator], sample_cells(one.generation[generator]), protocol_of(one.generation, generator))
+        for name, one in evaluations.items()
+        for generator in one.generators
+    ]
+    shown = tables(["tokenizer-decoder", "generator"], rows + real_rows(evaluations))
+    return Section("generated_images", "Generated images", {}, shown) if rows else None
+
+
+def real_rows(evaluations: Evaluations) -> list[Row]:
+    """Real val images scored like samples, once per protocol."""
     found: dict[str, Row] = {}
-    for metrics in evaluations.values():
-        real, protocol = metrics["val"].get("as_samples"), protocol_of(metrics, "as_samples")
-        if real:
-            label = ["–", f"{real['images']} real val images"]
-            found.setdefault(shared(protocol), Row(label, generator_cells(real), protocol))
+    for one in evaluations.values():
+        real, protocol = one.generation.get("val", {}), protocol_of(one.generation, "val")
+        if "images" in real:
+            row = Row(["–", f"{real['images']} real val images"], sample_cells(real), protocol)
+            found.setdefault(shared(protocol), row)
     return list(found.values())
 
 
-def generator_cells(figures: dict[str, Any]) -> dict[str, str]:
-    """The headline figures of a generator."""
-    names = [name for name in figures if name.startswith(("gfid[", "gkid[", "is[", "precision[", "recall["))]
-    cells = {name: spread(figures, name) for name in ["agreement", *names] if not name.endswith("_std")}
-    titles = {
-        "val_perplexity": "val perplexity",
-        "unigram_perplexity": "unigram",
-        "val_bits_per_image": "bits an image",
-    }
-    cells |= {title: likelihood_cell(figures, key) for key, title in titles.items() if key in likelihood(figures)}
-    return cells | {"near copies": spread(figures, "near_copies[pixel]")}
+def sample_cells(metrics: Metrics) -> dict[str, str]:
+    """The main metrics of a generator."""
+    names = [name for name in metrics if name.startswith(DISTANCES) and not name.endswith("_std")]
+    cells = {"class accuracy": spread(metrics, "class_accuracy")} | {name: spread(metrics, name) for name in names}
+    titles = {"val_perplexity": "val perplexity", "unigram_perplexity": "unigram perplexity"}
+    cells |= likelihood_cells(metrics, {**titles, "val_bits_per_image": "bits per image"})
+    return cells | {"near copies": spread(metrics, "near_copies[pixel]")}
 
 
-def likelihood(figures: dict[str, Any]) -> dict[str, Any]:
-    """What a generator makes of val codes; empty where that was not measured."""
-    return figures.get("likelihood", {})
-
-
-def likelihood_cell(figures: dict[str, Any], key: str) -> str:
-    """One of these figures; ≤ before what the generator bounds."""
-    bounded = likelihood(figures).get("bound") == "upper" and key != "unigram_perplexity"
-    return ("≤ " if bounded else "") + spread(likelihood(figures), key)
-
-
-def reconstructions(reports: gather.Reports, evaluations: dict[str, dict[str, Any]]) -> Section:
+def reconstructions(reports: Reports, evaluations: Evaluations) -> Section:
     """Val images through tokenizer and decoder."""
     rows = [
-        Row([name], reconstruction_cells(metrics), protocol_of(metrics, "reconstruction"))
-        for name, metrics in evaluations.items()
+        Row([name], reconstruction_cells(one.reconstruction), protocol_of(one.reconstruction, "reconstruction"))
+        for name, one in evaluations.items()
     ]
-    text = (
-        "Val images through the tokenizer and back. rfid: distance to the same images before it. ± is the standard "
-        "error by bootstrap over images."
-    )
-    folders = {name: reports / "evaluate" / name / "pictures" / "reconstructions.png" for name in evaluations}
-    shown = pictures(
-        {f"{name}: rows of originals, each above its reconstructions": path for name, path in folders.items()}
-    )
-    return Section("Reconstructions", text, tables(["tokenizer-decoder"], rows), shown)
+    paths = {
+        f"{name}: rows of originals, each above its reconstructions":
+            reports.folder("reconstruction", name) / "pictures" / "reconstructions.png"
+        for name in evaluations
+    }  # fmt: skip
+    shown = tables(["tokenizer-decoder"], rows)
+    return Section("reconstructions", "Reconstructions", {}, shown, pictures(paths))
 
 
-def reconstruction_cells(metrics: dict[str, Any]) -> dict[str, str]:
-    """The headline figures of reconstructions, with the judge's accuracy on the real images beside the agreement."""
-    figures = metrics["reconstruction"]
-    cells = {"psnr dB": spread(figures, "psnr_db"), "ssim": spread(figures, "ssim")}
-    names = [name for name in figures if name.startswith("rfid[") and not name.endswith("_std")]
-    cells |= {name: spread(figures, name) for name in names}
-    cells |= {"agreement": spread(figures, "agreement"), "judge on real val": spread(metrics["val"], "agreement")}
-    return cells | {"live codes": spread(figures.get("code_usage", {}), "live_codes")}
+def reconstruction_cells(metrics: Metrics) -> dict[str, str]:
+    """The main metrics of reconstructions, with class accuracy on the real images beside theirs."""
+    made = metrics["reconstruction"]
+    cells = {"PSNR dB": spread(made, "psnr_db"), "SSIM": spread(made, "ssim")}
+    names = [name for name in made if name.startswith("rfid[") and not name.endswith("_std")]
+    cells |= {name: spread(made, name) for name in names}
+    cells |= {"class accuracy": spread(made, "class_accuracy")}
+    cells |= {"class accuracy of real val": spread(metrics["val"], "class_accuracy")}
+    return cells | {"live codes": spread(made.get("code_usage", {}), "live_codes")}
 
 
-def samples(reports: gather.Reports, evaluations: dict[str, dict[str, Any]]) -> Iterator[Section]:
-    """Pictures of every generator, and what its nearest training images say."""
-    for name, metrics in evaluations.items():
-        for generator in generators(metrics):
-            folder, what = reports / "evaluate" / name / "pictures", f"{name}, {generator}"
-            shown = pictures({
-                f"{what}: one row a class, first seed, not selected": folder / f"samples-{generator}.png",
-                f"{what}: samples; below each the nearest training image in pixels, then in encoder features":
-                    folder / f"neighbours-{generator}.png",
-            })  # fmt: skip
-            text = (
-                "Distances to the nearest training image, beside those of real val images and of their "
-                "reconstructions. Samples are those of the first seed. Pixel distances are root mean square "
-                "differences of thumbnails, from 0 to 1."
-            )
-            yield Section(f"Samples: {what}", text, [neighbour_table(metrics, generator)], shown)
+def samples(reports: Reports, evaluations: Evaluations) -> list[Section]:
+    """A section per generator: its samples, and their nearest training images."""
+    return [
+        samples_of(reports, name, one, generator) for name, one in evaluations.items() for generator in one.generators
+    ]
 
 
-def neighbour_table(metrics: dict[str, Any], generator: str) -> Table:
-    """Distances to train of samples, real val images and reconstructions; all against one reference."""
-    sets = {"samples": generator, "real val images": "val", "reconstructions": "reconstruction"}
+def samples_of(reports: Reports, name: str, evaluation: Evaluation, generator: str) -> Section:
+    """The pictures of one generator, and distances to train."""
+    folder, what = reports.folder("generation", name) / "pictures", f"{name}, {generator}"
+    shown = pictures({
+        f"{what}: one row per class, first seed, not selected": folder / f"samples-{generator}.png",
+        f"{what}: samples; below each the nearest training image in pixels, then in encoder features":
+            folder / f"neighbors-{generator}.png",
+    })  # fmt: skip
+    return Section("samples", f"Samples: {what}", {}, [neighbor_table(evaluation, generator)], shown)
+
+
+def neighbor_table(evaluation: Evaluation, generator: str) -> Table:
+    """Distances to train of samples, real val images and reconstructions, all against one reference."""
+    made = evaluation.reconstruction
+    sets = {"samples": evaluation.generation[generator], "real val images": made["val"]}
     rows = [
-        [title, space, *(number(figures[key]) for key in ("median", "p01", "p99", "near_copies"))]
-        for title, group in sets.items()
-        for space, figures in metrics[group].get("neighbours", {}).items()
+        [title, space, *(number(distances[key]) for key in ("median", "p01", "p99", "near_copies"))]
+        for title, metrics in {**sets, "reconstructions": made["reconstruction"]}.items()
+        for space, distances in metrics.get("neighbors", {}).items()
     ]
-    whole = protocol_of(metrics, generator)
+    whole = protocol_of(evaluation.generation, generator)
     protocol = {key: value for key, value in whole.items() if key.startswith(("reference", "pixel_px"))}
     return Table(["images", "space", "median", "1 %", "99 %", "near copies"], rows, protocol)
 
 
-def probe(reports: gather.Reports) -> Section | None:
-    """The linear probe."""
-    metrics = gather.read_metrics(reports / "probe")
-    if metrics is None:
-        return None
-    text = (
-        "Accuracy of linear classifiers on val. Moved: trained on clean images, tested under a random affine map each. "
-        "Few: trained on few labels a class, mean ± standard deviation over draws."
-    )
-    shown = pictures({"val images above their moved versions": reports / "probe" / "moved.png"})
-    if "skipped" in metrics:
-        return Section("Encoder probe", f"Skipped: {metrics['skipped']}.", [], shown)
-    titles = {"clean": "clean", "moved": "moved", "few_clean": "few, clean", "few_moved": "few, moved"}
-    rows = [
-        Row(
-            [title],
-            {column: spread(metrics[key], figure) for figure, column in titles.items()},
-            protocol_of(metrics, "probe"),
-        )
-        for key, title in PROBES.items()
-    ]
-    return Section("Encoder probe", text, tables(["features"], rows), shown)
-
-
-def codebooks(reports: gather.Reports) -> Section | None:
+def codebooks(reports: Reports) -> Section | None:
     """Usage of every tokenizer's codes."""
-    found = reports.named("codebook")
-    if not found:
-        return None
-    details = [(f"Codebook {name}", figure_table(metrics, {})) for name, metrics in found.items()]
-    text = "Usage: live codes occur at all; perplexity is the number of codes if all were used alike."
-    return Section("Codebook", text, details=details)
+    details = [(f"Codebook {name}", metric_table(one, {})) for name, one in reports.metrics("codebook").items()]
+    return Section("codebooks", "Codebooks", details=details) if details else None
 
 
-def training(reports: gather.Reports) -> Section | None:
+def training(reports: Reports) -> Section | None:
     """Curves of every training, train and val in one plot where both were logged."""
-    runs = gather.read_runs(reports)
-    if not runs:
-        return None
     shown = []
-    for run in runs:
-        shown.append(Picture(draw.curves(run.curves), f"{run.name}: by step"))
+    for run in read_runs(reports):
+        shown.append(Picture(plots.curves(run.curves), f"{run.name}: by step"))
         shown += pictures({f"{run.name}: {run.picture.stem}": run.picture} if run.picture else {})
-    return Section(
-        "Training", "Curves by optimizer step; train and val share a plot where both were logged.", [], shown
-    )
+    return Section("training", "Training curves", {}, [], shown) if shown else None
 
 
-def everything(evaluations: dict[str, dict[str, Any]]) -> Section:
-    """All figures of every evaluation, each group with its protocol."""
+def all_metrics(evaluations: Evaluations) -> Section:
+    """All metrics of every evaluation, each group with its protocol."""
     details = [
-        (f"{name}: {group}", figure_table(figures, protocol_of(metrics, group)))
-        for name, metrics in evaluations.items()
-        for group, figures in metrics.items()
-        if group != "protocol"
+        (f"{name}, {stage}: {key}", metric_table(metrics[key], protocol_of(metrics, key)))
+        for name, one in evaluations.items()
+        for stage, metrics, groups in (
+            ("reconstruction", one.reconstruction, ["tokenizer", "val", "reconstruction"]),
+            ("generation", one.generation, [*(["val"] if one.generation else []), *one.generators]),
+        )
+        for key in groups
     ]
-    return Section("All figures", "Every figure with the protocol it was made with.", details=details)
-
-
-def pictures(found: dict[str, Path]) -> list[Picture]:
-    """Pictures that are there, by caption."""
-    return [Picture(draw.data_address(path.read_bytes()), caption) for caption, path in found.items() if path.is_file()]
+    return Section("all_metrics", "All metrics", details=details)

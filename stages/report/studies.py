@@ -1,155 +1,225 @@
-"""The sections of the studies: what noise does to codes, convolutions at larger sizes, the toy of PCA and LDA."""
+"""Sections of the studies of encoder and codes: probe, code analysis, ablation, noise robustness, PCA and LDA."""
 
-from __future__ import annotations
+from functools import partial
 
-from typing import Any
+from matplotlib.axes import Axes
 
-from stages.report import draw, gather
-from stages.report.sections import Picture, Section, generators, likelihood, likelihood_cell, pictures
-from stages.report.tables import Row, by_protocol, figure_table, number, protocol_of, spread, tables
+from stages.report import plots
+from stages.report.gather import Evaluation, Metrics, Reports
+from stages.report.plots import Picture, pictures
+from stages.report.sections import Section, likelihood_cells
+from stages.report.tables import Row, by_protocol, metric_table, number, protocol_of, spread, tables
 
-BASELINE = "kmeans"  # the tokenizer to which others are compared
-STABILITY = {
-    "change": "changed",
-    "foreground_change": "on foreground",
-    "code_cosine": "code cosine",
-    "row_cosine": "feature cosine",
+PROBES = {"raw": "raw pixels", "random_twin": "the same network untrained", "encoder": "the encoder"}
+PROBED = {"clean": "clean", "augmented": "augmented", "few_clean": "few, clean", "few_augmented": "few, augmented"}
+DESCRIPTIONS = {  # title of a description -> names of the metrics of class and of color
+    "which code": ("bag", "one_hot"),
+    "code vectors": ("vectors", "vectors"),
+    "continuous features": ("features", "features"),
 }
-TIMES = {"change": "changed", "foreground_change": "on foreground"}  # told as multiples of the baseline's
+ABLATION_PLOTS = {  # group and name of a metric -> title of its plot
+    ("features", "quantization_error"): "share of variance lost",
+    ("class", "bag"): "class from bag of codes",
+    ("lookup", "psnr_db"): "lookup PSNR, dB",
+    ("usage", "entropy_nats"): "entropy of codes, nats",
+}
+ROBUSTNESS = {
+    "change": "changed",
+    "foreground_change": "changed, foreground",
+    "code_cosine": "code cosine",
+    "feature_cosine": "feature cosine",
+}
+RATIOS = ("change", "foreground_change")  # also shown as multiples of the baseline's
 PROJECTIONS = {"pca": "PCA", "lda": "LDA", "bayes": "Bayes limit in the plane"}
 
 
-def stability(reports: gather.Reports) -> Section | None:
-    """Codes under noise: every figure of all tokenizers, level by level, tables and plots by protocol."""
-    found = reports.named("stability")
-    if not found:
+def probe(reports: Reports) -> Section | None:
+    """Linear probes of the encoder."""
+    if (metrics := reports.metrics("probe").get("")) is None:
         return None
-    text = (
-        "Gaussian noise on the pixels of val images, signal-to-noise ratio in dB; mean ± standard deviation between "
-        "noise seeds, then the standard error over images. Changed: share of codes, also of those alone whose patch "
-        f"shows something, and as a multiple of {BASELINE}'s. Cosines: code vectors and features before against after. "
-        "Few or coarse codes change less for that reason alone: compare tokenizers of as many codes and of like PSNR "
-        "or bits an image (both as evaluated, without noise), and know which encoder saw noise in its training. "
-        "Cosines are taken in each tokenizer's own space, so compare levels of one, not tokenizers. Bars in the "
-        "plots: between noise seeds."
-    )
-    groups, kept = by_protocol(found, "stability"), what_codes_keep(reports)
-    rows = [row for group in groups for snr in levels(next(iter(group.values()))) for row in rows_at(snr, group, kept)]
-    shown = [Picture(plot(group), f"{', '.join(group)}: falling signal-to-noise ratio") for group in groups]
-    details = [(f"{name}: noise", figure_table(one, protocol_of(one, "tokenizer"))) for name, one in found.items()]
-    return Section("Noise stability", text, tables(["SNR", "tokenizer", "codes"], rows), shown, details)
+    shown = pictures({"val images above their augmented versions": reports.folder("probe") / "augmented.png"})
+    facts = {"skipped": metrics.get("skipped", "")}
+    rows = [
+        Row(
+            [title],
+            {column: spread(metrics[key], name) for name, column in PROBED.items()},
+            protocol_of(metrics, "probe"),
+        )
+        for key, title in PROBES.items()
+        if key in metrics
+    ]
+    return Section("probe", "Encoder probe", facts, tables(["features"], rows), shown)
 
 
-def levels(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """{level as the page shows it: figures}."""
-    return {f"{snr:g} dB": metrics[f"snr_{snr:g}_db"] for snr in protocol_of(metrics, "stability")["snrs_db"]}
+def code_analysis(reports: Reports) -> Section | None:
+    """What the codes of every tokenizer mean: linear probes, lookup, galleries, t-SNE."""
+    if not (found := reports.metrics("code_analysis")):
+        return None
+    rows = [
+        Row([name, title], probe_cells(one, *keys), protocol_of(one, "code_analysis"))
+        for name, one in found.items()
+        for title, keys in DESCRIPTIONS.items()
+    ]
+    lookups = [Row([name], lookup_cells(one), protocol_of(one, "code_analysis")) for name, one in found.items()]
+    folders = {name: reports.folder("code_analysis", name) for name in found}
+    shown = pictures({
+        f"{name}: {caption}": folder / file
+        for name, folder in folders.items()
+        for caption, file in (("gallery of codes", "gallery.png"), ("t-SNE of features and code vectors", "tsne.png"))
+    })  # fmt: skip
+    both = [*tables(["tokenizer", "probe of"], rows), *tables(["tokenizer"], lookups)]
+    return Section("code_analysis", "Code analysis", {}, both, shown)
 
 
-def what_codes_keep(reports: gather.Reports) -> dict[str, dict[str, str]]:
-    """{tokenizer: PSNR of each decoder, bits an image of each generator}, of those that were evaluated."""
-    kept: dict[str, dict[str, str]] = {}
-    for name, metrics in reports.named("evaluate").items():
-        tokenizer = metrics["tokenizer"]["name"]
-        cells = kept.setdefault(tokenizer, {})
-        cells[f"{name.removeprefix(f'{tokenizer}-')} PSNR dB"] = spread(metrics["reconstruction"], "psnr_db")
-        cells |= {
-            f"{generator} bits": likelihood_cell(metrics[generator], "val_bits_per_image")
-            for generator in generators(metrics)
-            if likelihood(metrics[generator])
-        }
-    return kept
+def probe_cells(metrics: Metrics, of_class: str, of_color: str) -> dict[str, str]:
+    """Class and color from one description; without classes or colors, a dash."""
+    return {"class": spread(metrics["class"], of_class), "color R²": spread(metrics["color"], of_color)}
 
 
-def rows_at(snr: str, group: dict[str, dict[str, Any]], kept: dict[str, dict[str, str]]) -> list[Row]:
-    """One row for each tokenizer of one protocol: figures at a level, changes over the baseline's, what codes keep."""
-    base = levels(group[BASELINE])[snr] if BASELINE in group and len(group) > 1 else {}
+def usage_cells(usage: Metrics) -> dict[str, str]:
+    """Usage of codes on val."""
+    titles = {"live_codes": "live codes", "entropy_nats": "entropy nats", "perplexity": "perplexity"}
+    return {title: number(usage[key]) for key, title in titles.items()}
+
+
+def lookup_cells(metrics: Metrics) -> dict[str, str]:
+    """Usage on val and PSNR of the lookup."""
+    cells = usage_cells(metrics["usage"]) | {"lookup PSNR dB": spread(metrics["lookup"], "psnr_db")}
+    return cells | {"one patch for all, dB": spread(metrics["lookup"], "one_patch_psnr_db")}
+
+
+def ablation(reports: Reports) -> Section | None:
+    """Codebook size x dimension: a row and a point per cell."""
+    if not (named := reports.metrics("ablation")):
+        return None
+    found = sorted(named.values(), key=lambda cell: (cell["dim"], cell["num_codes"]))
+    rows = [
+        Row([number(one["num_codes"]), number(one["dim"])], ablation_cells(one), protocol_of(one, "ablation"))
+        for one in found
+    ]
+    shown = [Picture(ablation_plot(found), "By codebook size, one line per dimension")]
+    return Section("ablation", "Codebook size and dimension", {}, tables(["K", "dim"], rows), shown)
+
+
+def ablation_cells(cell: Metrics) -> dict[str, str]:
+    """The metrics of one cell."""
+    features = cell["features"]
+    cells = usage_cells(cell["usage"]) | {"variance lost": number(features["quantization_error"])}
+    cells |= {"left out": number(features["projection_error"]), "class from bag": spread(cell["class"], "bag")}
+    return cells | {"lookup PSNR dB": spread(cell["lookup"], "psnr_db")}
+
+
+def ablation_plot(cells: list[Metrics]) -> str:
+    """A plot per metric that all cells have, a line per dimension; a picture's address."""
+    panels = {key: title for key, title in ABLATION_PLOTS.items() if all(key[1] in cell[key[0]] for cell in cells)}
+    dims = sorted({cell["dim"] for cell in cells})
+    found = {
+        title: {f"{dim} dims": ablation_line([cell for cell in cells if cell["dim"] == dim], *key) for dim in dims}
+        for key, title in panels.items()
+    }
+    return plots.bands(found, "K", partial(sizes_as_ticks, sorted({cell["num_codes"] for cell in cells})))
+
+
+def ablation_line(cells: list[Metrics], group: str, name: str) -> plots.Band:
+    """One metric against K, with its deviations."""
+    own = [cell[group] for cell in cells]
+    return [cell["num_codes"] for cell in cells], [one[name] for one in own], [one.get(f"{name}_std", 0) for one in own]
+
+
+def sizes_as_ticks(sizes: list[int], axis: Axes) -> None:
+    """The codebook sizes on a logarithmic axis."""
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sizes, [str(size) for size in sizes])
+    axis.minorticks_off()
+
+
+def noise_robustness(reports: Reports, evaluations: dict[str, Evaluation]) -> Section | None:
+    """Codes under noise: every metric of all tokenizers, SNR by SNR; tables and plots by protocol."""
+    if not (found := reports.metrics("noise_robustness")):
+        return None
+    baseline, groups = baseline_of(reports, evaluations), by_protocol(found, "noise_robustness")
+    kept = {name: evaluation_cells(evaluations, name) for name in found}
+    rows = [
+        row for one in groups for snr in levels(next(iter(one.values()))) for row in rows_at(snr, one, kept, baseline)
+    ]
+    shown = [Picture(noise_plot(group), f"{', '.join(group)}: by signal-to-noise ratio") for group in groups]
+    details = [(f"{name}: noise", metric_table(one, protocol_of(one, "tokenizer"))) for name, one in found.items()]
+    shared = tables(["SNR", "tokenizer", "codes"], rows)
+    return Section("noise_robustness", "Noise robustness", {"baseline": baseline}, shared, shown, details)
+
+
+def baseline_of(reports: Reports, evaluations: dict[str, Evaluation]) -> str:
+    """The first tokenizer of kind kmeans on a trained encoder, with which others are compared; empty without one."""
+    kinds = {one.tokenizer: one.reconstruction["tokenizer"]["kind"] for one in evaluations.values()}
+    untrained = {name for name in kinds if reports.params.get(f"codebook.{name}", {}).get("encoder") == "random"}
+    return next((name for name, kind in kinds.items() if kind == "kmeans" and name not in untrained), "")
+
+
+def levels(metrics: Metrics) -> dict[str, Metrics]:
+    """{SNR as the page shows it: metrics}."""
+    return {f"{snr:g} dB": metrics[f"snr_{snr:g}_db"] for snr in protocol_of(metrics, "noise_robustness")["snrs_db"]}
+
+
+def evaluation_cells(evaluations: dict[str, Evaluation], tokenizer: str) -> dict[str, str]:
+    """PSNR by each decoder and bits per image by each generator, as evaluated."""
+    cells: dict[str, str] = {}
+    for one in (one for one in evaluations.values() if one.tokenizer == tokenizer):
+        cells[f"{one.decoder} PSNR dB"] = spread(one.reconstruction["reconstruction"], "psnr_db")
+        for generator in one.generators:
+            cells |= likelihood_cells(one.generation[generator], {"val_bits_per_image": f"{generator} bits"})
+    return cells
+
+
+def rows_at(snr: str, group: dict[str, Metrics], kept: dict[str, dict[str, str]], baseline: str) -> list[Row]:
+    """A row per tokenizer of one protocol: metrics at an SNR, changes relative to the baseline's, what codes keep."""
+    base = levels(group[baseline])[snr] if baseline in group and len(group) > 1 else {}
     rows = []
     for name, metrics in group.items():
-        figures = levels(metrics)[snr]
-        cells = {title: both_spreads(figures, key) for key, title in STABILITY.items()}
+        own = levels(metrics)[snr]
+        cells = {title: both_spreads(own, key) for key, title in ROBUSTNESS.items()}
         cells |= {
-            f"{title} ÷ {BASELINE}": number(figures[key] / base[key])
-            for key, title in TIMES.items()
-            if base.get(key) and key in figures
+            f"{ROBUSTNESS[key]} ÷ {baseline}": number(own[key] / base[key])
+            for key in RATIOS
+            if base.get(key) and key in own
         }
-        cells |= kept.get(name, {})
         codes = number(protocol_of(metrics, "tokenizer")["num_codes"])
-        rows.append(Row([snr, name, codes], cells, protocol_of(metrics, "stability")))
+        rows.append(Row([snr, name, codes], cells | kept[name], protocol_of(metrics, "noise_robustness")))
     return rows
 
 
-def both_spreads(figures: dict[str, float], key: str) -> str:
-    """A figure with its deviation between noise seeds and its standard error over images."""
-    return spread(figures, key) + (f", images ± {figures[f'{key}_image_std']:.2g}" if key in figures else "")
+def both_spreads(metrics: Metrics, key: str) -> str:
+    """A metric with its deviation between noise seeds and its standard error over images."""
+    return spread(metrics, key) + (f", images ± {metrics[f'{key}_image_std']:.2g}" if key in metrics else "")
 
 
-def plot(group: dict[str, dict[str, Any]]) -> str:
-    """One plot a figure with a line for each tokenizer, as an address."""
-    found = {title: {name: band(key, one) for name, one in group.items()} for key, title in STABILITY.items()}
-    return draw.bands(found, "SNR, dB", lambda axis: axis.invert_xaxis())
+def noise_plot(group: dict[str, Metrics]) -> str:
+    """A plot per metric with a line per tokenizer, as an address."""
+    found = {title: {name: noise_band(key, one) for name, one in group.items()} for key, title in ROBUSTNESS.items()}
+    return plots.bands(found, "SNR, dB", lambda axis: axis.invert_xaxis())
 
 
-def band(figure: str, metrics: dict[str, Any]) -> draw.Band:
-    """The levels at which the figure is known, its means and its deviations."""
-    snrs = protocol_of(metrics, "stability")["snrs_db"]
-    known = [(snr, one) for snr, one in zip(snrs, levels(metrics).values(), strict=True) if figure in one]
-    return [snr for snr, _ in known], [one[figure] for _, one in known], [one[f"{figure}_std"] for _, one in known]
+def noise_band(name: str, metrics: Metrics) -> plots.Band:
+    """The SNRs at which a metric is known, its means and its deviations."""
+    snrs = protocol_of(metrics, "noise_robustness")["snrs_db"]
+    known = [(snr, one) for snr, one in zip(snrs, levels(metrics).values(), strict=True) if name in one]
+    return [snr for snr, _ in known], [one[name] for _, one in known], [one[f"{name}_std"] for _, one in known]
 
 
-def resolution(reports: gather.Reports) -> Section | None:
-    """Convolutions at larger sizes than those of their training."""
-    found = reports.named("resolution")
-    measured = {name: metrics for name, metrics in found.items() if "skipped" not in metrics}
-    left_out = "; ".join(metrics["skipped"] for metrics in found.values() if "skipped" in metrics)
-    if not measured:
-        return Section("Larger images", f"Nothing to measure: {left_out}.") if left_out else None
-    text = (
-        "Convolutional tokenizers and decoders at multiples of the size that they were trained at; joint is a "
-        "tokenizer's own decoder, trained with it. Scenes are rendered again at the larger size, with real detail; "
-        "other images are enlarged and have none. ± by bootstrap over images."
-    ) + (f" Left out: {left_out}." if left_out else "")
-    rows: dict[tuple[str, str], Row] = {}
-    for metrics in measured.values():
-        for key, name in (("decoder", metrics["name"]), ("joint", "joint")):
-            label = (metrics["tokenizer"], name)
-            rows.setdefault(label, Row([*label], scale_cells(metrics[key]), protocol_of(metrics, "resolution")))
-    paths = {name: reports / "resolution" / name / "pictures" / "scales.png" for name in measured}
-    shown = pictures({f"{name}: at each scale the original, its own image, that of the joint decoder": path
-                      for name, path in paths.items()})  # fmt: skip
-    return Section("Larger images", text, tables(["tokenizer", "decoder"], [*rows.values()]), shown)
-
-
-def scale_cells(scales: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """PSNR and SSIM, scale by scale."""
-    return {
-        f"{scale.removeprefix('scale_')}x {title}": spread(figures, key)
-        for key, title in (("psnr_db", "PSNR dB"), ("ssim", "SSIM"))
-        for scale, figures in scales.items()
-    }
-
-
-def projection(reports: gather.Reports) -> Section | None:
-    """Accuracy after PCA and LDA under noise, a table for each case."""
-    metrics = gather.read_metrics(reports / "projection")
-    if metrics is None:
+def pca_vs_lda(reports: Reports) -> Section | None:
+    """Accuracy after PCA and LDA under noise, a table per case."""
+    if (metrics := reports.metrics("pca_vs_lda").get("")) is None:
         return None
-    text = (
-        "A toy: two Gaussian classes in a plane, projected to one dimension by PCA or LDA, fitted on clean points; "
-        "accuracy on test points with noise of deviation σ, mean ± standard deviation between seeds. Where the classes "
-        "differ at a right angle to where they vary most, PCA sees nothing and LDA is as good as can be. Where they do "
-        "not, the direction that is best for clean points is not the best for noisy ones, and PCA can come out ahead."
-    )
     rows = [row for case in metrics["protocol"] for row in case_rows(case, metrics[case["of"]])]
-    shown = pictures({"points, directions and accuracy": reports / "projection" / "projection.png"})
-    return Section("PCA and LDA under noise", text, tables(["case", "projection"], rows), shown)
+    shown = pictures({"points, directions and accuracy": reports.folder("pca_vs_lda") / "pca_vs_lda.png"})
+    return Section("pca_vs_lda", "PCA and LDA under noise", {}, tables(["case", "projection"], rows), shown)
 
 
-def case_rows(case: dict[str, Any], figures: dict[str, dict[str, float]]) -> list[Row]:
-    """The projections of one case, level by level."""
+def case_rows(case: Metrics, metrics: Metrics) -> list[Row]:
+    """The projections of one case, with a column per deviation of the noise."""
     return [
         Row(
             [case["of"], title],
-            {f"σ {sigma:g}": spread(figures[key], f"sigma_{sigma:g}") for sigma in case["noise_sigmas"]},
+            {f"σ {sigma:g}": spread(metrics[key], f"sigma_{sigma:g}") for sigma in case["noise_sigmas"]},
             case,
         )
         for key, title in PROJECTIONS.items()

@@ -1,28 +1,26 @@
-"""Figures as tables. Rows share a table only if their protocols agree."""
-
-from __future__ import annotations
+"""Metrics as tables. Rows share a table only if their protocols agree."""
 
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
-# What may differ between rows of one table: whose figures they are, and what is being compared.
+# What may differ between the rows of one table: the group that was measured, and what is being compared.
 MAY_DIFFER = ("of", "sampler", "seeds")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are texts; `protocol` and `note` stand beside the table."""
+    """Cells are texts. `differs` names the keys in which its protocol differs from that of the table above."""
 
     columns: list[str]
     rows: list[list[str]]
     protocol: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
+    differs: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row before it has a table: its label, its cells by column and the protocol they were made with."""
+    """A row before it is put into a table: its label, its cells by column and the protocol of its metrics."""
 
     label: list[str]
     cells: dict[str, str]
@@ -34,31 +32,31 @@ def number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def spread(figures: dict[str, Any], key: str) -> str:
-    """A figure with its standard deviation where it has one; a dash where there is no figure."""
-    if key not in figures:
+def spread(metrics: dict[str, Any], key: str) -> str:
+    """A metric with its standard deviation where it has one; a dash where it is missing."""
+    if key not in metrics:
         return "–"
-    std = figures.get(f"{key}_std")
-    return number(figures[key]) + (f" ± {std:.2g}" if std is not None else "")
+    std = metrics.get(f"{key}_std")
+    return number(metrics[key]) + (f" ± {std:.2g}" if std is not None else "")
 
 
 def protocol_of(metrics: dict[str, Any], group: str) -> dict[str, Any]:
-    """The protocol entry of a group of figures; empty if it has none."""
+    """The protocol entry of a group of metrics; empty if it has none."""
     return next((entry for entry in metrics.get("protocol", []) if entry["of"] == group), {})
 
 
 def comparable(protocol: dict[str, Any]) -> dict[str, Any]:
-    """The part of a protocol that rows of a table must share."""
+    """The part of a protocol that the rows of a table must share."""
     return {key: value for key, value in protocol.items() if key not in MAY_DIFFER}
 
 
 def shared(protocol: dict[str, Any]) -> str:
-    """That part as a text, equal for figures that may be compared."""
+    """The result of `comparable` as text: equal for metrics that may be compared."""
     return json.dumps(comparable(protocol), sort_keys=True)
 
 
 def by_protocol(found: dict[str, dict[str, Any]], of: str) -> list[dict[str, dict[str, Any]]]:
-    """Metrics by name, in the groups whose figures `of` may be compared."""
+    """Metrics by name, in groups whose entries `of` agree."""
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for name, metrics in found.items():
         groups.setdefault(shared(protocol_of(metrics, of)), {})[name] = metrics
@@ -66,34 +64,32 @@ def by_protocol(found: dict[str, dict[str, Any]], of: str) -> list[dict[str, dic
 
 
 def tables(heads: list[str], rows: list[Row]) -> list[Table]:
-    """One table for each protocol, each with a note on what sets it apart from the first."""
+    """One table per protocol, each with its differences from the first."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(shared(row.protocol), []).append(row)
-    first = next(iter(groups.values()))[0].protocol if groups else {}
-    return [table_of(heads, own, difference(first, own[0].protocol)) for own in groups.values()]
+    first = rows[0].protocol if rows else {}
+    return [table_of(heads, own, differences(first, own[0].protocol)) for own in groups.values()]
 
 
-def table_of(heads: list[str], rows: list[Row], note: str) -> Table:
-    """Rows of one protocol; a column is there if any row fills it."""
-    columns = list(dict.fromkeys(column for row in rows for column in row.cells))
+def table_of(heads: list[str], rows: list[Row], differs: list[str]) -> Table:
+    """Rows of one protocol; a column is there if any row fills it, in the order of the row that fills most."""
+    by_cells = sorted(rows, key=lambda row: -len(row.cells))
+    columns = list(dict.fromkeys(column for row in by_cells for column in row.cells))
     cells = [row.label + [row.cells.get(column, "–") for column in columns] for row in rows]
-    return Table(heads + columns, cells, comparable(rows[0].protocol), note)
+    return Table(heads + columns, cells, comparable(rows[0].protocol), differs)
 
 
-def difference(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """What differs between two protocols, as a warning; empty if nothing does."""
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The keys in which two protocols differ."""
     one, other = comparable(one), comparable(other)
-    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-    if not keys:
-        return ""
-    return f"Another protocol: not comparable with the table above. It differs in {', '.join(keys)}."
+    return [key for key in {**one, **other} if one.get(key) != other.get(key)]
 
 
-def flat(figures: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested figures with dotted names; lists (protocols) left out."""
+def flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested metrics with dotted names; lists (protocols) left out."""
     found: dict[str, Any] = {}
-    for key, value in figures.items():
+    for key, value in metrics.items():
         if isinstance(value, dict):
             found |= flat(value, f"{prefix}{key}.")
         elif not isinstance(value, list):
@@ -101,12 +97,12 @@ def flat(figures: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def figure_table(figures: dict[str, Any], protocol: dict[str, Any]) -> Table:
-    """All figures of one group, one a row, each with its standard deviation."""
-    values = flat(figures)
+def metric_table(metrics: dict[str, Any], protocol: dict[str, Any]) -> Table:
+    """All metrics of one group, one per row, each with its standard deviation."""
+    values = flat(metrics)
     names = [name for name in values if not name.endswith("_std")]
     cells = {name: values[name] if isinstance(values[name], str) else spread(values, name) for name in names}
-    return Table(["figure", "value"], [[name, cell] for name, cell in cells.items()], protocol)
+    return Table(["metric", "value"], [[name, cell] for name, cell in cells.items()], protocol)
 
 
 def protocol_lines(protocol: dict[str, Any]) -> list[tuple[str, str]]:

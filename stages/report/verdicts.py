@@ -1,183 +1,238 @@
-"""The orderings that the papers expect, or controls, and whether the tokenizers compared show them.
+"""Verdicts: whether a set of tokenizers shows the orderings that the papers expect or that controls test.
 
-A difference counts where it exceeds twice the deviation of a difference of the two figures, each of a single seed;
-else it is undecided. Nothing is said of figures without a spread or made in different ways; of generation, before a
-linear probe reads PROBED of val images from the encoder's features and the judge GATE of both tokenizers'
-reconstructions, and before one of the two generators is LEARNT of the way from chance to always showing the class
-asked for; "at matched rate" or "at matched PSNR", where bits or dB differ by more than MATCHED, or where the
-control's samples have their class by chance; of any other two, where the sizes of their codebooks or the codes of an
-image do.
+Tokenizers take part by their kind and their params, not by their name: those of SEMANTIC kinds against those of PIXEL
+kinds. `encoder: random` and `input_noise` make controls, and so do codebooks of another size: they are compared where
+bits per image or PSNR match. A difference counts above SIGMAS of its standard deviations; each side was trained once.
+The page's section Tokenizers (prose.html) lists the cases without a verdict.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
+from stages.report.gather import Evaluation, Metrics
 from stages.report.tables import Table, protocol_of, shared, spread
 
 SIGMAS = 2.0
-PROBED = 0.6
-GATE = 0.9
-LEARNT = 0.1
-MATCHED = {"rate": 0.1, "psnr": 1.0, "codes": 0.1}  # share of the larger number of bits; dB; share of codes
+MIN_PROBE_ACCURACY = 0.6  # of a linear probe of the encoder's features on val
+MIN_CLASS_ACCURACY = 0.9  # of reconstructions
+MIN_SKILL = 0.1  # of samples: class accuracy rescaled to 0 at chance and 1 at 1
+MAX_DIFFERENCE = {"rate": 0.1, "psnr": 1.0, "sizes": 0.1}  # share of the larger number of bits; dB; share of codes
 
-Metrics = dict[str, Any]
+SEMANTIC, PIXEL = ("kmeans", "cluster", "vqkd"), ("vqgan", "fsq")  # kinds of tokenizers
+GENERATION = {"gfid[classifier]": -1, "class_accuracy": 1, "is[classifier]": 1}  # 1: more is better, -1: less is
+RECONSTRUCTION = {"psnr_db": 1, "rfid[classifier]": -1}
+ROBUSTNESS = {"change": -1, "foreground_change": -1}
+NOISE = "noise_robustness"
+PREFIX = {"": "", "rate": "at matched rate ", "psnr": "at matched PSNR "}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tokenizer with a decoder. Groups of metrics and protocols: reconstruction, noise_robustness, each generator."""
+
+    name: str
+    decoder: str
+    kind: str
+    random_encoder: bool
+    input_noise: float
+    sizes: dict[str, int]  # num_codes, and codes per image
+    probe_accuracy: float  # of the encoder; 1 where it was not measured
+    generators: list[str]
+    groups: dict[str, Metrics]
+    protocols: dict[str, Metrics]
+
+    @property
+    def semantic(self) -> bool:
+        """Its codes are clusters of trained features."""
+        return self.kind in SEMANTIC and not self.random_encoder
+
+    @property
+    def pixel(self) -> bool:
+        """Its codes are learned from clean pixels."""
+        return self.kind in PIXEL and not self.input_noise
+
+    @property
+    def bits(self) -> float:
+        """Bits per image by the first generator with an exact likelihood; 0 without one."""
+        found = (self.groups[name].get("likelihood", {}) for name in self.generators)
+        return next((one["val_bits_per_image"] for one in found if one.get("bound") == "exact"), 0.0)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An ordering of the papers or a control's: `better` before `worse` in the figures of a group of metrics.
-
-    `figures` {name: +1 where more is better, -1 where less is}; `matched` says in what both must be alike: "rate",
-    "psnr" or nothing.
-    """
+    """The claim that `better` beats `worse` in a group of metrics, at equal "rate", "psnr" or, for "", sizes."""
 
     text: str
-    better: str
-    worse: str
+    better: Candidate
+    worse: Candidate
     group: str
-    figures: dict[str, int]
+    metrics: dict[str, int]
     matched: str = ""
 
-
-GENERATION = {"gfid[judge]": -1, "agreement": 1, "is[judge]": 1}
-RECONSTRUCTION = {"psnr_db": 1, "rfid[judge]": -1}
-STABILITY = {"change": -1, "foreground_change": -1}
-SEMANTIC, PIXEL, GENERATORS = ("kmeans", "cluster", "vqkd"), ("vqgan", "fsq"), ("ar", "masked")
-CONTROLS = {"vq_rate": "rate", "vq_psnr": "psnr"}
-TOLD = {"": "", "rate": "at matched rate ", "psnr": "at matched PSNR "}
-CLAIMS = [
-    *(Claim(f"{better} codes generate better than {worse} codes", better, worse, kind, GENERATION)
-      for better in SEMANTIC for worse in PIXEL for kind in GENERATORS),
-    *(Claim(f"{TOLD[like]}{better} codes generate better than {worse} codes", better, worse, kind, GENERATION, like)
-      for worse, like in CONTROLS.items() for better in SEMANTIC for kind in GENERATORS),
-    *(Claim("kmeans codes of trained features generate better than of random ones", "kmeans", "kmeans_random", kind,
-            GENERATION) for kind in GENERATORS),
-    *(Claim(f"{better} codes reconstruct better than {worse} codes", better, worse, "reconstruction", RECONSTRUCTION)
-      for better in PIXEL for worse in SEMANTIC),
-    *(Claim(f"{TOLD[like]}kmeans codes are more stable than {worse} codes", "kmeans", worse, "stability", STABILITY,
-            like)
-      for worse, like in {**dict.fromkeys((*PIXEL, "vqkd", "vq_noise", "kmeans_random"), ""), **CONTROLS}.items()),
-]  # fmt: skip
+    @property
+    def sides(self) -> tuple[Candidate, Candidate]:
+        """Both candidates."""
+        return self.better, self.worse
 
 
-def verdicts(evaluations: dict[str, Metrics], stable: dict[str, Metrics], probed: float) -> list[Table]:
-    """A table for each kind of figures, a row for each ordering whose two tokenizers were evaluated alike.
+def candidate(evaluation: Evaluation, section: dict[str, Any], noise: Metrics, probe_accuracy: float) -> Candidate:
+    """An evaluated tokenizer; `section`: its params, `noise`: its noise robustness with the protocol."""
+    made, drawn = evaluation.reconstruction, evaluation.generation
+    groups = {"reconstruction": made["reconstruction"], **{name: drawn[name] for name in evaluation.generators}}
+    protocols = {name: protocol_of(made if name == "reconstruction" else drawn, name) for name in groups}
+    return Candidate(
+        evaluation.tokenizer, evaluation.decoder, made["tokenizer"]["kind"], section.get("encoder") == "random",
+        section.get("input_noise", 0.0), {name: made["tokenizer"][name] for name in ("num_codes", "codes")},
+        probe_accuracy, evaluation.generators, {**groups, NOISE: noise}, {**protocols, NOISE: noise["protocol"]},
+    )  # fmt: skip
 
-    `stable` are figures under noise with their protocol, by the names of `evaluations`; `probed` is what a linear probe
-    of the encoder's features reads.
-    """
-    by_decoder: dict[str, dict[str, Metrics]] = {}
-    for name, metrics in evaluations.items():
-        tokenizer = metrics["tokenizer"]["name"]
-        protocol = [*metrics.get("protocol", []), {**stable[name]["protocol"], "of": "stability"}]
-        figures = {**metrics, "probed": probed, "stability": stable[name], "protocol": protocol}
-        by_decoder.setdefault(name.removeprefix(f"{tokenizer}-"), {})[tokenizer] = figures
+
+def verdicts(candidates: list[Candidate]) -> list[Table]:
+    """A table per topic, with a row for each claim about two measured tokenizers with the same decoder."""
+    pairs = [(one, other) for one, other in permutations(candidates, 2) if one.decoder == other.decoder]
     shown = []
-    for figures in (GENERATION, RECONSTRUCTION, STABILITY):
-        rows = [
-            (claim.text, "stability" if told_of_codes(claim) else f"{decoder}, {claim.group}", *cells)
-            for decoder, found in by_decoder.items()
-            for claim in CLAIMS
-            if claim.figures is figures and any(cells := verdict(claim, found))
-        ]
-        told_once = [list(one) for one in dict.fromkeys(rows)]  # of codes alone each decoder says the same
-        shown += [Table(["ordering", "of", *figures, "no verdict, since"], told_once)] if rows else []
+    for topic, metrics in ((generation, GENERATION), (reconstruction, RECONSTRUCTION), (robustness, ROBUSTNESS)):
+        claims = [claim for pair in pairs for claim in topic(*pair)]
+        rows = [(claim.text, measured_on(claim), *cells) for claim in claims if any(cells := verdict(claim))]
+        unique = [list(row) for row in dict.fromkeys(rows)]  # codes alone say the same with every decoder
+        shown += [Table(["expected ordering", "measured on", *metrics, "no verdict because"], unique)] if rows else []
     return shown
 
 
-def told_of_codes(claim: Claim) -> bool:
-    """Is nothing in it a decoder's?"""
-    return claim.group == "stability" and claim.matched != "psnr"
+def generation(better: Candidate, worse: Candidate) -> Iterator[Claim]:
+    """Semantic codes generate better than pixel codes, and than those of an untrained encoder."""
+    generators = [name for name in better.generators if name in worse.generators]
+    if better.semantic and worse.pixel:
+        for matched in matches(better, worse):
+            text = f"{PREFIX[matched]}{better.name} codes generate better than {worse.name} codes"
+            yield from (Claim(text, better, worse, name, GENERATION, matched) for name in generators)
+    if better.semantic and worse.random_encoder and better.kind == worse.kind:
+        text = f"{better.name} codes of a trained encoder generate better than {worse.name} codes of a random one"
+        yield from (Claim(text, better, worse, name, GENERATION) for name in generators)
 
 
-def verdict(claim: Claim, found: dict[str, Metrics]) -> list[str]:
-    """A cell for each figure, the two values and what they say, and one why that is nothing; all empty without both."""
-    sides = [found.get(side, {}).get(claim.group, {}) for side in (claim.better, claim.worse)]
-    both = [name for name in claim.figures if all(name in side for side in sides)]
-    objection = next(objections(claim, found), "") if both else ""
-    cells = [told(sides, name, claim.figures[name], bool(objection)) if name in both else "" for name in claim.figures]
-    return [*cells, objection]
+def reconstruction(better: Candidate, worse: Candidate) -> Iterator[Claim]:
+    """Pixel codes reconstruct better than semantic ones."""
+    if better.pixel and worse.semantic:
+        text = f"{better.name} codes reconstruct better than {worse.name} codes"
+        yield Claim(text, better, worse, "reconstruction", RECONSTRUCTION)
 
 
-def told(sides: list[Metrics], name: str, sign: int, silent: bool) -> str:
-    """Both values of one figure; before them, unless `silent`, which ordering they are."""
+def robustness(better: Candidate, worse: Candidate) -> Iterator[Claim]:
+    """k-means codes change less under noise than other codes, including pixel codes trained with noise."""
+    if better.kind != "kmeans" or better.random_encoder:
+        return
+    if worse.kind in PIXEL or worse.kind == "vqkd" or worse.random_encoder:
+        for matched in matches(better, worse) if worse.pixel else [""]:
+            text = f"{PREFIX[matched]}{better.name} codes are more robust to noise than {worse.name} codes"
+            yield Claim(text, better, worse, NOISE, ROBUSTNESS, matched)
+
+
+def matches(one: Candidate, other: Candidate) -> list[str]:
+    """What makes two tokenizers comparable: their sizes (""), else "rate", "psnr" or both.
+
+    Without any match it is "", too, and `unmatched` gives the reason against a verdict.
+    """
+    if not unequal_sizes(one, other):
+        return [""]
+    bits, psnr_db = (one.bits, other.bits), psnrs(one, other)
+    rate = all(bits) and max(bits) * (1 - MAX_DIFFERENCE["rate"]) <= min(bits)
+    psnr = abs(psnr_db[0] - psnr_db[1]) <= MAX_DIFFERENCE["psnr"]
+    return [name for name, matched in (("rate", rate), ("psnr", psnr)) if matched] or [""]
+
+
+def unequal_sizes(one: Candidate, other: Candidate) -> list[str]:
+    """The sizes in which two tokenizers differ."""
+    found = []
+    for name, unit in (("num_codes", "codes"), ("codes", "codes per image")):
+        counts = one.sizes[name], other.sizes[name]
+        if max(counts) * (1 - MAX_DIFFERENCE["sizes"]) > min(counts):
+            found.append(f"{counts[0]} and {counts[1]} {unit}")
+    return found
+
+
+def psnrs(one: Candidate, other: Candidate) -> tuple[float, float]:
+    """PSNR of both reconstructions in dB."""
+    return one.groups["reconstruction"]["psnr_db"], other.groups["reconstruction"]["psnr_db"]
+
+
+def measured_on(claim: Claim) -> str:
+    """Decoder and group; noise robustness depends on a decoder only where its PSNR was compared."""
+    compares_psnr = claim.matched == "psnr" or (claim.worse.pixel and not claim.matched and unequal_sizes(*claim.sides))
+    group = claim.group.replace("_", " ")
+    return f"{claim.better.decoder}, {group}" if claim.group != NOISE or compares_psnr else group
+
+
+def verdict(claim: Claim) -> list[str]:
+    """A cell per metric, and why there is no verdict; all empty where either side was not measured."""
+    sides = [side.groups[claim.group] for side in claim.sides]
+    both = [name for name in claim.metrics if all(name in side for side in sides)]
+    objection = next(objections(claim), "") if both else ""
+    cells = {name: format_verdict(sides, name, claim.metrics[name], hide=bool(objection)) for name in both}
+    return [*(cells.get(name, "") for name in claim.metrics), objection]
+
+
+def format_verdict(sides: list[Metrics], name: str, sign: int, hide: bool) -> str:
+    """Both values of a metric; before them, unless `hide`, whether the ordering appears."""
     values = ", ".join(spread(side, name) for side in sides)
-    if silent:
+    if hide:
         return values
     if any(f"{name}_std" not in side for side in sides):
         return f"no spread: {values}"
     gain = sign * (sides[0][name] - sides[1][name])
     noise = sum(side[f"{name}_std"] ** 2 for side in sides) ** 0.5
-    said = "undecided" if abs(gain) <= SIGMAS * noise else "appears" if gain > 0 else "reversed"
-    return f"{said}: {values}"
+    return f"{'undecided' if abs(gain) <= SIGMAS * noise else 'appears' if gain > 0 else 'reversed'}: {values}"
 
 
-def objections(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
-    """Why a claim cannot be judged, if it cannot."""
-    for reasons in (unlike, unread, unmatched, unequal, by_chance):
-        yield from reasons(claim, found)
+def objections(claim: Claim) -> Iterator[str]:
+    """Reasons against a verdict, the gravest first."""
+    if len({shared(side.protocols[claim.group]) for side in claim.sides}) > 1:
+        yield "measured under different protocols"
+    of_samples = claim.group in claim.better.generators
+    rules: list[Callable[[Claim], Iterator[str]]] = [unmatched]
+    if of_samples:
+        rules = [classes_unseen, unmatched, at_chance]
+    for rule in rules:
+        yield from rule(claim)
 
 
-def unlike(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
-    """The two figures were made in different ways."""
-    ways = {shared(protocol_of(found[side], claim.group)) for side in (claim.better, claim.worse)}
-    if len(ways) > 1:
-        yield "made under different protocols"
+def classes_unseen(claim: Claim) -> Iterator[str]:
+    """The encoder, or one of the decoders, keeps too little of the classes."""
+    if claim.better.probe_accuracy < MIN_PROBE_ACCURACY:
+        yield f"probe accuracy of the encoder is below {MIN_PROBE_ACCURACY}"
+    for side in claim.sides:
+        if side.groups["reconstruction"].get("class_accuracy", 1.0) < MIN_CLASS_ACCURACY:
+            yield f"class accuracy of {side.name} reconstructions is below {MIN_CLASS_ACCURACY}"
 
 
-def unread(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
-    """Of generation: too few of the features, or of the reconstructions, show their class."""
-    if claim.group not in GENERATORS:
+def unmatched(claim: Claim) -> Iterator[str]:
+    """Sizes differ, and neither bits nor PSNR match."""
+    if claim.matched or not (sizes := unequal_sizes(*claim.sides)):
         return
-    if found[claim.better].get("probed", 1.0) < PROBED:
-        yield f"a linear probe of the encoder reads under {PROBED} of val images"
-    for side in (claim.better, claim.worse):
-        if found[side].get("reconstruction", {}).get("agreement", 1.0) < GATE:
-            yield f"the judge reads under {GATE} of {side} reconstructions"
+    bits, psnr_db = [side.bits for side in claim.sides], psnrs(*claim.sides)
+    also = [f"{bits[0]:.0f} and {bits[1]:.0f} bits per image" if all(bits) else "bits per image unknown"]
+    also += [f"{psnr_db[0]:.1f} and {psnr_db[1]:.1f} dB"]
+    matchable = claim.group != "reconstruction" and claim.worse.pixel
+    yield ", ".join(sizes + (also if matchable else []))
 
 
-def unmatched(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
-    """What should be alike differs, or was not measured; bits are those of the autoregressive generator."""
-    sides = [found[side] for side in (claim.better, claim.worse)]
-    if claim.matched == "rate":
-        bits = [side.get("ar", {}).get("likelihood", {}).get("val_bits_per_image", 0.0) for side in sides]
-        if not all(bits) or max(bits) * (1 - MATCHED["rate"]) > min(bits):
-            yield f"{bits[0]:.0f} and {bits[1]:.0f} bits an image" if all(bits) else "no ar generator tells the bits"
-    if claim.matched == "psnr":
-        psnr_db = [side["reconstruction"]["psnr_db"] for side in sides]
-        if abs(psnr_db[0] - psnr_db[1]) > MATCHED["psnr"]:
-            yield f"{psnr_db[0]:.1f} and {psnr_db[1]:.1f} dB"
+def at_chance(claim: Claim) -> Iterator[str]:
+    """The samples of a matched control, or of both sides, hardly show the class that was asked for."""
+    skills = [skill(side, claim.group) for side in claim.sides]
+    if claim.matched and skills[1] and skills[1][0] <= SIGMAS * skills[1][1]:
+        yield f"class accuracy of {claim.worse.name} samples is at chance"
+    known = [one for one in skills if one]
+    if len(known) == len(skills) and max(known)[0] < MIN_SKILL:
+        yield "class accuracy of both samples is near chance"
 
 
-def unequal(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
-    """Of two that nothing matches: codebooks of other sizes, or images of other numbers of codes."""
-    for key, unit in () if claim.matched else (("num_codes", "codes"), ("codes", "codes an image")):
-        counts = [found[side].get("tokenizer", {}).get(key, 1) for side in (claim.better, claim.worse)]
-        if max(counts) * (1 - MATCHED["codes"]) > min(counts):
-            yield f"{counts[0]} and {counts[1]} {unit}"
-
-
-def by_chance(claim: Claim, found: dict[str, Metrics]) -> Iterator[str]:
-    """Of generation: the control's samples, or both sides', hardly show the class that was asked for."""
-    if claim.group not in GENERATORS:
-        return
-    skills = {side: skill(found[side], claim.group) for side in (claim.better, claim.worse)}
-    known = [one for one in skills.values() if one]
-    control = skills[claim.worse]
-    if claim.matched and control and control[0] <= SIGMAS * control[1]:
-        yield f"samples of {claim.worse} show their class by chance"
-    if len(known) == len(skills) and max(known)[0] < LEARNT:
-        yield "samples of neither show their class much more often than by chance"
-
-
-def skill(metrics: Metrics, group: str) -> tuple[float, float] | None:
-    """Where agreement stands between chance, 0, and always, 1, and its deviation; None without classes."""
-    figures, made = metrics.get(group, {}), protocol_of(metrics, group)
-    if not made.get("per_class") or "agreement" not in figures:
+def skill(side: Candidate, group: str) -> tuple[float, float] | None:
+    """Class accuracy of samples, rescaled to 0 at chance and 1 at 1, and its deviation; None without classes."""
+    metrics, protocol = side.groups[group], side.protocols[group]
+    if not protocol.get("per_class") or "class_accuracy" not in metrics:
         return None
-    chance = made["per_class"]["max"] / made["count"]
+    chance = protocol["per_class"]["max"] / protocol["count"]
     left = max(1 - chance, 1e-9)
-    return (figures["agreement"] - chance) / left, figures.get("agreement_std", 0.0) / left
+    return (metrics["class_accuracy"] - chance) / left, metrics.get("class_accuracy_std", 0.0) / left

@@ -1,0 +1,165 @@
+"""The status of every stage by DVC, without waiting for running DVC processes.
+
+`dvc status` stops at the first path that is in use, and DVC's lock may be held for minutes while it hashes files.
+"""
+
+import time
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
+from dvc.repo import Repo
+
+from pipeline import dvc_locks, lockfile
+from pipeline.errors import PipelineError
+from pipeline.files import read
+from pipeline.graph import Node, reach, read_graph, reverse
+
+TRIES, PAUSE_SECS = 5, 0.2  # DVC writes dvc.lock in place: for a moment it is not whole
+
+
+@dataclass(frozen=True)
+class Status:
+    """The status of all stages, by name."""
+
+    nodes: dict[str, Node]
+    reasons: dict[str, list[str]]  # why a stage is stale; up-to-date stages are absent
+    running: dict[str, int]  # stage -> pid of the process that writes its outputs
+    unknown: set[str]  # stages whose inputs or outputs are in use, so that DVC cannot check them
+    params: dict[str, list[str]]  # the keys of params.yaml that it reads, such as `codebook.kmeans`
+
+    def frozen(self) -> set[str]:
+        """The stages that never run, whatever changes."""
+        return {name for name, node in self.nodes.items() if node.frozen}
+
+    def affected(self) -> set[str]:
+        """All stages that are stale or running, and everything downstream of them."""
+        return reach({*self.reasons, *self.running} - self.frozen(), self.downstream())
+
+    def downstream(self) -> dict[str, set[str]]:
+        """The stages that wait for each stage; a frozen stage waits for none."""
+        return reverse({name: {*node.waits_for} for name, node in self.nodes.items()})
+
+    def readers(self, keys: Iterable[str]) -> set[str]:
+        """The stages that read one of these keys of params.yaml, or a section around or below it."""
+        return {name for name, read in self.params.items() if any(overlap(one, key) for one in read for key in keys)}
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether a dotted key is the other one, or one of them contains the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def read_status() -> Status:
+    """Ask DVC about each stage by itself, so that one that runs does not hide the others."""
+    with readable_repo() as repo:
+        nodes = read_graph(repo)
+        stages = {stage.addressing: stage for stage in repo.index.stages}
+        writers = dvc_locks.writers()
+        running = {
+            name: pid
+            for name in nodes
+            for out in stages[name].outs
+            if (pid := dvc_locks.writer_of(out.def_path, writers))
+        }
+        params = {name: keys_of(stages[name]) for name in nodes}
+        reasons, unknown = find_stale(repo, stages)
+    return Status(nodes, reasons, running, unknown, params)
+
+
+def keys_of(stage: Any) -> list[str]:
+    """The keys of params.yaml that a stage reads."""
+    return [key for params in stage.params if params.def_path == "params.yaml" for key in params.params]
+
+
+@contextmanager
+def readable_repo() -> Generator[Repo]:
+    """The DVC repository of the working directory; `PipelineError` if DVC cannot read its files."""
+    try:
+        with Repo() as repo:
+            wait_for_lockfile(repo)
+            yield repo
+    except DvcException as error:
+        raise PipelineError(f"DVC cannot read this repository: {' '.join(str(error).split())}") from None
+
+
+def wait_for_lockfile(repo: Repo) -> None:
+    """Read the graph, again if DVC was writing dvc.lock; `PipelineError` if dvc.lock stays unreadable."""
+    for _ in range(TRIES):
+        try:
+            repo.index.graph  # noqa: B018
+        except DvcException:
+            if not lockfile_problem():
+                raise
+        if not lockfile_problem():
+            return
+        time.sleep(PAUSE_SECS)
+        repo._reset()
+    raise PipelineError(f"dvc.lock {lockfile_problem()}: a DVC process was killed. `semtok doctor --fix` repairs it")
+
+
+def lockfile_problem() -> str:
+    """Why DVC cannot use dvc.lock; empty if it can, or if there is none."""
+    return lockfile.problem(read(lockfile.LOCKFILE)) if lockfile.LOCKFILE.exists() else ""
+
+
+def find_stale(repo: Repo, stages: dict[str, Any]) -> tuple[dict[str, list[str]], set[str]]:
+    """The reasons of stale stages, and the stages that DVC cannot check."""
+    reasons, unknown = {}, set()
+    try:
+        with repo.lock:
+            for name, stage in stages.items():
+                try:
+                    reasons[name] = reasons_of(stage)
+                except LockError:
+                    unknown.add(name)
+    except LockError:
+        return {}, {*stages}
+    return {name: lines for name, lines in reasons.items() if lines}, unknown
+
+
+def reasons_of(stage: Any) -> list[str]:
+    """DVC's reasons: changed values of params.yaml first, code last."""
+    if stage.deps and not any(dep.hash_info for dep in stage.deps):
+        return ["no run of it is recorded"]
+    reasons = [reason for entry in stage.status().get(stage.addressing, []) for reason in in_words(entry)]
+    if not reasons:
+        return []
+    values = [line for params in stage.params for line in changed_values(params)]
+    keys = [line.split(" ")[0] for line in values]
+    others = [reason for reason in reasons if not is_explained(reason, keys)]
+    return [*values, *sorted(others, key=lambda reason: ".py " in reason or "data/code" in reason)]
+
+
+def is_explained(reason: str, keys: list[str]) -> bool:
+    """Whether a reason such as `codebook.kmeans modified` is explained in more detail by one of the changed keys."""
+    section, _, word = reason.rpartition(" ")
+    return word == "modified" and any(f"{key}.".startswith(f"{section}.") for key in keys)
+
+
+def in_words(entry: Any) -> list[str]:
+    """One entry of `dvc status`: `codebook.kmeans.num_codes modified`, `data/images deleted`."""
+    if isinstance(entry, str):
+        return [entry]
+    found = []
+    for path, state in (pair for part in entry.values() for pair in part.items()):
+        detail = state.items() if isinstance(state, dict) else [(path, state)]
+        found += [f"{key} {what}" for key, what in detail]
+    return found
+
+
+def changed_values(params: Any) -> list[str]:
+    """`codebook.kmeans.num_codes 256 -> 512` for each value that differs from the one in dvc.lock."""
+    then, now = flat(params.hash_info.value or {}), flat(params.read_params(flatten=False))
+    return [f"{key} {then[key]} -> {now[key]}" for key in then if key in now and repr(then[key]) != repr(now[key])]
+
+
+def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found

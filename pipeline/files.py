@@ -1,0 +1,23 @@
+"""Read and replace small text files."""
+
+import os
+import threading
+from pathlib import Path
+
+WORK = Path(".dvc/tmp/semtok")  # files of semtok's own, ignored by git and DVC
+
+
+def read(path: Path) -> str:
+    """A file's text; empty if there is no file. Invalid UTF-8 is replaced."""
+    return path.read_bytes().decode(errors="replace") if path.is_file() else ""
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file atomically: a reader sees the old text or the new text, never a part."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    aside = WORK / f"{path.name}.{os.getpid()}.{threading.get_ident()}"
+    with open(aside, "w", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)

@@ -1,0 +1,199 @@
+"""Artifacts: folders that a config.json describes and that appear all at once; unfinished work is kept in scratch/.
+
+The config.json holds the artifact's type, the sha256 of its files and the digests of its inputs. An artifact is
+written under a temporary name, flushed and renamed, so a killed stage leaves either the whole artifact or none.
+
+Unfinished work is in scratch/<output>/<key of params, inputs and code>/, ignored by git and DVC. A killed command that
+runs again continues from its own folder; changed params, inputs or code give another key. The folder is removed once
+dvc.lock records the finished output. Until then a second run publishes that output again without repeating the work.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from stages.core import code
+from stages.core.code import track
+from stages.core.distributed import rank
+from stages.core.errors import UserError
+from stages.core.params import Section
+
+CONFIG = "config.json"
+SCRATCH, PUBLISHED = Path("scratch"), "published.json"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(artifact: Path) -> str:
+    """One hash for a whole artifact: its config.json contains the hashes of everything else."""
+    return sha256(find(artifact) / CONFIG)
+
+
+def find(artifact: Path) -> Path:
+    """The artifact's folder, or a `UserError` that says how to make it."""
+    if not (artifact / CONFIG).is_file():
+        raise UserError(
+            f"{artifact}: no artifact here (no {CONFIG}). Make it with `dvc repro`, or fetch it with `dvc pull`."
+        )
+    track(str(artifact), partial(sha256, artifact / CONFIG))
+    return artifact
+
+
+def read_config(artifact: Path, type_: str) -> dict[str, Any]:
+    """The config.json of an artifact of the given type."""
+    config = json.loads((find(artifact) / CONFIG).read_text())
+    if config.get("artifact") != type_:
+        raise UserError(f"{artifact}: holds a {config.get('artifact')!r} artifact, expected {type_!r}")
+    return config
+
+
+def checked(artifact: Path, name: str) -> Path:
+    """The path of a file in an artifact, after its bytes were compared with the hash in config.json."""
+    expected = json.loads((find(artifact) / CONFIG).read_text())["files"][name]
+    path = artifact / name
+    if not path.is_file():
+        raise UserError(f"{path}: missing, though {artifact / CONFIG} lists it. Run `dvc checkout` or `dvc repro`.")
+    if sha256(path) != expected:
+        raise UserError(
+            f"{path}: its sha256 differs from {expected[:12]}… in {CONFIG}: truncated or edited. "
+            f"Delete {artifact} and run `dvc checkout` or `dvc repro`."
+        )
+    return path
+
+
+def copy(source: Path, out: Path) -> None:
+    """Copy the artifact `source` to `out`, a folder of another artifact: files are checked, then linked if possible."""
+    for name in json.loads((find(source) / CONFIG).read_text())["files"]:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        link(checked(source, name), out / name)
+    shutil.copyfile(source / CONFIG, out / CONFIG)
+
+
+def link(file: Path, target: Path) -> None:
+    """Make `target` the same file: a hard link, or a copy on another file system."""
+    try:
+        os.link(file.resolve(), target)
+    except OSError:
+        shutil.copyfile(file, target)
+
+
+@contextmanager
+def new_artifact(out: Path, type_: str, config: dict[str, Any], known: dict[str, str] | None = None) -> Generator[Path]:
+    """A folder to fill; on leaving, hashes and config.json are added and it becomes `out` in one rename.
+
+    The block may still fill `config`, and `known`: hashes of files that were hashed while they were written.
+    """
+    aside = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    seal(aside, type_, config, known)
+    publish(aside, out)
+
+
+def seal(folder: Path, type_: str, config: dict[str, Any], known: dict[str, str] | None = None) -> None:
+    """Write config.json with the sha256 of every file below the folder; those in `known` are not computed again."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = {name: (known or {}).get(name) or sha256(folder / name) for name in names}
+    text = json.dumps({"artifact": type_, **config, "files": files}, indent=1)
+    (folder / CONFIG).write_text(text + "\n")
+
+
+def publish(folder: Path, out: Path) -> None:
+    """Flush a finished folder to disk and rename it to `out`; what was there is renamed aside first, then removed.
+
+    `UserError` if code, params or inputs changed since the stage began: nothing is published then.
+    """
+    code.check()
+    for path in (*folder.rglob("*"), folder):
+        flush(path)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.rename(out, old)
+    os.rename(folder, out)
+    flush(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """fsync a file or a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones, never a part."""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_bytes(content)
+    flush(aside)
+    os.replace(aside, path)
+
+
+@contextmanager
+def scratch(out: Path, params: Section, inputs: list[Path], facts: str = "") -> Generator[Path]:
+    """The folder of unfinished work on `out` with these params, inputs and code; the block publishes `out`.
+
+    `facts` describes inputs that are not artifacts. Rank 0 records the end of the work, so the block of a parallel
+    stage ends with a barrier. Finished work that dvc.lock records is removed here, by `semtok run` and by
+    `semtok doctor --fix`.
+    """
+    task = SCRATCH / out.as_posix().strip("/").replace("/", "-")
+    if rank() == 0:
+        for folder in filter(accepted, task.glob("*")):
+            shutil.rmtree(folder)
+    folder = task / key_of(params, inputs, facts)
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    if rank() == 0:
+        note = json.dumps({"out": out.as_posix(), "md5": dvc_hash(out)})
+        write_atomically(folder / PUBLISHED, note.encode())
+
+
+def key_of(params: Section, inputs: list[Path], facts: str) -> str:
+    """16 hex digits of the params, the input artifacts' digests, this command's code, and `facts`."""
+    known = [params.model_dump(), {str(path): digest(path) for path in inputs}, code.fingerprint(), facts]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def accepted(folder: Path) -> bool:
+    """True if the work in a folder of scratch/ was published and dvc.lock records exactly that output."""
+    if not (folder / PUBLISHED).is_file() or not Path("dvc.lock").is_file():
+        return False
+    note = json.loads((folder / PUBLISHED).read_text())
+    stages = (YAML(typ="safe").load(Path("dvc.lock")) or {}).get("stages", {})
+    outs = [out for stage in stages.values() for out in stage.get("outs", [])]
+    return any(out["path"] == note["out"] and out.get("md5") == note["md5"] for out in outs)
+
+
+def dvc_hash(folder: Path) -> str:
+    """The md5 under which DVC 3 records a folder: that of the list of its files' md5s, sorted by path."""
+    paths = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+    listed = [{"md5": md5(path), "relpath": name} for name, path in paths]
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def md5(path: Path) -> str:
+    """Hex md5 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

@@ -1,0 +1,197 @@
+"""Discriminators, the losses of both sides of a GAN, and protection against a collapsed discriminator."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.core.hardware import average
+from stages.core.schemas import Gan, HingeGan, HingeLossConfig
+from stages.core.train import backward
+
+Scalars = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One reconstructed batch: pixels [B, 3, H, W], a further loss of the network, scalars for the curves.
+
+    `context` holds further inputs of the discriminator, the same for real and for reconstructed images.
+    """
+
+    pixels: Tensor
+    loss: Tensor
+    scalars: Scalars = field(default_factory=dict)
+    context: tuple[Tensor, ...] = ()
+
+
+class AdversarialLoss(ABC):
+    """A discriminator with its optimizer; subclasses define the losses.
+
+    `discriminator(pixels, *context)` gives scores [B, ...], high for real images.
+    """
+
+    betas = (0.5, 0.9)
+
+    def __init__(self, discriminator: nn.Module, gan: Gan, device: torch.device):
+        self.discriminator, self.gan = discriminator.to(device), gan
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=gan.lr, betas=self.betas, fused=True)
+        self.gate = DiscriminatorGate(gan.disc_loss_floor, device)
+
+    @abstractmethod
+    def generator_loss(self, scores: Tensor) -> Tensor:
+        """What the network minimizes, from the scores of its reconstructions."""
+
+    @abstractmethod
+    def discriminator_losses(self, real: Tensor, fake: Tensor, context: tuple[Tensor, ...]) -> Scalars:
+        """What the discriminator minimizes the sum of: {"discriminator": its classification loss, …}."""
+
+    def adaptive_factor(self, loss: Tensor, term: Tensor) -> Scalars:
+        """{"adaptive": factor of the adversarial term}, or nothing where the weight is fixed."""
+        return {}
+
+    def active(self, step: int) -> bool:
+        """True from `gan.start_step` on, if the weight is not 0."""
+        return self.gan.weight > 0 and step >= self.gan.start_step
+
+    def term(self, fake: Reconstruction, loss: Tensor) -> tuple[Tensor, Scalars]:
+        """The adversarial term of the network, beside its other `loss`, and scalars for the curves."""
+        adversarial = self.generator_loss(self.discriminator(fake.pixels, *fake.context))
+        term = bounded(adversarial, fake.pixels)
+        factors = self.adaptive_factor(loss, term)
+        weighted = self.gan.weight * self.gate.open() * factors.get("adaptive", 1.0) * term
+        return weighted, {"adversarial": adversarial.detach(), **factors}
+
+    def step(self, real: Tensor, fake: Reconstruction, clip_norm: float) -> Scalars:
+        """One optimizer step of the discriminator, skipped if a gradient is not finite; `gate` gets the loss anyway."""
+        losses = self.discriminator_losses(real, fake.pixels.detach(), fake.context)
+        self.optimizer.zero_grad()
+        _, norm = backward(torch.stack([*losses.values()]).sum(), self.discriminator, clip_norm)
+        scalars = {name: loss.detach() for name, loss in losses.items()}
+        average([*scalars.values()])
+        self.gate.update(scalars["discriminator"])
+        if bool(norm.isfinite()):  # waits for the device once per step, because Adam's state must stay finite, too
+            self.optimizer.step()
+        return scalars
+
+
+def bounded(adversarial: Tensor, pixels: Tensor) -> Tensor:
+    """A term with the gradient of `adversarial` with respect to `pixels`, clamped to ±1, non-finite entries set to 0.
+
+    Thus a broken discriminator propagates no NaN or overflow. Ordinary entries are far below 1, because `adversarial`
+    is a mean over a batch of images.
+    """
+    gradient = torch.autograd.grad(adversarial, pixels)[0].nan_to_num(0.0, 0.0, 0.0).clamp(-1.0, 1.0)
+    return (pixels * gradient.detach()).sum()
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, limit: float) -> Tensor:
+    """|d reconstruction| / |d adversarial| at the last layer, in [0, limit] (VQGAN, Esser et al. 2021, eq. 7).
+
+    Both gradients are those of the whole batch: their mean over all processes.
+    """
+    of_loss = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0]
+    of_term = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0]
+    average([of_loss, of_term])
+    return (of_loss.norm() / (of_term.norm() + 1e-4)).nan_to_num(nan=0.0, posinf=limit).clamp(0, limit).detach()
+
+
+class DiscriminatorGate:
+    """Switches the adversarial term off while the averaged loss of the discriminator is at most `floor`.
+
+    A discriminator that separates perfectly has no useful gradient and drives the decoder into artifacts.
+    """
+
+    def __init__(self, floor: float, device: torch.device):
+        self.floor, self.average = floor, torch.ones((), device=device)
+
+    def update(self, discriminator_loss: Tensor) -> None:
+        """Update the average over about 50 steps; a non-finite loss counts as 0, which closes the gate."""
+        self.average = self.average.lerp(discriminator_loss.detach().float().nan_to_num(0.0, 0.0, 0.0), 0.02)
+
+    def open(self) -> Tensor:
+        """1 while the adversarial term counts, else 0."""
+        return (self.average > self.floor).float()
+
+
+class HingeAdversarialLoss(AdversarialLoss):
+    """Hinge losses; the weight is multiplied by VQGAN's adaptive factor, or fixed as in LlamaGen.
+
+    The adaptive factor is measured at `last_layer`, a weight; `encoder` is the frozen network of
+    `gan.discriminator: features`.
+    """
+
+    gan: HingeGan
+
+    def __init__(self, config: HingeLossConfig, last_layer: Tensor, encoder: nn.Module, device: torch.device):
+        super().__init__(make_discriminator(config, encoder), config.gan, device)
+        self.last_layer = last_layer
+
+    def generator_loss(self, scores: Tensor) -> Tensor:
+        return -scores.mean()
+
+    def discriminator_losses(self, real: Tensor, fake: Tensor, context: tuple[Tensor, ...]) -> Scalars:
+        loss = hinge_discriminator(self.discriminator(real, *context), self.discriminator(fake, *context))
+        return {"discriminator": loss}
+
+    def adaptive_factor(self, loss: Tensor, term: Tensor) -> Scalars:
+        if self.gan.weighting == "fixed":
+            return {}
+        return {"adaptive": adaptive_weight(loss, term, self.last_layer, self.gan.max_adaptive)}
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """Mean of relu(1 - D(real)) and relu(1 + D(fake))."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+class PatchDiscriminator(nn.Module):
+    """Strided convolutions to one score per patch of pixels (PatchGAN, Isola et al. 2017)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, 2, 1), nn.GroupNorm(8, 2 * width), nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 1, 3, 1, 1),
+        )  # fmt: skip
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """float [B, 3, H, W] -> scores float [B, 1, H/4, W/4]."""
+        return self.layers(pixels)
+
+
+class FeatureDiscriminator(nn.Module):
+    """A small head per block on a frozen encoder's patch features (projected GANs, Sauer et al. 2021).
+
+    `features(pixels)` gives float [B, N, D] per block. It is a plain function, so that a checkpoint holds the heads
+    alone.
+    """
+
+    def __init__(self, features: Callable[[Tensor], list[Tensor]], dim: int, blocks: int, width: int):
+        super().__init__()
+        self.features = features
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(dim, width), nn.LeakyReLU(0.2), nn.Linear(width, 1)) for _ in range(blocks)
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """float [B, 3, H, W] -> scores [B, N, blocks]."""
+        found = self.features(pixels)
+        return torch.cat([head(feat_BND) for head, feat_BND in zip(self.heads, found, strict=True)], -1)
+
+
+def make_discriminator(config: HingeLossConfig, encoder: Any) -> nn.Module:
+    """The discriminator that `gan.discriminator` names; `features` reads the perceptual blocks of the encoder."""
+    if config.gan.discriminator == "patch":
+        return PatchDiscriminator(config.gan.width)
+    blocks = config.perceptual_blocks
+
+    def features(pixels: Tensor) -> list[Tensor]:
+        return encoder(pixels, blocks=blocks, final_norm=True)
+
+    return FeatureDiscriminator(features, encoder.dim, len(blocks), config.gan.width)

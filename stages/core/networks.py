@@ -1,0 +1,126 @@
+"""Blocks that networks of several stages share: the transformer block, convolutions between a code grid and pixels.
+
+B = batch, T = positions, D = width, H = heads. widths[0] is the width on the grid of codes, widths[i] that after i
+doublings: grid * 2^(len(widths) - 1) = img_px.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Cache = list[tuple[Tensor, Tensor]]  # a block's keys and values [B, H, T, D/H], filled from the left
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP (GPT-2's block)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, causal: bool):
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor, cache: tuple[Tensor, Tensor] | None, start: int) -> Tensor:
+        """float [B, T, D] -> [B, T, D]. With a cache, x holds positions from `start` on; the cache holds earlier ones.
+
+        If the cache of a causal block holds earlier positions, x must be a single one.
+        """
+        q, k, v = self.qkv(self.norm_attention(x_BTD)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        stop = start + x_BTD.shape[1]
+        if cache is not None:
+            cache[0][:, :, start:stop], cache[1][:, :, start:stop] = k, v
+            k, v = cache[0][:, :, :stop], cache[1][:, :, :stop]
+        # A single newest position attends to everything before it, so it needs no mask.
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and q.shape[2] > 1)
+        x_BTD = x_BTD + self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
+        return x_BTD + self.drop(self.mlp(self.norm_mlp(x_BTD)))
+
+
+def run(blocks: nn.ModuleList, x_BTD: Tensor, cache: Cache | None = None, start: int = 0) -> Tensor:
+    """Apply all blocks; float [B, T, D] -> [B, T, D]."""
+    for index, block in enumerate(blocks):
+        x_BTD = block(x_BTD, cache[index] if cache is not None else None, start)
+    return x_BTD
+
+
+def new_cache(blocks: nn.ModuleList, batch: int, positions: int) -> Cache:
+    """Room for the keys and values of `batch` sequences."""
+    cache = []
+    for block in blocks:
+        assert isinstance(block, Block)
+        weight = block.out.weight
+        shape = (batch, block.heads, positions, weight.shape[0] // block.heads)
+        cache.append((weight.new_zeros(shape), weight.new_zeros(shape)))
+    return cache
+
+
+def start_weights(module: nn.Module) -> None:
+    """For `Module.apply`: linear maps and embeddings start at N(0, 0.02²), biases at 0."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+def shrink_branches(blocks: nn.ModuleList) -> None:
+    """Scale down the initial weights of residual branches, as in GPT-2."""
+    std = 0.02 / (2 * len(blocks)) ** 0.5
+    for block in blocks:
+        assert isinstance(block, Block)
+        nn.init.normal_(block.out.weight, std=std)
+        nn.init.normal_(block.mlp[2].get_parameter("weight"), std=std)
+
+
+class ResBlock(nn.Module):
+    """Pre-activation residual block; its last convolution starts at zero, so that the block starts as the identity."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
+        )  # fmt: skip
+        nn.init.zeros_(self.layers[-1].get_parameter("weight"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class ConvDecoder(nn.Module):
+    """float [B, D, grid, grid] -> float [B, 3, img_px, img_px], about [-1, 1], doubling the side level by level."""
+
+    def __init__(self, dim: int, widths: list[int], blocks: int):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(dim, widths[0], 1)]
+        for level, width in enumerate(widths):
+            if level:
+                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(widths[level - 1], width, 3, padding=1)]
+            layers += [ResBlock(width) for _ in range(blocks)]
+        self.layers = nn.Sequential(*layers, nn.GroupNorm(8, widths[-1]), nn.SiLU())
+        self.to_pixels = nn.Conv2d(widths[-1], 3, 3, padding=1)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        return self.to_pixels(self.layers(grid))
+
+
+class ConvEncoder(nn.Module):
+    """float [B, 3, img_px, img_px] -> float [B, N, D], one vector per grid position, row-major."""
+
+    def __init__(self, dim: int, widths: list[int], blocks: int):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[-1], 3, padding=1)]
+        for level in reversed(range(len(widths))):
+            layers += [ResBlock(widths[level]) for _ in range(blocks)]
+            if level:
+                layers += [nn.Conv2d(widths[level], widths[level - 1], 3, 2, 1)]
+        self.layers = nn.Sequential(*layers, nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], dim, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layers(pixels).flatten(2).transpose(1, 2)
+
+
+def to_grid(rows: Tensor, grid: int) -> Tensor:
+    """[B, N, D] -> [B, G * D, grid, grid]; N = G * grid², the codes of a position concatenated along channels."""
+    groups = rows.shape[1] // grid**2
+    return rows.unflatten(1, (groups, grid, grid)).permute(0, 1, 4, 2, 3).flatten(1, 2)

@@ -1,0 +1,165 @@
+"""Losses, likelihoods and sampling of transformers over codes.
+
+Autoregressive: model(given [B, ...], codes [B, N]) -> logits float32 [B, N, K]; logits of position t depend on `given`
+and on codes before t alone.
+
+Masked (MaskGIT, Chang et al. 2022; DiGIT's stage 2): model(given [B, ...], codes [B, N], at bool [B, N]) -> logits
+float32 [M, K] of the M positions where `at` is true, row-major. The model has `num_codes` (K, the code that means
+"masked") and `num_patches` (N); every position attends to every other.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stages.core.distributed import share_of, world_size
+
+
+def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance: (1 - a) u + a c; a = 1 is conditional, a = 0 unconditional."""
+    return (1 - guidance) * unconditional + guidance * conditional
+
+
+def probabilities(logits: Tensor, *, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """float [..., K] -> probabilities after temperature, then top-k (0: off), then top-p (1: off).
+
+    top-k keeps exactly k codes, top-p the smallest set of likeliest codes whose mass reaches p, at least one;
+    among equals the lower code counts as likelier.
+    """
+    if not top_k and top_p == 1:
+        return (logits / temperature).softmax(-1)
+    ordered, order = torch.sort(logits / temperature, dim=-1, descending=True, stable=True)
+    ranks = torch.arange(ordered.shape[-1], device=logits.device)
+    if top_k:
+        ordered = ordered.masked_fill(ranks >= top_k, -torch.inf)
+    share = ordered.softmax(-1)
+    before = share.cumsum(-1) - share
+    kept = share.masked_fill((before >= top_p) & (ranks > 0), 0)
+    return torch.zeros_like(kept).scatter(-1, order, kept / kept.sum(-1, keepdim=True))
+
+
+def draw(share: Tensor, uniform: Tensor) -> Tensor:
+    """Probabilities [..., K], uniforms in [0, 1) [...] -> int64 [...], by inversion; never a code of probability 0."""
+    cumulative = share.cumsum(-1)
+    threshold = uniform[..., None] * cumulative[..., -1:]
+    codes = torch.searchsorted(cumulative, threshold, right=True)[..., 0]
+    # Rounding may put the threshold at the total: take the first code whose cumulative sum reaches it.
+    return torch.minimum(codes, torch.searchsorted(cumulative, cumulative[..., -1:].contiguous())[..., 0])
+
+
+def autoregressive_loss(
+    model: Any, given: Tensor, codes_BN: Tensor, rng: torch.Generator, label_smoothing: float
+) -> Tensor:
+    """Mean cross-entropy of every code given the codes before it, in nats."""
+    return F.cross_entropy(model(given, codes_BN).flatten(0, 1), codes_BN.flatten(), label_smoothing=label_smoothing)
+
+
+def autoregressive_nats(model: Any, given: Tensor, codes_BN: Tensor, rng: torch.Generator) -> Tensor:
+    """float [B], nats: -ln p(codes | given) per image, exact."""
+    logits_BNK = model(given, codes_BN)
+    return F.cross_entropy(logits_BNK.flatten(0, 1), codes_BN.flatten(), reduction="none").view_as(codes_BN).sum(1)
+
+
+def sample_autoregressive(
+    next_logits: Callable[[Tensor | None, int], Tensor],
+    uniform_BN: Tensor,
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> Tensor:
+    """int64 [B, N] by inversion of uniforms; next_logits(code before or None, position) -> logits [B, K]."""
+    codes: list[Tensor] = []
+    for position in range(uniform_BN.shape[1]):
+        logits = next_logits(codes[-1] if codes else None, position)
+        share = probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+        codes.append(draw(share, uniform_BN[:, position]))
+    return torch.stack(codes, 1)
+
+
+def training_counts(uniform_B: Tensor, num_patches: int) -> Tensor:
+    """How many positions to mask, int64 [B]: floor(N cos(u π/2) + 1), clamped to 1 … N; on average about 2/π of N."""
+    return (num_patches * (uniform_B * math.pi / 2).cos() + 1).floor().long().clamp(1, num_patches)
+
+
+def still_masked(step: int, steps: int, masked_before: int, num_patches: int) -> int:
+    """Number of masked positions after `step` (from 0): floor(N cos(π/2 (t+1)/T)), falling, at least 1; 0 at the end.
+
+    With more steps than positions, some steps only draw a single code again.
+    """
+    if step == steps - 1:
+        return 0
+    wanted = math.floor(num_patches * math.cos(math.pi / 2 * (step + 1) / steps))
+    return max(1, min(masked_before - 1, wanted))
+
+
+def random_mask(counts_B: Tensor, num_patches: int, rng: torch.Generator) -> Tensor:
+    """bool [B, N] with exactly counts_B true entries per row, at random positions."""
+    ranks = torch.rand(len(counts_B), num_patches, generator=rng).argsort(1).argsort(1)
+    return ranks < counts_B.cpu()[:, None]
+
+
+def masked_loss(model: Any, given: Tensor, codes_BN: Tensor, rng: torch.Generator, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy of the masked codes given the others, in nats.
+
+    The masks are those of the whole batch. Processes differ in how many codes they mask and are weighted by it, so that
+    the mean over processes is the mean over all masked codes.
+    """
+    counts = training_counts(torch.rand(len(codes_BN) * world_size(), generator=rng), model.num_patches)
+    whole = random_mask(counts, model.num_patches, rng)
+    weight = int(share_of(whole).sum()) * world_size() / int(whole.sum())
+    mask_BN = share_of(whole).to(codes_BN.device)
+    logits_MK = model(given, codes_BN.masked_fill(mask_BN, model.num_codes), mask_BN)
+    return weight * F.cross_entropy(logits_MK, codes_BN[mask_BN], label_smoothing=label_smoothing)
+
+
+def masked_nats(model: Any, given: Tensor, codes_BN: Tensor, rng: torch.Generator) -> Tensor:
+    """float [B], nats: an unbiased estimate of the random-order bound, which is at least -ln p(codes | given).
+
+    With m masked positions, m uniform in 1 … N: N / m times the summed cross-entropy of the masked codes
+    (order-agnostic models, Uria et al. 2014; Hoogeboom et al. 2022, eq. 5).
+    """
+    counts = torch.randint(1, model.num_patches + 1, (len(codes_BN),), generator=rng)
+    mask_BN = random_mask(counts, model.num_patches, rng).to(codes_BN.device)
+    logits_MK = model(given, codes_BN.masked_fill(mask_BN, model.num_codes), mask_BN)
+    each = logits_MK.new_zeros(codes_BN.shape)
+    each[mask_BN] = F.cross_entropy(logits_MK, codes_BN[mask_BN], reduction="none")
+    return each.sum(1) * model.num_patches / counts.to(each.device)
+
+
+def sample_maskgit(
+    logits_of: Callable[[Tensor, Tensor], Tensor],
+    uniform: Tensor,
+    *,
+    num_codes: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    choice_temperature: float,
+) -> Tensor:
+    """int64 [B, N] from uniforms [B, T, 2, N].
+
+    logits_of(codes [B, N], `num_codes` where masked; bool [B, N], where that is) -> [M, K] of the M masked positions.
+
+    Each of the T steps fills all masked positions and keeps those of highest confidence,
+    log p + choice_temperature * (1 - (t+1)/T) * Gumbel; a code once kept is never masked again.
+    """
+    (batch, steps, _, num_patches), masked = uniform.shape, uniform.shape[3]
+    codes = torch.full((batch, num_patches), num_codes, device=uniform.device)
+    for step in range(steps):
+        unknown = codes == num_codes
+        share = probabilities(logits_of(codes, unknown), temperature=temperature, top_k=top_k, top_p=top_p)
+        filled = draw(share, uniform[:, step, 0][unknown])
+        gumbel = -(-uniform[:, step, 1][unknown].clamp(1e-9, 1 - 1e-7).log()).log()
+        confidence = torch.full(codes.shape, torch.inf, device=codes.device)
+        confidence[unknown] = share.gather(1, filled[:, None])[:, 0].log()
+        confidence[unknown] += choice_temperature * (1 - (step + 1) / steps) * gumbel
+        codes[unknown] = filled
+        masked = still_masked(step, steps, masked, num_patches)
+        again = confidence.argsort(stable=True, dim=1)[:, :masked]
+        codes.scatter_(1, again, num_codes)
+    return codes

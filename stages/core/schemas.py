@@ -1,0 +1,125 @@
+"""Parts of params.yaml that several stages share: optimization, augmentation, losses, transformer sizes."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.core.distributed import world_size
+from stages.core.params import Section, impossible
+
+
+class Affine(Section):
+    """Ranges of a random affine map."""
+
+    degrees: float = Field(ge=0, le=180)  # rotation, either way
+    scale: float = Field(ge=0, lt=1)  # size times 1 - scale ... 1 + scale
+    translate: float = Field(ge=0, lt=1)  # shift as a fraction of the side, per axis, either way
+    shear: float = Field(ge=0, lt=1)  # horizontal shift per unit of height, either way
+    hflip: bool  # horizontal flip of half of the images
+
+
+class Optim(Section):
+    """AdamW, a linear warm-up followed by a cosine to zero, and averaged weights (EMA)."""
+
+    total_steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    lr_peak: float = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    beta2: float = Field(gt=0, lt=1)
+    clip_norm: float = Field(gt=0)
+    ema_decay: float = Field(ge=0, lt=1)
+    eval_every: int = Field(gt=0)  # steps
+    precision: Literal["fp32", "bf16"]
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def warm_up_ends(self) -> Self:
+        if self.warmup_steps >= self.total_steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps}: expected fewer than total_steps, {self.total_steps}")
+        return self
+
+
+class Gan(Section):
+    """A discriminator and the weight of its loss; weight 0 trains without one."""
+
+    weight: float = Field(ge=0)
+    start_step: int = Field(ge=0)
+    width: int = Field(ge=8, multiple_of=8)
+    lr: float = Field(gt=0)
+    disc_loss_floor: float = Field(ge=0)
+
+
+class HingeGan(Gan):
+    """VQGAN: weighting adaptive. LlamaGen: weighting fixed and a late start."""
+
+    weighting: Literal["adaptive", "fixed"]
+    max_adaptive: float = Field(gt=0)
+    discriminator: Literal["patch", "features"]
+
+
+class ReconstructionLossConfig(Section):
+    """Loss = pixel_weight * L1|L2 + perceptual_weight * feature distance + gan.weight * adversarial loss."""
+
+    widths: list[int] = Field(min_length=1)  # channels per level, each level doubling the side; the last at img_px
+    blocks: int = Field(gt=0)  # residual blocks per level
+    pixel: Literal["l1", "l2"]
+    pixel_weight: float = Field(ge=0)
+    perceptual_weight: float = Field(ge=0)
+    perceptual_blocks: list[int] = Field(min_length=1)
+    lpips_vgg16: str
+    augment: Affine
+    gan: Gan
+    optim: Optim
+
+    @model_validator(mode="after")
+    def values_fit(self) -> Self:
+        if any(width < 8 or width % 8 for width in self.widths):
+            raise ValueError(f"widths = {self.widths}: expected positive multiples of 8")
+        if self.gan.weight and self.gan.start_step >= self.optim.total_steps:
+            never = f"expected fewer than optim.total_steps, {self.optim.total_steps}, or gan.weight = 0"
+            raise ValueError(f"gan.start_step = {self.gan.start_step}: {never}")
+        if self.lpips_vgg16 and (
+            Path(self.lpips_vgg16).suffix != ".safetensors" or not Path(self.lpips_vgg16).is_file()
+        ):
+            raise ValueError(
+                f"lpips_vgg16 = {self.lpips_vgg16!r}: expected '' or torchvision's VGG-16 weights as .safetensors "
+                "(download vgg16-397923af.pth from download.pytorch.org/models and convert it with "
+                "safetensors.torch.save_file)"
+            )
+        return self
+
+
+class HingeLossConfig(ReconstructionLossConfig):
+    """The loss of one-pass decoders and autoencoders: a hinge discriminator."""
+
+    gan: HingeGan
+
+
+class TransformerConfig(Section):
+    """Size and regularization of a transformer over codes."""
+
+    dim: int = Field(ge=8)
+    depth: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    label_smoothing: float = Field(ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def heads_divide(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"heads = {self.heads}: expected a divisor of dim = {self.dim}")
+        return self
+
+
+def check_shares(section: str, optim: Optim) -> None:
+    """`UserError` if the batch of `section` does not divide evenly among the processes."""
+    if optim.batch_size % (processes := world_size()):
+        raise impossible(f"{section}.batch_size", optim.batch_size, f"expected a multiple of the {processes} processes")
+
+
+def check_perceptual(section: str, config: ReconstructionLossConfig, depth: int) -> None:
+    """`UserError` if the perceptual loss names blocks that an encoder of `depth` blocks does not have."""
+    if bad := [block for block in config.perceptual_blocks if not 0 <= block < depth]:
+        raise impossible(f"{section}.perceptual_blocks", bad, f"expected block numbers from 0 to {depth - 1}")

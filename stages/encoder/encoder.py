@@ -1,0 +1,92 @@
+"""The frozen encoder: images -> patch features of any block.
+
+encoder = load_encoder("data/encoder")
+feat_BND = encoder(to_float(images_BHWC), blocks=[9], final_norm=True)[0]
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.core import artifact
+from stages.core.checkpoint import load_tensors
+from stages.core.hardware import compute
+from stages.core.params import Precision, impossible
+from stages.encoder.vit import build_vit
+
+
+class Encoder(nn.Module):
+    """A timm vision transformer with its own size, mean and std. Its weights never change; gradients pass through."""
+
+    vit: Any
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vit: Any, config: dict[str, Any]):
+        super().__init__()
+        self.vit, self.config = vit.eval().requires_grad_(False), config
+        self.img_px: int = config["img_px"]
+        self.grid: int = config["img_px"] // config["patch_px"]
+        self.dim: int = config["dim"]
+        # A network made for average pooling keeps its last LayerNorm in fc_norm. Wrong for timm's AIMv2, whose `norm`
+        # is an RmsNorm: the identity in fc_norm is taken, and final_norm does nothing.
+        self.final_norm = vit.norm if isinstance(vit.norm, nn.LayerNorm) else vit.fc_norm
+        self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"])[:, None, None], persistent=False)
+
+    def forward(
+        self, pixels: Tensor, *, blocks: list[int], final_norm: bool, precision: Precision | None = None
+    ) -> list[Tensor]:
+        """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D] for each block, row-major, no class or register tokens.
+
+        Blocks count from 0. As in DiGIT, images are resized to img_px bicubically and without antialiasing.
+        `final_norm` applies the network's last LayerNorm to each block's output; `precision`: None for the artifact's.
+        """
+        if pixels.shape[-1] != self.img_px:
+            pixels = F.interpolate(pixels, size=self.img_px, mode="bicubic", align_corners=False)
+        pixels = ((pixels + 1) / 2 - self.mean) / self.std
+        with compute(pixels.device, precision or self.config["precision"]):
+            found = self.vit.forward_intermediates(
+                pixels, indices=sorted(set(blocks)), stop_early=True, output_fmt="NLC", intermediates_only=True
+            )
+        by_block = dict(zip(sorted(set(blocks)), found, strict=True))
+        chosen = [by_block[block].float() for block in blocks]
+        return [self.final_norm(feat_BND) for feat_BND in chosen] if final_norm else chosen
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode: a frozen encoder has no training behavior."""
+        return super().train(False)
+
+
+def load_encoder(folder: str | Path, device: torch.device | str = "cpu") -> Encoder:
+    """The network of an encoder artifact; its weights file is compared with the recorded hash first."""
+    config = artifact.read_config(Path(folder), "encoder")
+    vit = build(config)
+    vit.load_state_dict(load_tensors(Path(folder), "model.safetensors"))
+    return Encoder(vit, config).to(device)
+
+
+def random_twin(folder: str | Path, seed: int, device: torch.device | str = "cpu") -> Encoder:
+    """The same architecture with random initial weights, as a control."""
+    config = artifact.read_config(Path(folder), "encoder")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Encoder(build({**config, "seed": seed}), config).to(device)
+
+
+def build(config: dict[str, Any]) -> nn.Module:
+    """The network of an encoder config with its initial weights: one of this repository's own, or timm's."""
+    if "shape" in config:
+        return build_vit(**config["shape"], seed=config["seed"])
+    return timm.create_model(config["name"], pretrained=False, img_size=config["img_px"], num_classes=0)
+
+
+def block_number(key: str, block: int, depth: int) -> int:
+    """The number from 0 of a block that may count from the end; `UserError` that names `key` if there is none."""
+    if not -depth <= block < depth:
+        raise impossible(key, block, f"the encoder has {depth} blocks: expected {-depth} … {depth - 1}")
+    return block % depth

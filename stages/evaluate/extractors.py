@@ -1,0 +1,168 @@
+"""Feature extractors of FID, KID, IS and precision/recall, registered with torch-fidelity.
+
+extractors = open_extractors("data/encoder", "data/classifier", device)
+pooled_BD = extractors["embedded"].features(images_BHWC)[0]
+
+They work in torch-fidelity's own commands, too, once this module is imported:
+
+    calculate_metrics(input1=…, input2=…, fid=True, cuda=False, cache=False,
+                      feature_extractor="semtok-embedded", feature_extractor_weights_path="data/encoder")
+
+torch-fidelity's own statistics cache is keyed by a name, not by content, and reads pickles: never switch it on.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch_fidelity import FeatureExtractorBase, register_feature_extractor
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.utils import create_feature_extractor
+
+from stages.core import artifact
+from stages.core.errors import UserError
+from stages.core.images import to_float
+from stages.encoder.encoder import load_encoder
+from stages.evaluate.classifier import TYPE as CLASSIFIER_TYPE
+from stages.evaluate.classifier import load_classifier
+
+ENCODER, CLASSIFIER, INCEPTION = "semtok-embedded", "semtok-classifier", "semtok-inception-v3"  # registered names
+POOLED, LOGITS = "pooled", "logits"
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """A network and its facts for the protocol. The first feature is for distances, the second has logits."""
+
+    network: FeatureExtractorBase
+    facts: dict[str, Any]
+
+    def features(self, images_BHWC: np.ndarray) -> list[Tensor]:
+        """uint8 [B, H, W, 3] -> its features, float32 [B, D] and, where it classifies, [B, classes], on the CPU."""
+        device = next(self.network.parameters()).device
+        batch = torch.from_numpy(images_BHWC).permute(0, 3, 1, 2).contiguous().to(device)
+        return [feature.float().cpu() for feature in self.network(batch)]
+
+
+class EncoderExtractor(FeatureExtractorBase):
+    """The frozen encoder: mean over the patches of its last block after the final norm."""
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **_: Any):
+        super().__init__(name, features_list)
+        self.encoder = load_encoder(feature_extractor_weights_path)
+        self.last = self.encoder.config["depth"] - 1
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return (POOLED,)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        """One layer for all metrics; it has no logits, so no Inception score."""
+        return POOLED
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, input: Tensor) -> tuple[Tensor]:
+        """uint8 [B, 3, H, W] -> (float32 [B, D],)."""
+        pixels = to_float(input.permute(0, 2, 3, 1), input.device)
+        return (self.encoder(pixels, blocks=[self.last], final_norm=True)[0].mean(1),)
+
+
+class ClassifierExtractor(FeatureExtractorBase):
+    """The classifier of real train images: pooled features and logits."""
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **_: Any):
+        super().__init__(name, features_list)
+        self.classifier = load_classifier(feature_extractor_weights_path)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return (POOLED, LOGITS)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return LOGITS if metric == "isc" else POOLED
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, input: Tensor) -> tuple[Tensor, ...]:
+        """uint8 [B, 3, H, W] -> the requested features, float32 [B, D] or [B, classes]."""
+        assert self.classifier is not None, "images without classes have no classifier"
+        found = self.classifier(to_float(input.permute(0, 2, 3, 1), input.device))
+        return tuple(found[(POOLED, LOGITS).index(name)] for name in self.features_list)
+
+
+class InceptionExtractor(FeatureExtractorInceptionV3):
+    """torch-fidelity's Inception-v3, with weights from a safetensors file instead of a pickle."""
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs: Any):
+        # The parent's constructor reads only what torch.save wrote; this buffer holds plain tensors and is our own.
+        buffer = io.BytesIO()
+        torch.save(load_file(feature_extractor_weights_path), buffer)
+        buffer.seek(0)
+        super().__init__(name, features_list, feature_extractor_weights_path=buffer, **kwargs)
+
+
+register_feature_extractor(ENCODER, EncoderExtractor)
+register_feature_extractor(CLASSIFIER, ClassifierExtractor)
+register_feature_extractor(INCEPTION, InceptionExtractor)
+
+
+def open_extractors(
+    encoder: Path, classifier: Path, device: torch.device, inception_weights: str = ""
+) -> dict[str, FeatureExtractor]:
+    """{"embedded": …}, {"classifier": …} where images have classes and, with a weights file, {"inception": …}."""
+    extractors = {"embedded": open_encoder(encoder, device), **open_classifier(classifier, device)}
+    return extractors | ({"inception": open_inception(Path(inception_weights), device)} if inception_weights else {})
+
+
+def open_encoder(folder: Path, device: torch.device) -> FeatureExtractor:
+    """The extractor of an encoder artifact."""
+    config = artifact.read_config(folder, "encoder")
+    note = "embedded extractor: not comparable to published FID; the tokens come from the same encoder"
+    facts = {"name": ENCODER, "weights_sha256": config["files"]["model.safetensors"], "dim": config["dim"],
+             "features": f"{config['name']}: mean over patches, last block, final norm", "note": note}  # fmt: skip
+    return FeatureExtractor(create(ENCODER, [POOLED], folder).to(device), facts)
+
+
+def open_classifier(folder: Path, device: torch.device) -> dict[str, FeatureExtractor]:
+    """{"classifier": the extractor of a classifier artifact}; empty where images have no classes."""
+    config = artifact.read_config(folder, CLASSIFIER_TYPE)
+    if config["shape"] is None:
+        return {}
+    note = "trained on this data set's classes: not comparable to published FID; shares nothing with any tokenizer"
+    dim = 2 * config["shape"]["widths"][-1]
+    facts = {"name": CLASSIFIER, "weights_sha256": config["files"]["model.safetensors"], "dim": dim,
+             "features": "classifier of real train images: mean and maximum over positions", "note": note}  # fmt: skip
+    return {"classifier": FeatureExtractor(create(CLASSIFIER, [POOLED, LOGITS], folder).to(device), facts)}
+
+
+def open_inception(weights: Path, device: torch.device) -> FeatureExtractor:
+    """The extractor of published FID, from torch-fidelity's weights as safetensors."""
+    try:
+        network = create(INCEPTION, ["2048", "logits_unbiased"], weights).to(device)
+    except (RuntimeError, OSError, SafetensorError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{weights}: not torch-fidelity's Inception-v3 weights as safetensors: {why}") from None
+    facts = {"name": INCEPTION, "weights_sha256": artifact.sha256(weights), "dim": 2048,
+             "features": "Inception-v3 2048 and logits_unbiased, TF1 bilinear resize to 299 px",
+             "note": "comparable to published FID only with the same reference, crop and count"}  # fmt: skip
+    return FeatureExtractor(network, facts)
+
+
+def create(name: str, layers: list[str], weights: Path) -> FeatureExtractorBase:
+    """Build a registered extractor as torch-fidelity does."""
+    return create_feature_extractor(
+        name, layers, cuda=False, feature_extractor_weights_path=str(weights), verbose=False
+    )

@@ -1,0 +1,56 @@
+"""Sections `classifier`, `reference`, `reconstruction` and `generation` of params.yaml."""
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from stages.core.params import Section
+from stages.core.schemas import Affine, Optim
+
+
+class ClassifierParams(Section):
+    """A convolutional classifier of real images."""
+
+    img_px: int = Field(ge=8)  # larger images are averaged down to it
+    widths: list[int] = Field(min_length=1)  # channels at img_px, then after each halving
+    augment: Affine
+    optim: Optim
+
+    @field_validator("widths")
+    @classmethod
+    def widths_are_positive(cls, widths: list[int]) -> list[int]:
+        if any(width < 1 for width in widths):
+            raise ValueError(f"{widths}: expected positive numbers of channels")
+        return widths
+
+
+class ReferenceParams(Section):
+    """Real images to compare with."""
+
+    max_images: int = Field(ge=0)  # of train; 0: all
+    prc_neighbors: int = Field(gt=0)
+    pixel_px: int = Field(gt=0)
+    inception_weights: str
+    seed: int = Field(ge=0, lt=2**32)
+
+    @field_validator("inception_weights")
+    @classmethod
+    def weights_are_there(cls, path: str) -> str:
+        if path and (Path(path).suffix != ".safetensors" or not Path(path).is_file()):
+            raise ValueError(f"{path!r}: expected '' or an existing .safetensors file (pickles are never read)")
+        return path
+
+
+class ReconstructionParams(Section):
+    """Metrics of reconstructed val images."""
+
+    bootstrap_draws: int = Field(ge=2)
+    seed: int = Field(ge=0, lt=2**32)
+
+
+class GenerationParams(Section):
+    """Metrics of generated samples."""
+
+    kid_subset_size: int = Field(ge=2)
+    neighbors_shown: int = Field(gt=0)
+    seed: int = Field(ge=0, lt=2**32)

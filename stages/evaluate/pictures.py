@@ -1,0 +1,45 @@
+"""Pictures beside the metrics: reconstructions, samples by class, nearest training images."""
+
+from pathlib import Path
+
+import numpy as np
+
+from stages.core.distributed import linspace_indices
+from stages.core.results import enlarge, grid, save_png
+
+PAIRS, PAIR_COLUMNS = 32, 16
+CLASS_ROWS, CLASS_COLUMNS = 20, 10
+
+
+def save_reconstructions(path: Path, images: np.ndarray, decoded: np.ndarray) -> None:
+    """Rows of originals uint8 [M, H, W, 3], each above the row of their reconstructions."""
+    rows = [
+        pictures[start : start + PAIR_COLUMNS]
+        for start in range(0, len(images), PAIR_COLUMNS)
+        for pictures in (images, decoded)
+    ]
+    save_png(path, grid(np.concatenate(rows), min(PAIR_COLUMNS, len(images)), enlarge(images.shape[1])))
+
+
+def choose_samples(labels: np.ndarray) -> tuple[np.ndarray, int]:
+    """int64 [rows * columns] numbers of samples to show, and the columns.
+
+    One row per class of `labels` int64 [num], at most 20 classes; if there is only one class, the first 100.
+    """
+    classes = np.unique(labels)
+    shown = classes[linspace_indices(len(classes), CLASS_ROWS)]
+    rows = [np.flatnonzero(labels == one)[:CLASS_COLUMNS] for one in shown]
+    if len(classes) == 1:
+        rows = [np.arange(len(labels))[: CLASS_COLUMNS * CLASS_COLUMNS]]
+    columns = min(CLASS_COLUMNS, max(map(len, rows)))
+    return np.concatenate([_padded(row, columns) for row in rows]), columns
+
+
+def _padded(row: np.ndarray, columns: int) -> np.ndarray:
+    """The row filled up by its own beginning to a multiple of `columns`."""
+    return np.resize(row, -(-len(row) // columns) * columns)
+
+
+def save_grid(path: Path, images: np.ndarray, columns: int) -> None:
+    """uint8 [M, H, W, 3] as rows of `columns`, enlarged."""
+    save_png(path, grid(images, columns, enlarge(images.shape[1])))

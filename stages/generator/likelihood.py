@@ -1,0 +1,57 @@
+"""Likelihood of codes under a generator: exact for `ar`, an upper bound of -ln p for `masked`."""
+
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.core.distributed import linspace_indices
+from stages.core.metrics import count_codes
+from stages.tokens.reader import Tokens
+
+BATCH = 64  # images per batch, a constant because the masks are drawn per batch
+BOUND_MASKS = 5_000  # masks drawn for the bound of kind masked: several per val image if there are fewer images
+
+
+@torch.inference_mode()
+def nats_per_image(
+    model: Any, data: Tokens, kind: ModuleType, device: torch.device, limit: int, draws: int
+) -> np.ndarray:
+    """float64 [M]: -ln p of at most `limit` images given their class, mean over `draws` seeded masks; view 0 alone."""
+    rng, chosen = torch.Generator().manual_seed(0), linspace_indices(len(data.labels), limit)
+    parts = np.array_split(chosen, math.ceil(len(chosen) / BATCH))
+    found: list[Tensor] = []
+    for part in parts * draws:
+        labels = np.where(data.labels[part] < 0, data.num_classes, data.labels[part])
+        given = torch.from_numpy(labels), torch.from_numpy(data.codes[0][part].astype(np.int64))
+        found.append(kind.nats(model, *(tensor.to(device) for tensor in given), rng).double().cpu())
+    return torch.cat(found).view(draws, -1).mean(0).numpy()
+
+
+def likelihood_facts(model: Any, data: dict[str, Tokens], kind: ModuleType, device: torch.device) -> dict[str, Any]:
+    """Likelihood of all val images; `_std` is the standard error of the mean over images."""
+    val, codes = data["val"], model.num_patches
+    draws = 1 if kind.BOUND == "exact" else max(1, BOUND_MASKS // len(val.labels))
+    nats = nats_per_image(model, val, kind, device, len(val.labels), draws)
+    mean, std = float(nats.mean()), float(nats.std() / len(nats) ** 0.5)
+    perplexity = math.exp(mean / codes)
+    return {
+        "bound": kind.BOUND,
+        "val_images": len(nats),
+        "val_nats_per_code": round(mean / codes, 6),
+        "val_perplexity": round(perplexity, 4),
+        "val_perplexity_std": round(perplexity * std / codes, 4),
+        "val_bits_per_image": round(mean / math.log(2), 3),
+        "val_bits_per_image_std": round(std / math.log(2), 3),
+        "unigram_perplexity": round(unigram_perplexity(data["train"], val), 4),
+    }
+
+
+def unigram_perplexity(train: Tokens, val: Tokens) -> float:
+    """exp of the cross-entropy of val codes under train's code frequencies, one count added to each."""
+    share = count_codes(train.codes[0], train.num_codes) + 1.0
+    counts = count_codes(val.codes[0], val.num_codes)
+    return float(np.exp(-(counts * np.log(share / share.sum())).sum() / counts.sum()))

@@ -1,0 +1,95 @@
+"""Params of training and sampling generators, and the registry of their kinds.
+
+generator.model    Model: the transformer that all generators share
+generator.<name>   Training, whose `kind` is one of KINDS
+samples.draws      Draws: how many samples
+samples.<name>     the sampling schema of that kind
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from stages.core.params import DIFFERENT, Section, impossible, load, load_value
+from stages.core.schemas import Optim, TransformerConfig
+
+SHARED = ("model", "draws")  # sections beside those of the generators, whose names no generator may have
+
+
+class Model(TransformerConfig):
+    """The transformer of every generator."""
+
+    class_dropout: float = Field(ge=0, le=1)
+
+
+class Training(Optim):
+    """Kind and optimization of one generator."""
+
+    kind: str
+
+
+class Params(Section):
+    """Name, network and training of one generator."""
+
+    name: str
+    model: Model
+    training: Training
+
+
+class Draws(Section):
+    """Samples per class, or in all without classes, for each seed."""
+
+    per_class: int = Field(gt=0)
+    seeds: Annotated[list[int], Field(min_length=1), DIFFERENT]
+
+
+class Sampling(Section):
+    """How a code is drawn from logits."""
+
+    temperature: float = Field(gt=0)
+    top_k: int = Field(ge=0)
+    top_p: float = Field(gt=0, le=1)
+    guidance: float = Field(ge=0)
+
+
+class MaskedSampling(Sampling):
+    """The same with the steps of MaskGIT."""
+
+    steps: int = Field(gt=0, le=1024)
+    choice_temperature: float = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Module and plain sampling of one kind of generator.
+
+    The module defines CAUSAL, BOUND, `loss`, `nats` and `sample`. Plain sampling is unfiltered and unguided. Its values
+    are stored in the generator artifact, for users who have no samples artifact beside it.
+    """
+
+    module: str
+    plain: Sampling
+
+
+PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 1.0}
+KINDS = {
+    "ar": Kind("stages.generator.ar", Sampling(**PLAIN)),
+    "masked": Kind("stages.generator.masked", MaskedSampling(**PLAIN, steps=8, choice_temperature=4.5)),  # MaskGIT's
+}
+
+
+def load_params(name: str, path: Path = Path("params.yaml")) -> Params:
+    """`generator.model` and `generator.<name>`; `UserError` for an unknown kind."""
+    section = f"generator.{name}"
+    if name in SHARED:
+        raise impossible("generators", name, f"{section} is no generator; choose another name")
+    if (kind := load_value(f"{section}.kind", path)) not in KINDS:
+        raise impossible(f"{section}.kind", kind, f"expected one of {', '.join(KINDS)}")
+    return Params(name=name, model=load("generator.model", Model, path), training=load(section, Training, path))
+
+
+def load_sampling(name: str, kind: str, path: Path = Path("params.yaml")) -> Sampling:
+    """`samples.<name>` of a generator of the given kind."""
+    return load(f"samples.{name}", type(KINDS[kind].plain), path)

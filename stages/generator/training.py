@@ -1,0 +1,132 @@
+"""Training of a generator: batches, loss, evaluation and the artifact that results."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stages.core import artifact, distributed
+from stages.core.artifact import scratch
+from stages.core.checkpoint import save_tensors
+from stages.core.code import import_kind
+from stages.core.distributed import seed_of
+from stages.core.hardware import barrier, compute, pick_device, process_group
+from stages.core.params import Machine
+from stages.core.progress import print_cost_estimate
+from stages.core.results import Curves
+from stages.core.train import epoch_batch, fit
+from stages.generator.likelihood import BATCH, likelihood_facts, nats_per_image
+from stages.generator.params import KINDS, Model, Params
+from stages.generator.transformer import TokenTransformer
+from stages.tokens.reader import Tokens, load_tokens, token_facts
+
+EVAL_IMAGES = 256  # per split, evenly spaced
+
+
+def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machine) -> None:
+    """Write the generator artifact `out`; curves and last scores go to the folder `report`."""
+    facts, optim, curves = token_facts(tokens), params.training, Curves()
+    data, kind = (
+        {split: load_tokens(tokens, split) for split in ("train", "val")},
+        import_kind(KINDS[optim.kind].module),
+    )
+    shape, device = network_shape(facts, params.model, kind.CAUSAL), pick_device(machine.device)
+    torch.manual_seed(optim.seed)
+    network = TokenTransformer(**shape).to(device)
+    estimate_cost(out, network, data, params)
+    with process_group(), scratch(out, params, [tokens]) as work:
+        batch_at, batch_keys = batches(data["train"], params, device)
+        fit(
+            network, optim, batch_at, loss_fn(kind, params, device), evaluator(data, kind, device), curves,
+            work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name=f"generator {out.name}",
+            batch_keys=batch_keys,
+        )  # fmt: skip
+        if distributed.rank() == 0:
+            curves.write(report)
+            likelihood = likelihood_facts(network, data, kind, device)
+            publish(out, network, {
+                "kind": optim.kind, "name": params.name, "tokenizer": facts["tokenizer"], "classes": facts["classes"],
+                "shape": shape, "sampling": KINDS[optim.kind].plain.model_dump(), "likelihood": likelihood,
+                "inputs": {"tokens": artifact.digest(tokens)},
+            })  # fmt: skip
+        barrier()
+
+
+def publish(out: Path, network: nn.Module, config: dict[str, Any]) -> None:
+    """Write the artifact and print the likelihood of the val codes."""
+    with artifact.new_artifact(out, "generator", config) as folder:
+        save_tensors(folder / "model.safetensors", network.state_dict())
+    print(f"generator {out.name}: " + ", ".join(f"{key} {value}" for key, value in config["likelihood"].items()))
+
+
+def estimate_cost(out: Path, network: TokenTransformer, data: dict[str, Tokens], params: Params) -> None:
+    """Print the cost: five copies of the weights (optimizer, averages), about 25 activations per position and layer.
+
+    Logits and the gradients of the loss are three values per position and code.
+    """
+    size, positions = sum(p.numel() for p in network.parameters()), params.training.batch_size * network.num_patches
+    activations = positions * params.model.dim * params.model.depth * 100
+    logits = max(positions, BATCH * network.num_patches) * network.num_codes * 12
+    print_cost_estimate(
+        "generator", out, {"images": len(data["train"].labels), "parameters": size},
+        disk_bytes=size * 20, memory_bytes=600 * 2**20 + size * 24 + activations + logits,
+    )  # fmt: skip
+
+
+def network_shape(facts: dict[str, Any], model: Model, causal: bool) -> dict[str, Any]:
+    """The arguments of `TokenTransformer`, from the tokens, the params and the kind."""
+    sizes = {"num_codes": facts["num_codes"], "num_classes": len(facts["classes"]), "num_patches": facts["num_patches"]}
+    return {**sizes, **model.model_dump(include={"dim", "depth", "heads", "dropout"}), "causal": causal}
+
+
+def batches(
+    data: Tokens, params: Params, device: torch.device
+) -> tuple[Callable[[int], tuple[Tensor, Tensor]], Callable[[int], list[int]]]:
+    """step -> (labels [B], codes [B, N]) of seeded images, views and class dropouts; step -> image numbers.
+
+    The whole batch is drawn in every process; B is the share of this one.
+    """
+    optim = params.training
+
+    def images_at(step: int) -> np.ndarray:
+        return epoch_batch(step, count=len(data.labels), batch_size=optim.batch_size, seed=optim.seed)
+
+    def batch_at(step: int) -> tuple[Tensor, Tensor]:
+        rng, index = np.random.default_rng(seed_of("generator", optim.seed, step)), images_at(step)
+        views = rng.integers(len(data.codes), size=len(index))
+        dropped = (rng.random(len(index)) < params.model.class_dropout) | (data.labels[index] < 0)
+        labels = np.where(dropped, data.num_classes, data.labels[index])
+        codes = data.codes[distributed.share_of(views), distributed.share_of(index)].astype(np.int64)
+        return torch.from_numpy(distributed.share_of(labels)).to(device), torch.from_numpy(codes).to(device)
+
+    return batch_at, lambda step: images_at(step).tolist()
+
+
+def loss_fn(kind: ModuleType, params: Params, device: torch.device) -> Any:
+    """The loss of the kind under autocast; its masks are a function of the step."""
+    optim = params.training
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rng = torch.Generator().manual_seed(seed_of("masks", optim.seed, step))
+        with compute(device, optim.precision):
+            value = kind.loss(model, *batch, rng, params.model.label_smoothing)
+        return value, {}
+
+    return loss
+
+
+def evaluator(data: dict[str, Tokens], kind: ModuleType, device: torch.device) -> Any:
+    """step, averaged model -> nats per code of train and val images, not augmented, class given."""
+
+    def evaluate(step: int, model: Any) -> dict[str, float]:
+        return {
+            f"{split}/nats_per_code": nats_per_image(model, data[split], kind, device, EVAL_IMAGES, 1).mean()
+            / model.num_patches
+            for split in ("train", "val")
+        }
+
+    return evaluate

@@ -1,0 +1,142 @@
+"""Accuracy of linear probes on pooled encoder features, on pixels and on features of random weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.core import artifact
+from stages.core.distributed import random_subset, seed_of
+from stages.core.hardware import pick_device
+from stages.core.images import seeded_maps, thumbnails, to_float, to_uint8, warp
+from stages.core.params import Machine, impossible
+from stages.core.results import enlarge, grid, save_png, write_metrics
+from stages.data.reader import ImageSplit, image_facts
+from stages.encoder.encoder import Encoder, block_number, load_encoder, random_twin
+from stages.studies.linear_probe import fit_classifier, has_classes
+from stages.studies.params import Probe
+
+IMAGES_SHOWN = 16
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Folders of an images and an encoder artifact."""
+
+    images: Path
+    encoder: Path
+
+
+def probe(inputs: Inputs, report: Path, params: Probe, machine: Machine) -> None:
+    """Write metrics.json and augmented.png to the folder `report`."""
+    block_number("probe.block", params.block, artifact.read_config(inputs.encoder, "encoder")["depth"])
+    splits = {name: ImageSplit(inputs.images, name, machine.num_workers) for name in ("train", "val")}
+    chosen = {name: random_subset(len(split), params.max_images, params.seed) for name, split in splits.items()}
+    train_labels, val_labels = (splits[name].labels[chosen[name]] for name in ("train", "val"))
+    with_classes = has_classes(train_labels, val_labels)
+    few = few_label_draws(train_labels, params) if with_classes else []
+    save_augmented(report / "augmented.png", splits["val"], params)
+    if not with_classes:
+        write_metrics(report, {"skipped": "no classes"})
+        return
+    device = pick_device(machine.device)
+    networks = {"raw": None, "random_twin": random_twin(inputs.encoder, params.seed, device)}
+    networks["encoder"] = load_encoder(inputs.encoder, device)
+    metrics = {}
+    for name, network in networks.items():
+        extractor = Extractor(network, params, machine.infer_batch_size)
+        train = extractor.extract(splits["train"], chosen["train"])
+        tests = {"clean": extractor.extract(splits["val"], chosen["val"])}
+        tests["augmented"] = extractor.extract(splits["val"], chosen["val"], augmented=True)
+        metrics[name] = accuracies(train, train_labels, tests, val_labels, few, params)
+        print(f"probe: {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in metrics[name].items()))
+    write_metrics(report, {**metrics, "protocol": [protocol(inputs, chosen, params)]})
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Features of images: the mean over the network's patches, or averaged pixels without a network."""
+
+    network: Encoder | None
+    params: Probe
+    batch_size: int
+
+    def extract(self, split: ImageSplit, index: np.ndarray, *, augmented: bool = False) -> np.ndarray:
+        """float32 [M, D] of the images with these numbers, int64 [M]."""
+        device = "cpu" if self.network is None else next(self.network.parameters()).device
+        features = []
+        for start in range(0, len(index), self.batch_size):
+            batch = index[start : start + self.batch_size]
+            pixels = to_float(split.read(batch), device)
+            pixels = warp(pixels, augmentation_maps(batch, self.params)) if augmented else pixels
+            features.append(self.pooled(pixels).cpu())
+        return torch.cat(features).numpy()
+
+    @torch.inference_mode()
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """float [B, 3, H, W] in [-1, 1] -> float32 [B, D]."""
+        if self.network is None:
+            return thumbnails(pixels, self.params.raw_px)
+        block = block_number("probe.block", self.params.block, self.network.config["depth"])
+        return self.network(pixels, blocks=[block], final_norm=self.params.final_norm)[0].mean(1)
+
+
+def augmentation_maps(index: np.ndarray, params: Probe) -> Tensor:
+    """float [B, 2, 3]: the random affine map of each val image, a function of the seed and the image's number."""
+    return seeded_maps([seed_of("probe", params.seed, int(i)) for i in index], params.augmented)
+
+
+def accuracies(
+    train: np.ndarray, train_labels: np.ndarray, tests: dict[str, np.ndarray], val_labels: np.ndarray,
+    few: list[np.ndarray], params: Probe,
+) -> dict[str, float]:  # fmt: skip
+    """{clean, augmented}: trained on all of `train`; few_*: on each subset in `few`, mean and deviation over them."""
+    strength = params.inverse_regularization
+    classify = fit_classifier(train, train_labels, strength)
+    found = {key: float((classify(features) == val_labels).mean()) for key, features in tests.items()}
+    classifiers = [fit_classifier(train[draw], train_labels[draw], strength) for draw in few]
+    for key, features in tests.items():
+        scores = [float((one(features) == val_labels).mean()) for one in classifiers]
+        found |= {f"few_{key}": float(np.mean(scores)), f"few_{key}_std": float(np.std(scores, ddof=1))}
+    return found
+
+
+def few_label_draws(labels: np.ndarray, params: Probe) -> list[np.ndarray]:
+    """few_draws seeded subsets, int64, with `shots` images of every class; a smaller class is an error."""
+    members = {int(one): np.flatnonzero(labels == one) for one in np.unique(labels)}
+    smallest = min(members, key=lambda one: len(members[one]))
+    if len(members[smallest]) < params.shots:
+        among = f"among the {len(labels):,} train images used (probe.max_images)"
+        allowed = f"class {smallest} has {len(members[smallest])} {among}"
+        raise impossible("probe.shots", params.shots, allowed)
+    rng = np.random.default_rng(params.seed)
+    return [
+        np.concatenate([rng.choice(own, params.shots, replace=False) for own in members.values()])
+        for _ in range(params.few_draws)
+    ]
+
+
+def protocol(inputs: Inputs, chosen: dict[str, np.ndarray], params: Probe) -> dict[str, Any]:
+    """How the metrics were measured."""
+    return {
+        "of": "probe",
+        "reference": "val",
+        "reference_digest": artifact.digest(inputs.images)[:12],
+        "img_px": image_facts(inputs.images)["img_px"],
+        "classifier": "logistic regression, penalty relative to the mean variance",
+        "train_images": len(chosen["train"]),
+        "val_images": len(chosen["val"]),
+        "encoder_sha256": artifact.read_config(inputs.encoder, "encoder")["files"]["model.safetensors"],
+        **params.model_dump(),
+    }
+
+
+def save_augmented(path: Path, val: ImageSplit, params: Probe) -> None:
+    """Write a picture of val images above their augmented copies."""
+    index = random_subset(len(val), params.max_images, params.seed)[:IMAGES_SHOWN]
+    images = val.read(index)
+    augmented = to_uint8(warp(to_float(images), augmentation_maps(index, params)))
+    save_png(path, grid(np.concatenate([images, augmented]), len(index), enlarge(val.img_px)))

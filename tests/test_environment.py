@@ -1,0 +1,55 @@
+"""`semtok doctor` on packages, GPUs and disk: what breaks, hangs or is missing is named with the command that helps.
+
+Run: uv run pytest tests/test_environment.py
+"""
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import environment
+
+
+def test_a_full_disk_is_warned_of(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_234_000_000))
+    [finding] = environment.free_space({"data": tmp_path / "not/yet/there"})
+    assert finding.state == "warn" and finding.text == "1.2 GB free" and "dvc gc" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise TypeError('Body() got an unexpected argument')", "TypeError: Body() got an unexpected argument"),
+        ("import os; os.abort()", "ended with status -6"),
+        ("import time; time.sleep(60)", "no answer in 0.5 s"),
+        ("import no_such_package", "No module named 'no_such_package'"),
+    ],
+)  # fmt: skip
+def test_a_package_that_breaks_hangs_or_crashes_is_a_failure_and_no_more(code, said, monkeypatch):
+    monkeypatch.setattr(environment, "PROBE_SECS", 0.5 if "sleep" in code else 30)
+    answer, [finding] = environment.run_probe("it", code, "uv sync")
+    assert answer is None and finding.state == "FAIL" and said in finding.text and finding.fix == "uv sync"
+
+
+@pytest.mark.parametrize(
+    ("check", "gpus", "driver", "state", "said"),
+    [
+        (environment.torch_gpus, [], False, "ok", "no GPU"),
+        (environment.torch_gpus, [], True, "warn", "torch sees no GPU"),
+        (environment.torch_gpus, ["H200, 139 GiB"], True, "ok", "H200, 139 GiB"),
+        (environment.faiss_kmeans, 0, False, "ok", "works on the CPU"),
+        (environment.faiss_kmeans, 0, True, "warn", "faiss sees no GPU"),
+        (environment.faiss_kmeans, 2, True, "ok", "works on 2 GPUs"),
+    ],
+)
+def test_a_gpu_that_torch_or_faiss_does_not_see_is_warned_of(check, gpus, driver, state, said, monkeypatch):
+    monkeypatch.setattr(environment, "run_probe", lambda *_: (gpus, []))
+    monkeypatch.setattr(environment.shutil, "which", lambda _: "/usr/bin/nvidia-smi" if driver else None)
+    [finding] = check()
+    assert finding.state == state and said in finding.text
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(environment, "installed", lambda name: "" if name in ("timm", "faiss-gpu") else "1.0")
+    [finding] = environment.packages()
+    assert (finding.state, finding.text, finding.fix) == ("FAIL", "not installed: timm", "uv sync")
