@@ -181,7 +181,7 @@ def test_a_collapse_is_printed_with_its_remedy(name, changes, remedy, toy, tmp_p
 
 def test_a_killed_vqgan_goes_on_to_the_same_bytes(trained, tmp_path):
     root = tmp_path / "toy"
-    shutil.copytree(trained, root)
+    shutil.copytree(trained, root, ignore=shutil.ignore_patterns("scratch"))
     shutil.rmtree(root / "data/codebook/vqgan")
     toys.write_params(root, changes_of(trained) | {"machine": {"checkpoint_secs": 0}})
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
