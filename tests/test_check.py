@@ -12,6 +12,7 @@ import toy as toys
 
 from stages.check import errors_in
 from stages.codebook.params import KINDS as TOKENIZERS
+from stages.core.errors import UserError
 from stages.decoder.params import KINDS as DECODERS
 from stages.generator.params import KINDS as GENERATORS
 
@@ -26,8 +27,12 @@ def check(path: Path) -> tuple[int, str, str]:
 
 
 def errors_of(text: str, folder: Path) -> list[str]:
+    """The lines that `main` prints for a params file with this text."""
     (folder / "params.yaml").write_text(text)
-    return errors_in(folder / "params.yaml")
+    try:
+        return errors_in(folder / "params.yaml")
+    except UserError as error:
+        return str(error).splitlines()
 
 
 def test_the_shipped_file_is_possible():
@@ -66,19 +71,8 @@ def test_the_shipped_file_is_possible():
 )  # fmt: skip
 def test_an_impossible_value_is_named(old, new, message, tmp_path):
     assert old in PARAMS
-    status, out, err = check_text(PARAMS.replace(old, new, 1), tmp_path)
-    assert status == 2 and out == "" and message in err, err
-
-
-def check_text(text: str, folder: Path) -> tuple[int, str, str]:
-    """What `main` prints, without a process of its own."""
-    from stages.core.errors import UserError
-
-    try:
-        lines = errors_of(text, folder)
-    except UserError as error:
-        lines = str(error).splitlines()
-    return 2 if lines else 0, "", "\n".join(lines)
+    lines = errors_of(PARAMS.replace(old, new, 1), tmp_path)
+    assert any(message in line for line in lines), lines
 
 
 def test_all_errors_come_at_once_each_on_its_line_and_nothing_else(tmp_path):
