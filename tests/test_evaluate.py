@@ -191,7 +191,7 @@ def test_without_classes_class_accuracy_and_is_are_skipped_with_the_reason(toy, 
     assert "is[classifier]" not in drawn["unconditional"] and "gfid[embedded]" in drawn["unconditional"]
     for entry in made["protocol"] + drawn["protocol"]:
         assert entry["per_class"] is None and "classifier" not in entry["extractors"]
-    with pytest.raises(UserError, match="reference: made of other images than .*dvc repro reference"):
+    with pytest.raises(UserError, match="reference: made from another images artifact than .*dvc repro reference"):
         open_evaluator(replace(inputs, images=toy.images), MACHINE, CPU)
 
 

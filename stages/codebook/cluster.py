@@ -176,7 +176,7 @@ def publish(inputs: Inputs, codebook: Codebook) -> None:
     """The codebook artifact with its encoder inside."""
     config = artifact.read_config(inputs.features, "features")
     with new_codebook(
-        inputs, "cluster", codebook.vectors, ("encoder", "features"), normalize=True,
+        inputs, "cluster", codebook.vectors, ("images", "encoder", "features"), normalize=True,
         grid=round(config["num_patches"] ** 0.5), blocks=[config["block"]], layers="concat",
         final_norm=config["final_norm"],
     ) as folder:  # fmt: skip

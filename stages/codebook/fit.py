@@ -48,6 +48,8 @@ def main() -> None:
         artifact.find(needed)
     if kind.reads_features and args.inputs:
         check_features(inputs, args.inputs)
+    if kind.reads_features:
+        artifact.check_made_from(inputs.features, "features", images=inputs.images, encoder=inputs.encoder)
     module = import_kind(kind.fit)
     module.check(inputs, params)
     module.fit(inputs, params, machine)

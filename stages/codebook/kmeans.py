@@ -194,7 +194,7 @@ def publish(
 ) -> None:
     """The codebook artifact with its encoder and map inside."""
     layout = features.layout
-    sources = ("images", "encoder", "features") if layout.computed else ("encoder", "features")
+    sources = ("images", "encoder", "features")
     with new_codebook(
         inputs, params.kind, codebook.vectors, sources, normalize=params.normalize, grid=round(layout.patches**0.5),
         codebooks=layout.codebooks, blocks=layout.blocks, layers=params.layers, final_norm=layout.final_norm, **counts,

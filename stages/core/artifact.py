@@ -59,6 +59,28 @@ def read_config(artifact: Path, type_: str) -> dict[str, Any]:
     return config
 
 
+def type_of(artifact: Path) -> str:
+    """What kind of artifact a folder holds, such as "codebook"."""
+    return json.loads((find(artifact) / CONFIG).read_text())["artifact"]
+
+
+def check_made_from(made: Path, again: str, **sources: Path) -> None:
+    """`UserError` if the artifact `made` records other inputs than `sources`, such as images=…; `again`: what to run.
+
+    Inputs that it does not record are not compared.
+    """
+    recorded = json.loads((find(made) / CONFIG).read_text()).get("inputs", {})
+    for name, source in sources.items():
+        if name in recorded and recorded[name] != digest(source):
+            raise UserError(f"{made}: made from another {name} artifact than {source}. Run `dvc repro {again}`.")
+
+
+def images_digest(source: Path) -> str:
+    """12 hex digits of an images artifact's digest; of any other artifact, those of the images it was made from."""
+    config = json.loads((find(source) / CONFIG).read_text())
+    return (digest(source) if config["artifact"] == "images" else config["inputs"]["images"])[:12]
+
+
 def checked(artifact: Path, name: str) -> Path:
     """The path of a file in an artifact, after its bytes were compared with the hash in config.json."""
     expected = json.loads((find(artifact) / CONFIG).read_text())["files"][name]

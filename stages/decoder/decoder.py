@@ -125,13 +125,28 @@ def base_config(inputs: Inputs, kind: str, **more_inputs: str) -> dict[str, Any]
 
 
 def check_codes_of(decoder: Path, codebook: Path) -> None:
-    """`UserError` if a decoder artifact was trained on codes of another tokenizer than `codebook`.
-
-    The joint decoder inside a codebook artifact names no codebook and fits the one around it.
-    """
-    found = artifact.read_config(decoder, "decoder")["inputs"].get("codebook")
-    if found is not None and found != artifact.digest(codebook):
+    """`UserError` if a decoder artifact was trained on codes of another tokenizer than `codebook`."""
+    if codebook_of(decoder) not in (None, artifact.digest(codebook)):
         raise UserError(f"{decoder}: was not trained on the codes of {codebook}. Run `dvc repro decoder`.")
+
+
+def check_drawn(drawn: Path, config: dict[str, Any], decoder: Path) -> None:
+    """`UserError` if a generator or samples artifact with this config has codes of another codebook than `decoder`."""
+    if codebook_of(decoder) in (None, config["inputs"].get("codebook")):
+        return
+    tokenizer, own = config["tokenizer"], artifact.read_config(decoder, "decoder")
+    again = f"dvc repro decoder@{own['tokenizer']}-{own['name']} samples@{tokenizer}-{config['name']}"
+    raise UserError(f"{drawn}: draws codes of another {tokenizer} than {decoder} decodes. Run `{again}`.")
+
+
+def codebook_of(decoder: Path) -> str | None:
+    """The digest of the codebook whose codes a decoder artifact decodes.
+
+    A tokenizer's joint decoder lies in that codebook and records none. None if it was taken out.
+    """
+    found, around = artifact.read_config(decoder, "decoder")["inputs"].get("codebook"), decoder.absolute().parent
+    joint = (around / artifact.CONFIG).is_file() and artifact.type_of(around) == "codebook"
+    return found or (artifact.digest(around) if joint else None)
 
 
 def standardized(vectors_KD: Tensor) -> Tensor:

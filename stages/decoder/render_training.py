@@ -88,7 +88,17 @@ def check(inputs: Inputs, params: RenderParams) -> None:
     if pixel_px != (img_px := image_facts(inputs.images)["img_px"]):
         sizes = f"decodes images of {pixel_px} px, {inputs.images} has {img_px} px"
         raise UserError(f"{inputs.pixel_tokenizer}: {sizes}. Run `dvc repro`.")
+    check_pixel_codes(inputs, pixel)
     check_steps(inputs.section, params, artifact.read_config(pixel, "codebook")["num_patches"])
+
+
+def check_pixel_codes(inputs: Inputs, pixel: Path) -> None:
+    """`UserError` for a pixel tokenizer of other images or, if both are of one name, another one than the tokenizer."""
+    again = f"pixel_tokenizer@{inputs.name}"
+    artifact.check_made_from(pixel, again, images=inputs.images, encoder=inputs.encoder)
+    names = {artifact.read_config(folder, "codebook")["name"] for folder in (pixel, inputs.codebook)}
+    if len(names) == 1:
+        artifact.check_made_from(inputs.pixel_tokenizer, again, codebook=inputs.codebook)
 
 
 def check_steps(section: str, params: RenderParams, num_patches: int) -> None:

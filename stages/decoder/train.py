@@ -35,6 +35,7 @@ def main() -> None:
     inputs = Inputs(args.name, *artifacts, args.out, args.report)
     for needed in artifacts:
         artifact.find(needed)
+    artifact.check_made_from(args.codebook, f"codebook@{args.codebook.name}", images=args.images, encoder=args.encoder)
     module = import_kind(KINDS[params.kind].fit)
     module.check(inputs, params)
     module.fit(inputs, params, machine)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from stages.core import artifact
-from stages.core.errors import UserError
 from stages.core.params import Machine
 from stages.decoder.decoder import Decoder
 from stages.evaluate import protocol
@@ -63,10 +62,12 @@ class Evaluator:
 
 
 def open_evaluator(inputs: Inputs, machine: Machine, device: torch.device) -> Evaluator:
-    """Open the extractors that made the reference; a reference of other images is an error."""
+    """Open the extractors that made the reference; one of other images or networks is an error."""
+    sources = {"images": inputs.images, "encoder": inputs.encoder, "classifier": inputs.classifier}
+    artifact.check_made_from(inputs.reference, "reference", **sources)
+    artifact.check_made_from(inputs.classifier, "classifier", images=inputs.images)
+    artifact.check_made_from(inputs.decoder, f"decoder@{inputs.decoder.name}", images=inputs.images)
     config = artifact.read_config(inputs.reference, REFERENCE_TYPE)
-    if config["inputs"]["images"] != artifact.digest(inputs.images):
-        raise UserError(f"{inputs.reference}: made of other images than {inputs.images}. Run `dvc repro reference`.")
     extractors = open_extractors(inputs.encoder, inputs.classifier, device, config["inception_weights"])
     extract = make_extractor(extractors, config["pixel_px"])
     reference = load_reference(inputs.reference, extractors)

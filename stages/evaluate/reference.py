@@ -105,6 +105,7 @@ def count_train(images: Path, params: ReferenceParams) -> int:
 
 def _check(images: Path, encoder: Path, classifier: Path, out: Path, params: ReferenceParams) -> None:
     """Print the cost estimate; refuse more neighbors than there are other images."""
+    artifact.check_made_from(classifier, "classifier", images=images)
     train, val = count_train(images, params), num_images(images, "val")
     if params.prc_neighbors >= train:
         allowed = f"expected at most {train - 1}: there are {train} train images to compare with"

@@ -15,7 +15,7 @@ from stages.core.params import Machine, impossible
 from stages.core.progress import print_cost_estimate
 from stages.core.results import write_metrics
 from stages.data.reader import ImageSplit
-from stages.decoder.decoder import Decoder, load_decoder
+from stages.decoder.decoder import Decoder, check_drawn, load_decoder
 from stages.evaluate import metrics, pictures
 from stages.evaluate.evaluator import Evaluator, Inputs, decode, open_evaluator, print_summary
 from stages.evaluate.image_features import ImageFeatures
@@ -170,6 +170,8 @@ def check(inputs: Inputs, folder: Path, generators: list[str], params: Generatio
     samples = {name: load_samples(folder / name) for name in generators}
     codes = tokenizer_facts(inputs.decoder)["codes"]
     for name, drawn in samples.items():
+        check_drawn(folder / name, drawn.config, inputs.decoder)
+        artifact.check_made_from(folder / name, f"samples@{folder.name}-{name}", images=inputs.images)
         if drawn.codes.shape[2] != codes:
             found = f"{drawn.codes.shape[2]} codes per image, {inputs.decoder} takes {codes}"
             raise UserError(f"{folder / name}: {found}. Run `dvc repro`.")

@@ -30,6 +30,7 @@ def score_tokenizer(
 ) -> None:
     """Write metrics.json and pictures/reconstructions.png to the folder `report`."""
     check_codes_of(inputs.decoder, codebook)
+    artifact.check_made_from(codebook, f"codebook@{codebook.name}", images=inputs.images, encoder=inputs.encoder)
     _print_cost_estimate(inputs.reference, report)
     device = pick_device(machine.device)
     tokenizer, decoder = load_tokenizer(codebook, device), load_decoder(inputs.decoder, device)

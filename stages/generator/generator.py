@@ -6,6 +6,7 @@ sample = generator.sample(classes=[3, "seven", None], seed=0)   # sample.codes [
 
 import operator
 import os
+import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 from stages.core import artifact
 from stages.core.code import import_kind
 from stages.core.errors import UserError
-from stages.decoder.decoder import Decoder, load_decoder
+from stages.decoder.decoder import Decoder, check_drawn, codebook_of, load_decoder
 from stages.generator.params import KINDS, Sampling
 from stages.generator.transformer import TokenTransformer, load_transformer
 
@@ -90,18 +91,23 @@ def load_generator(
     """
     folder = Path(folder)
     network, config = load_transformer(folder, device)
-    chosen = Path(decoder) if decoder else only_decoder(folder, config["tokenizer"])
+    chosen = Path(decoder) if decoder else only_decoder(folder, config)
     loaded = load_decoder(chosen, device)
     if (decoded := loaded.config["tokenizer"]) != config["tokenizer"]:
         raise UserError(f"{chosen}: decodes codes of {decoded}, {folder} draws codes of {config['tokenizer']}")
+    check_drawn(folder, config, chosen)
     return Generator(network, config, loaded, sampling_of(folder, config))
 
 
-def only_decoder(folder: Path, tokenizer: str) -> Path:
-    """The decoder beside the generator that decodes the same tokenizer's codes; `UserError` unless there is one."""
-    beside = data_folder(folder) / "decoder"
+def only_decoder(folder: Path, config: dict[str, Any]) -> Path:
+    """The decoder beside the generator that decodes the same tokenizer's codes; `UserError` unless there is one.
+
+    Decoders of an older codebook count only if all are of one.
+    """
+    beside, tokenizer = data_folder(folder) / "decoder", config["tokenizer"]
     every = sorted(path.parent for path in beside.glob(f"*/{artifact.CONFIG}"))
-    found = [path for path in every if artifact.read_config(path, "decoder")["tokenizer"] == tokenizer]
+    named = [path for path in every if artifact.read_config(path, "decoder")["tokenizer"] == tokenizer]
+    found = [path for path in named if codebook_of(path) == config["inputs"].get("codebook")] or named
     if len(found) != 1:
         raise UserError(
             f"{folder}: expected one decoder of {tokenizer}'s codes in {beside}, found "
@@ -112,12 +118,15 @@ def only_decoder(folder: Path, tokenizer: str) -> Path:
 
 
 def sampling_of(folder: Path, config: dict[str, Any]) -> Sampling:
-    """The settings of the samples artifact beside the generator if it is of the same kind, else those in its config."""
+    """The settings of the samples artifact beside the generator, if drawn from this one; else those in its config."""
     samples, settings = data_folder(folder) / "samples" / config["tokenizer"] / config["name"], config["sampling"]
     if (samples / artifact.CONFIG).is_file():
-        facts = artifact.read_config(samples, "samples")
-        if facts["generator"]["kind"] == config["kind"]:
+        facts, member = artifact.read_config(samples, "samples"), f"{config['tokenizer']}-{config['name']}"
+        if facts["inputs"].get("generator") == artifact.digest(folder):
             settings = facts["sampling"]
+        else:
+            why = f"{samples} were drawn from another generator than {folder}; its settings are not used"
+            print(f"warning: {why}. Run `dvc repro samples@{member}`.", file=sys.stderr)
     return type(KINDS[config["kind"]].plain)(**settings)
 
 

@@ -30,7 +30,7 @@ def draw_samples(generator: Path, out: Path, draws: Draws, sampling: Sampling, m
         "name": config["name"], "tokenizer": config["tokenizer"], "classes": config["classes"],
         "seeds": draws.seeds, "per_class": draws.per_class, "sampling": sampling.model_dump(),
         "generator": {key: config[key] for key in ("kind", "name", "likelihood")},
-        "inputs": {"generator": artifact.digest(generator)},
+        "inputs": {**config["inputs"], "generator": artifact.digest(generator)},
     }  # fmt: skip
     with artifact.new_artifact(out, "samples", facts) as folder:
         np.save(folder / "codes.npy", np.stack(drawn).astype(code_dtype(network.num_codes)))

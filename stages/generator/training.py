@@ -51,7 +51,7 @@ def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machin
             publish(out, network, {
                 "kind": optim.kind, "name": params.name, "tokenizer": facts["tokenizer"], "classes": facts["classes"],
                 "shape": shape, "sampling": KINDS[optim.kind].plain.model_dump(), "likelihood": likelihood,
-                "inputs": {"tokens": artifact.digest(tokens)},
+                "inputs": {"tokens": artifact.digest(tokens), **facts["inputs"]},  # whose codes, of which images
             })  # fmt: skip
         barrier()
 

@@ -58,6 +58,7 @@ def measure(inputs: Inputs, report: Path, params: AblationCell, machine: Machine
 
 def check(inputs: Inputs, params: AblationCell) -> dict[str, np.ndarray]:
     """Numbers of the images used per split; more codes than vectors, or dimensions than features have, is an error."""
+    artifact.check_made_from(inputs.features, "features", images=inputs.images)
     config = artifact.read_config(inputs.features, "features")
     chosen = {split: random_subset(config["splits"][split]["images"], params.max_images, params.seed)
               for split in ("train", "val")}  # fmt: skip

@@ -62,6 +62,7 @@ class Tokenized(NamedTuple):
 @torch.inference_mode()
 def measure(inputs: Inputs, report: Path, params: NoiseRobustness, machine: Machine) -> None:
     """Write metrics.json and noise_robustness.tsv to the folder `report`."""
+    artifact.check_made_from(inputs.codebook, f"codebook@{inputs.codebook.name}", images=inputs.images)
     val = ImageSplit(inputs.images, "val", machine.num_workers)
     chosen = random_subset(len(val), params.max_images, params.seed)
     masks = masks_of(inputs.images, [val.keys[number] for number in chosen])

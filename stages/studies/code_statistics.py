@@ -37,6 +37,7 @@ class Inputs:
 
 def analyze(inputs: Inputs, report: Path, params: CodeAnalysis, machine: Machine) -> None:
     """Write metrics.json, gallery.png and tsne.png to the folder `report`."""
+    artifact.check_made_from(inputs.codebook, f"codebook@{inputs.codebook.name}", images=inputs.images)
     splits = {name: ImageSplit(inputs.images, name, machine.num_workers) for name in ("train", "val")}
     chosen = {name: random_subset(len(split), params.max_images, params.seed) for name, split in splits.items()}
     patch_px, subset = check(inputs.codebook, splits["val"], chosen["val"], params)

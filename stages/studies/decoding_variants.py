@@ -58,12 +58,16 @@ def measure(inputs: Inputs, report: Path, params: DecodingSteps, machine: Machin
 
 
 def check(inputs: Inputs, params: DecodingSteps) -> None:
-    """`UserError` for blocks that the encoder lacks, or a decoder of another codebook."""
+    """`UserError` for blocks that the encoder lacks, or artifacts that do not belong together."""
     depth = artifact.read_config(inputs.encoder, "encoder")["depth"]
     if bad := [block for block in params.perceptual_blocks if not 0 <= block < depth]:
         allowed = f"expected block numbers from 0 to {depth - 1}"
         raise impossible("decoding_steps.perceptual_blocks", bad, allowed)
     check_codes_of(inputs.decoder, inputs.codebook)
+    again = f"codebook@{inputs.codebook.name}"
+    artifact.check_made_from(inputs.codebook, again, images=inputs.images, encoder=inputs.encoder)
+    artifact.check_made_from(inputs.decoder, f"decoder@{inputs.decoder.name}", images=inputs.images)
+    artifact.check_made_from(inputs.classifier, "classifier", images=inputs.images)
 
 
 def estimate_cost(images: Path, report: Path, params: DecodingSteps) -> None:

@@ -36,6 +36,8 @@ class Inputs:
 def measure(inputs: Inputs, report: Path, params: ResolutionTransfer, machine: Machine) -> None:
     """Write metrics.json and the folder pictures/ to the folder `report`."""
     check_codes_of(inputs.decoder, inputs.codebook)
+    artifact.check_made_from(inputs.codebook, f"codebook@{inputs.codebook.name}", images=inputs.images)
+    artifact.check_made_from(inputs.decoder, f"decoder@{inputs.decoder.name}", images=inputs.images)
     pictures = report / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     codebook = artifact.read_config(inputs.codebook, "codebook")

@@ -24,6 +24,7 @@ Part = tuple[str, int, int, int]  # split, view, first image, end
 
 def write_tokens(images: Path, codebook: Path, out: Path, params: Params, machine: Machine) -> None:
     """Write the tokens artifact `out`; every process of a torchrun encodes its share of the parts."""
+    artifact.check_made_from(codebook, f"codebook@{codebook.name}", images=images)
     book, facts = artifact.read_config(codebook, "codebook"), image_facts(images)
     parts = split_into_parts(facts, params.views)
     with process_group(), scratch(out, params, [images, codebook]) as work:
