@@ -14,6 +14,7 @@ from stages.report.verdicts import (
     matches,
     reconstruction,
     robustness,
+    skill,
     verdict,
     verdicts,
 )
@@ -88,6 +89,19 @@ def test_metrics_of_different_protocols_are_not_compared():
     other = replace(KMEANS, protocols={**KMEANS.protocols, "reconstruction": {**MADE, "count": 100}})
     claim = Claim("", VQGAN, other, "reconstruction", PSNR)
     assert verdict(claim) == ["30 ± 0.1, 25 ± 0.1", "measured under different protocols"]
+
+
+def test_samples_of_other_class_proportions_are_not_compared():
+    apart = {"of": "ar", "count": 500, "per_class": {"classes": 10, "min": 5, "max": 300}, "proportions_apart": 0.4}
+    other = replace(VQGAN, protocols={**VQGAN.protocols, "ar": apart})
+    assert verdict(Claim("", KMEANS, other, "ar", CLASS_ACCURACY))[-1] == "measured under different protocols"
+
+
+def test_chance_is_the_share_of_the_class_drawn_most_often():
+    drawn = {"of": "ar", "count": 500, "per_class": {"classes": 3, "min": 50, "max": 300}}
+    constant = replace(changed(KMEANS, "ar", class_accuracy=0.6), protocols={**KMEANS.protocols, "ar": drawn})
+    assert skill(constant, "ar") == pytest.approx((0, 0.025))
+    assert skill(changed(constant, "ar", class_accuracy=0.8), "ar") == pytest.approx((0.5, 0.025))
 
 
 def texts(topic, *candidates: Candidate) -> list[str]:

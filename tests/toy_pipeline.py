@@ -125,7 +125,8 @@ def write_samples(toy: SimpleNamespace, name: str, labels: np.ndarray | None = N
     codes[noise] = rng.integers(0, NUM_CODES, noise.sum())
     likelihood = {"bound": "exact", "val_nats_per_code": 2.0, "val_perplexity": 7.4, "val_bits_per_image": 46.0}
     generator = {"name": name, "likelihood": {**likelihood, "unigram_perplexity": 20.0}}
-    config = {"seeds": [0, 1], "classes": val.classes, "sampling": {"temperature": 1.0}, "generator": generator}
+    facts = {"seeds": [0, 1], "labels": "equal", "classes": val.classes, "sampling": {"temperature": 1.0}}
+    config = {**facts, "generator": generator}
     with artifact.new_artifact(toy.samples / name, "samples", {**config, "inputs": {}}) as folder:
         np.save(folder / "codes.npy", codes)
         np.save(folder / "labels.npy", val.labels[order] if labels is None else labels)

@@ -6,6 +6,7 @@ whole batch and computes its share, so `batch_size` is that of all processes tog
 
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -48,6 +49,14 @@ def random_subset(count: int, at_most: int, seed: int) -> np.ndarray:
     if count <= at_most:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, at_most, replace=False))
+
+
+def share_out(total: int, counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """int64 [C], of sum `total`, in proportion to `counts`: largest remainders, of equal ones the first."""
+    given = np.asarray(counts, np.int64)
+    shares, rest = np.divmod(total * given, given.sum())
+    shares[np.argsort(-rest, kind="stable")[: total - shares.sum()]] += 1
+    return shares
 
 
 def linspace_indices(count: int, limit: int) -> np.ndarray:

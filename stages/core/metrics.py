@@ -1,8 +1,11 @@
-"""PSNR, bootstrap spreads, codebook usage, and the dtype of stored codes. NumPy only."""
+"""PSNR, bootstrap spreads, codebook usage, the dtype of stored codes, and images per class. NumPy only."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+
+from stages.core.errors import UserError
 
 MIN_MSE = 1 / 12  # of rounding to integers; keeps the PSNR of equal images finite, at 58.9 dB
 
@@ -64,4 +67,18 @@ def count_codes(codes: np.ndarray, num_codes: int) -> np.ndarray:
     counts = np.zeros(num_codes, np.int64)
     for start in range(0, len(codes), 10_000):
         counts += np.bincount(codes[start : start + 10_000].ravel(), minlength=num_codes)
+    return counts
+
+
+def count_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """int64 [num_classes]: how many of the labels int64 [images] are each class; -1 is none."""
+    return np.bincount(labels[labels >= 0], minlength=num_classes)
+
+
+def count_train(folder: Path, labels: np.ndarray, classes: list[str]) -> list[int]:
+    """Train images of each class; `UserError` for a class without any, of which nothing could be learned."""
+    counts = count_classes(labels, len(classes)).tolist()
+    if missing := [name for name, count in zip(classes, counts, strict=True) if not count]:
+        named = ", ".join(map(repr, missing[:20])) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
+        raise UserError(f"{folder}: no train image of class {named}, of {len(classes)} classes. Run `dvc repro data`.")
     return counts

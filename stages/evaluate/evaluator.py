@@ -48,6 +48,11 @@ class Evaluator:
         """Whether there is a classifier, and every image has a class, int64 [M]."""
         return "classifier" in self.extractors and bool((labels >= 0).all())
 
+    @property
+    def gives_logits(self) -> bool:
+        """Whether an extractor predicts classes, as the Inception score needs."""
+        return bool({"classifier", "inception"} & self.extractors.keys())
+
     def neighbor_metrics(self, images: ImageFeatures) -> dict[str, dict[str, float]]:
         """Distances to the nearest train image of the reference, in pixels and in features."""
         found = distances_to(images, self.reference.train)
@@ -55,10 +60,10 @@ class Evaluator:
 
     def describe(self, of: str, reference: str, labels: np.ndarray, **settings: Any) -> dict[str, Any]:
         """The protocol of images with `labels` int64 [count], against the split `reference`."""
-        count = len(labels) if reference == "val" else len(self.reference.index)
+        others = labels if reference == "val" else self.reference.labels
         config = self.reference.config
         settings |= {"reference_seed": config["seed"], "pixel_px": config["pixel_px"]}
-        return protocol.describe(of, reference, self.images, labels, count, self.extractors, **settings)
+        return protocol.describe(of, reference, self.images, labels, others, self.extractors, **settings)
 
 
 def open_evaluator(inputs: Inputs, machine: Machine, device: torch.device) -> Evaluator:
@@ -83,8 +88,10 @@ def decode(decoder: Decoder, codes: np.ndarray, seed: int) -> np.ndarray:
 
 
 def print_summary(stage: str, results: dict[str, Any]) -> None:
-    """One line per group of metrics."""
+    """One line per group of metrics, and one per metric that could not be measured, with the reason."""
     for group, metrics in results.items():
         shown = {name: one for name, one in metrics.items() if isinstance(one, float) and not name.endswith("_std")}
         if shown:
             print(f"{stage}: {group}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
+        for name in (name for name in metrics if name.endswith("skipped")):
+            print(f"{stage}: {group}: {name.replace('_', ' ')}: {metrics[name]}")

@@ -17,6 +17,19 @@ SSIM_WINDOW_PX, SSIM_SIGMA_PX, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 SSIM_IMAGES = 50  # at once
 
 
+def too_few(images: int, reference: int, kid_subset_size: int, neighbors: int) -> dict[str, str]:
+    """{<metric>_skipped: why} for the metrics that so many images, against so many of a reference, do not permit."""
+    fewest = min(images, reference)
+    needed = {  # metric -> images needed, those there, what needs them
+        "gfid": (2, fewest, "a covariance"),
+        "gkid": (kid_subset_size, fewest, "generation.kid_subset_size"),
+        "is": (IS_SPLITS, images, "the splits"),
+        "precision_recall": (neighbors + 1, fewest, "reference.prc_neighbors + 1"),
+    }
+    why = {name: f"{least} images needed ({what}), {there} there" for name, (least, there, what) in needed.items()}
+    return {f"{name}_skipped": why[name] for name, (least, there, _) in needed.items() if there < least}
+
+
 def fid(features: Tensor, reference: Tensor) -> float:
     """Fréchet distance of the Gaussians fitted to float [M, D] and [R, D] (Heusel et al. 2017, equation 6).
 

@@ -22,7 +22,7 @@ def save_reconstructions(path: Path, images: np.ndarray, decoded: np.ndarray) ->
 
 
 def choose_samples(labels: np.ndarray) -> tuple[np.ndarray, int]:
-    """int64 [rows * columns] numbers of samples to show, and the columns.
+    """int64 [rows * columns] numbers of samples to show, -1 where a class has no more, and the columns.
 
     One row per class of `labels` int64 [num], at most 20 classes; if there is only one class, the first 100.
     """
@@ -32,12 +32,7 @@ def choose_samples(labels: np.ndarray) -> tuple[np.ndarray, int]:
     if len(classes) == 1:
         rows = [np.arange(len(labels))[: CLASS_COLUMNS * CLASS_COLUMNS]]
     columns = min(CLASS_COLUMNS, max(map(len, rows)))
-    return np.concatenate([_padded(row, columns) for row in rows]), columns
-
-
-def _padded(row: np.ndarray, columns: int) -> np.ndarray:
-    """The row filled up by its own beginning to a multiple of `columns`."""
-    return np.resize(row, -(-len(row) // columns) * columns)
+    return np.concatenate([np.pad(row, (0, -len(row) % columns), constant_values=-1) for row in rows]), columns
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stages.core import artifact
+from stages.core.metrics import count_classes
 from stages.data.reader import image_facts
 from stages.evaluate.extractors import FeatureExtractor
 
@@ -20,23 +21,26 @@ def describe(
     reference: str,
     images: Path,
     labels: np.ndarray,
-    reference_count: int,
+    reference_labels: np.ndarray,
     extractors: dict[str, FeatureExtractor],
     **settings: Any,
 ) -> dict[str, Any]:
     """The protocol of images with `labels` int64 [count], compared with the split `reference` of the artifact `images`.
 
+    `reference_labels` int64 [R] are those of the reference: FID and its kin tell classes of other proportions apart.
     `settings` are further facts that must agree before metrics are compared.
     """
-    facts, fewest = image_facts(images), min(len(labels), reference_count)
+    facts, fewest = image_facts(images), min(len(labels), len(reference_labels))
     return {
         "of": of,
         "reference": reference,
         "reference_digest": artifact.digest(images)[:12],
-        "reference_count": reference_count,
+        "reference_count": len(reference_labels),
+        "reference_per_class": per_class(reference_labels),
         "crop": f"{facts['source']}, {facts['img_px']} px square, as the data stage made them",
         "count": len(labels),
         "per_class": per_class(labels),
+        "proportions_apart": proportions_apart(labels, reference_labels),
         "extractors": {name: describe_extractor(one.facts, fewest) for name, one in extractors.items()},
         "evaluator": f"torch-fidelity {version('torch-fidelity')}",
         **settings,
@@ -44,9 +48,17 @@ def describe(
 
 
 def per_class(labels: np.ndarray) -> dict[str, int] | None:
-    """Fewest and most images per class among those that occur; None without classes."""
+    """How many classes occur, and fewest and most images of one of them; None without classes."""
     counts = np.unique(labels[labels >= 0], return_counts=True)[1]
-    return {"min": int(counts.min()), "max": int(counts.max())} if len(counts) else None
+    return {"classes": len(counts), "min": int(counts.min()), "max": int(counts.max())} if len(counts) else None
+
+
+def proportions_apart(labels: np.ndarray, others: np.ndarray) -> float | None:
+    """Total variation distance of the class proportions, from 0 to 1 (no common class); None without classes."""
+    if min(labels.min(), others.min()) < 0:
+        return None
+    shares = [count_classes(one, 1 + max(labels.max(), others.max())) / len(one) for one in (labels, others)]
+    return round(float(abs(shares[0] - shares[1]).sum()) / 2, 3)
 
 
 def describe_extractor(facts: dict[str, Any], count: int) -> dict[str, Any]:

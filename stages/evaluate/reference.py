@@ -18,7 +18,7 @@ from stages.core.checkpoint import load_tensors, save_tensors
 from stages.core.distributed import random_subset
 from stages.core.errors import UserError
 from stages.core.hardware import pick_device
-from stages.core.params import Machine, impossible
+from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.data.reader import ImageSplit, num_images
 from stages.evaluate.classifier import TYPE as CLASSIFIER_TYPE
@@ -37,12 +37,14 @@ BASE_BYTES = 10**9  # Python, its libraries, the networks and a batch
 class Reference:
     """R train images and all val images.
 
-    `index` int64 [R]: numbers of the train images in their split. `knn_radii` {extractor: float32 [R]}: of precision.
+    `index`, `labels` int64 [R]: numbers of the train images in their split, and their classes (-1 without).
+    `knn_radii` {extractor: float32 [R]}: of precision, empty for more neighbors than there are other train images.
     `val_distances` {"pixel", "embedded": float64 [M]}: from each val image to the nearest of the train images.
     """
 
     train: ImageFeatures
     index: np.ndarray
+    labels: np.ndarray
     knn_radii: dict[str, Tensor]
     val: ImageFeatures
     val_distances: dict[str, np.ndarray]
@@ -52,8 +54,9 @@ class Reference:
 def build_reference(
     images: Path, encoder: Path, classifier: Path, out: Path, params: ReferenceParams, machine: Machine
 ) -> None:
-    """Write the artifact `out`; more neighbors than the images can have are an error at once."""
-    _check(images, encoder, classifier, out, params)
+    """Write the artifact `out`."""
+    artifact.check_made_from(classifier, "classifier", images=images)
+    _print_cost_estimate(images, encoder, classifier, out, params)
     extractors = open_extractors(encoder, classifier, pick_device(machine.device), params.inception_weights)
     train, val = (ImageSplit(images, split, machine.num_workers) for split in ("train", "val"))
     index = random_subset(len(train), count_train(images, params), params.seed)
@@ -66,7 +69,8 @@ def build_reference(
     config["inputs"] = {name: artifact.digest(folder) for name, folder in inputs.items()}
     with artifact.new_artifact(out, TYPE, config) as folder:
         tensors = _tensors(train_features, val_features, params.prc_neighbors)
-        save_tensors(folder / FILE, {"index": torch.from_numpy(index), **tensors})
+        numbers = {"index": torch.from_numpy(index), "labels": torch.from_numpy(train.labels[index])}
+        save_tensors(folder / FILE, {**numbers, **tensors})
         print(f"reference: {len(index):,} train and {len(val):,} val images, by {', '.join(extractors)}")
 
 
@@ -74,8 +78,8 @@ def _tensors(train: ImageFeatures, val: ImageFeatures, neighbors: int) -> dict[s
     """What load_reference reads."""
     found = {"train.thumbs": train.thumbs, "val.thumbs": val.thumbs}
     for name, features in train.features.items():
-        found |= {f"train.features.{name}": features, f"train.radii.{name}": knn_radii(features, neighbors)}
-        found |= {f"val.features.{name}": val.features[name]}
+        found |= {f"train.features.{name}": features, f"val.features.{name}": val.features[name]}
+        found |= {f"train.radii.{name}": knn_radii(features, neighbors)} if neighbors < len(features) else {}
     found |= {f"val.logits.{name}": logits for name, logits in val.logits.items()}
     distances = distances_to(val, train)
     return found | {f"val.distances.{name}": torch.from_numpy(one) for name, one in distances.items()}
@@ -94,7 +98,8 @@ def load_reference(folder: Path, extractors: dict[str, FeatureExtractor]) -> Ref
     train = ImageFeatures(of("train.features"), {}, tensors["train.thumbs"])
     val = ImageFeatures(of("val.features"), of("val.logits"), tensors["val.thumbs"])
     distances = {name: one.numpy() for name, one in of("val.distances", DISTANCES).items()}
-    return Reference(train, tensors["index"].numpy(), of("train.radii"), val, distances, config)
+    index, labels = tensors["index"].numpy(), tensors["labels"].numpy()
+    return Reference(train, index, labels, of("train.radii"), val, distances, config)
 
 
 def count_train(images: Path, params: ReferenceParams) -> int:
@@ -103,13 +108,8 @@ def count_train(images: Path, params: ReferenceParams) -> int:
     return min(whole, params.max_images or whole)
 
 
-def _check(images: Path, encoder: Path, classifier: Path, out: Path, params: ReferenceParams) -> None:
-    """Print the cost estimate; refuse more neighbors than there are other images."""
-    artifact.check_made_from(classifier, "classifier", images=images)
+def _print_cost_estimate(images: Path, encoder: Path, classifier: Path, out: Path, params: ReferenceParams) -> None:
     train, val = count_train(images, params), num_images(images, "val")
-    if params.prc_neighbors >= train:
-        allowed = f"expected at most {train - 1}: there are {train} train images to compare with"
-        raise impossible("reference.prc_neighbors", params.prc_neighbors, allowed)
     shape = artifact.read_config(classifier, CLASSIFIER_TYPE)["shape"]
     dim = artifact.read_config(encoder, "encoder")["dim"] + (2 * shape["widths"][-1] if shape else 0)
     dim += INCEPTION_DIM if params.inception_weights else 0

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from stages.core import artifact
-from stages.core.distributed import linspace_indices, random_subset
+from stages.core.distributed import linspace_indices, random_subset, share_out
 from stages.core.errors import UserError
 from stages.core.hardware import pick_device
-from stages.core.metrics import usage
-from stages.core.params import Machine, impossible
+from stages.core.metrics import count_classes, usage
+from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
-from stages.core.results import write_metrics
+from stages.core.results import PAPER, write_metrics
 from stages.data.reader import ImageSplit
 from stages.decoder.decoder import Decoder, check_drawn, load_decoder
 from stages.evaluate import metrics, pictures
@@ -43,21 +43,18 @@ def score_generators(
     inputs: Inputs, folder: Path, generators: list[str], report: Path, params: GenerationParams, machine: Machine
 ) -> None:
     """Write metrics.json and pictures/ to the folder `report`; `folder` holds a samples artifact per generator."""
-    samples = check(inputs, folder, generators, params)
+    samples = check(inputs, folder, generators)
     print_estimate(inputs.reference, samples, report)
     device = pick_device(machine.device)
     decoder, evaluator = load_decoder(inputs.decoder, device), open_evaluator(inputs, machine, device)
     splits = {name: ImageSplit(inputs.images, name, machine.num_workers) for name in ("train", "val")}
     tokenizer = tokenizer_facts(inputs.decoder)
-    as_many = max(len(drawn.labels) for drawn in samples.values())
-    chosen = random_subset(len(splits["val"]), as_many, params.seed)
-    val_labels = splits["val"].labels[chosen]
-    val = score_real(evaluator.reference.val.subset(chosen), val_labels, evaluator, params)
-    results = {"tokenizer": tokenizer, "val": val}
-    protocol = [] if "skipped" in val else [describe("val", val_labels, evaluator, params)]
+    results, protocol = {"tokenizer": tokenizer}, []
+    results["val"], entry = score_val(splits["val"].labels, list(samples.values()), evaluator, params)
+    protocol += [entry] if entry else []
     for name, drawn in samples.items():
         results[name] = score_samples(drawn, tokenizer["num_codes"], decoder, evaluator, params)
-        how = {"sampler": drawn.config["sampling"], "seeds": drawn.seeds}
+        how = {"labels_drawn": drawn.config["labels"], "sampler": drawn.config["sampling"], "seeds": drawn.seeds}
         protocol.append(describe(name, drawn.labels, evaluator, params, **how))
         save_pictures(report / "pictures", name, drawn, decoder, evaluator, splits["train"], params.neighbors_shown)
     write_metrics(report, {**results, "protocol": protocol})
@@ -79,39 +76,77 @@ def score_samples(
         per_seed.append({**set_metrics(images, samples.labels, evaluator, params), **near})
     return {
         **over_seeds(per_seed),
-        **skipped(samples.labels, evaluator),
+        **skipped(samples.labels, evaluator, params),
         "likelihood": samples.config["generator"]["likelihood"],
         "code_usage": usage(np.bincount(samples.codes.ravel(), minlength=num_codes)),
         "neighbors": neighbors[0],
     }
 
 
+def score_val(
+    val_labels: np.ndarray, samples: list[Samples], evaluator: Evaluator, params: GenerationParams
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The metrics of real val images in place of samples, and their protocol: what perfect samples would score."""
+    most = max(samples, key=lambda drawn: len(drawn.labels))
+    chosen = as_samples(val_labels, most.labels, params.seed)
+    if len(chosen) < 2:
+        return {"skipped": f"{len(chosen)} val images in the samples' proportions of the classes: 2 are needed"}, None
+    missing = np.setdiff1d(most.labels, val_labels[chosen])
+    how = f"val images, none twice, in the samples' proportions; without {len(missing)} of the samples' classes"
+    labels = val_labels[chosen]
+    entry = describe("val", labels, evaluator, params, labels_drawn=most.config["labels"], sampler=how)
+    return score_real(evaluator.reference.val.subset(chosen), labels, evaluator, params), entry
+
+
+def as_samples(val_labels: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """int64 [M], sorted: numbers of val images, drawn as samples with `labels` int64 [num] are.
+
+    Their classes have the samples' proportions, so that FID differs by what the images show alone. No image comes
+    twice, since copies have less spread, and none is of train, since the reference and the classifier have seen those.
+    So M is what the scarcest class permits, at most num; a class without val images is left out.
+    """
+    if min(labels.min(), val_labels.min()) < 0:
+        return random_subset(len(val_labels), len(labels), seed)
+    classes = 1 + max(labels.max(), val_labels.max())
+    there = count_classes(val_labels, classes)
+    wanted = np.where(there > 0, count_classes(labels, classes), 0)
+    if not wanted.any():
+        return np.arange(0)
+    asked = wanted > 0
+    most = min(len(labels), int(((there[asked] + 1) * wanted.sum() // wanted[asked]).min()))
+    shares = next(found for count in range(most, -1, -1) if ((found := share_out(count, wanted)) <= there).all())
+    members = (np.flatnonzero(val_labels == one) for one in range(classes))
+    drawn = [own[random_subset(len(own), share, seed)] for own, share in zip(members, shares.tolist(), strict=True)]
+    return np.sort(np.concatenate(drawn))
+
+
 def score_real(
     real: ImageFeatures, labels: np.ndarray, evaluator: Evaluator, params: GenerationParams
 ) -> dict[str, Any]:
-    """The metrics of real val images in place of samples: what perfect samples would score. One set, no spread."""
-    prc_neighbors = evaluator.reference.config["prc_neighbors"]
-    least = max(params.kid_subset_size, prc_neighbors + 1, metrics.IS_SPLITS)
-    if len(real) < least:
-        return {"skipped": f"{len(real)} val images: {least} are needed (generation.kid_subset_size)"}
-    return {"images": len(real), **set_metrics(real, labels, evaluator, params)}
+    """The metrics of one set of real images, so without spread."""
+    found = {"images": len(real), **set_metrics(real, labels, evaluator, params)}
+    return {**found, **skipped(labels, evaluator, params)}
 
 
 def set_metrics(
     images: ImageFeatures, labels: np.ndarray, evaluator: Evaluator, params: GenerationParams
 ) -> dict[str, float]:
-    """The metrics of one set of images against real train images."""
+    """The metrics of one set of images against real train images, without those that `skipped` names."""
     reference, neighbors, found = evaluator.reference, evaluator.reference.config["prc_neighbors"], {}
-    if evaluator.can_classify(labels):
+    missing = skipped(labels, evaluator, params)
+    if "class_accuracy_skipped" not in missing:
         found["class_accuracy"] = float(images.classified_as(labels).mean())
     for name, features in images.features.items():
-        real, radii = reference.train.features[name], reference.knn_radii[name]
-        found[f"gfid[{name}]"] = metrics.fid(features, real)
-        found[f"gkid[{name}]"] = metrics.kid(features, real, params.kid_subset_size, params.seed)
-        if name in images.logits:
+        real = reference.train.features[name]
+        if "gfid_skipped" not in missing:
+            found[f"gfid[{name}]"] = metrics.fid(features, real)
+        if "gkid_skipped" not in missing:
+            found[f"gkid[{name}]"] = metrics.kid(features, real, params.kid_subset_size, params.seed)
+        if name in images.logits and "is_skipped" not in missing:
             found[f"is[{name}]"] = metrics.inception_score(images.logits[name], params.seed)
-        precision, recall = metrics.precision_recall(features, real, radii, neighbors)
-        found |= {f"precision[{name}]": precision, f"recall[{name}]": recall}
+        if "precision_recall_skipped" not in missing:
+            both = metrics.precision_recall(features, real, reference.knn_radii[name], neighbors)
+            found |= {f"precision[{name}]": both[0], f"recall[{name}]": both[1]}
     return found
 
 
@@ -126,11 +161,17 @@ def over_seeds(per_seed: list[dict[str, float]]) -> dict[str, float]:
     return found
 
 
-def skipped(labels: np.ndarray, evaluator: Evaluator) -> dict[str, str]:
-    """Which metrics are missing and why."""
+def skipped(labels: np.ndarray, evaluator: Evaluator, params: GenerationParams) -> dict[str, str]:
+    """{<metric>_skipped: why} of the metrics that these images, int64 [num] labels, do not permit."""
+    counts, neighbors = (len(labels), len(evaluator.reference.index)), evaluator.reference.config["prc_neighbors"]
+    found = metrics.too_few(*counts, params.kid_subset_size, neighbors)
+    if not evaluator.can_classify(labels):
+        found["class_accuracy_skipped"] = "drawn without a class"
     if "classifier" not in evaluator.extractors:
-        return {"class_accuracy_skipped": "no classes", "is_skipped": "no classes to train a classifier on"}
-    return {"class_accuracy_skipped": "drawn without a class"} if (labels < 0).any() else {}
+        found["class_accuracy_skipped"] = "no classes"
+        if not evaluator.gives_logits:
+            found["is_skipped"] = "no classes to train a classifier on"
+    return found
 
 
 def describe(of: str, labels: np.ndarray, evaluator: Evaluator, params: GenerationParams, **how: Any) -> dict[str, Any]:
@@ -145,6 +186,7 @@ def save_pictures(
     """Samples of the first seed by class; `shown` of them above their nearest train images, by pixels and features."""
     chosen, columns = pictures.choose_samples(samples.labels)
     images = decode(decoder, samples.codes[0][chosen], samples.seeds[0])
+    images = np.where((chosen >= 0)[:, None, None, None], images, np.uint8(PAPER))
     pictures.save_grid(folder / f"samples-{name}.png", images, columns)
     chosen = linspace_indices(len(samples.labels), shown)
     images = decode(decoder, samples.codes[0][chosen], samples.seeds[0])
@@ -165,8 +207,8 @@ def load_samples(folder: Path) -> Samples:
     return Samples(codes, labels, config)
 
 
-def check(inputs: Inputs, folder: Path, generators: list[str], params: GenerationParams) -> dict[str, Samples]:
-    """The samples by generator; a missing artifact or a setting that the counts forbid is an error at once."""
+def check(inputs: Inputs, folder: Path, generators: list[str]) -> dict[str, Samples]:
+    """The samples by generator; a missing artifact or codes of another tokenizer are an error at once."""
     samples = {name: load_samples(folder / name) for name in generators}
     codes = tokenizer_facts(inputs.decoder)["codes"]
     for name, drawn in samples.items():
@@ -175,19 +217,6 @@ def check(inputs: Inputs, folder: Path, generators: list[str], params: Generatio
         if drawn.codes.shape[2] != codes:
             found = f"{drawn.codes.shape[2]} codes per image, {inputs.decoder} takes {codes}"
             raise UserError(f"{folder / name}: {found}. Run `dvc repro`.")
-        if len(drawn.labels) < metrics.IS_SPLITS:
-            least = f"expected at least {metrics.IS_SPLITS}, for the splits of the Inception score"
-            why = f"{folder / name} has {len(drawn.labels)} samples per seed: {least}"
-            raise UserError(f"params.yaml: samples.draws.per_class: {why}")
-    config = artifact.read_config(inputs.reference, REFERENCE_TYPE)
-    counts = {"train images compared with": config["count"]}
-    counts |= {f"samples of {name} per seed": len(drawn.labels) for name, drawn in samples.items()}
-    fewest = min(counts, key=lambda what: counts[what])
-    settings = {"generation.kid_subset_size": (params.kid_subset_size, counts[fewest])}
-    settings["reference.prc_neighbors"] = (config["prc_neighbors"], counts[fewest] - 1)
-    for key, (value, most) in settings.items():
-        if value > most:
-            raise impossible(key, value, f"expected at most {most}: there are {counts[fewest]} {fewest}")
     return samples
 
 

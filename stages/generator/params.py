@@ -8,7 +8,7 @@ samples.<name>     the sampling schema of that kind
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -39,9 +39,10 @@ class Params(Section):
 
 
 class Draws(Section):
-    """Samples per class, or in all without classes, for each seed."""
+    """Samples per class on average, or in all without classes, for each seed."""
 
     per_class: int = Field(gt=0)
+    labels: Literal["train", "equal"]  # train: in proportion to each class's train images
     seeds: Annotated[list[int], Field(min_length=1), DIFFERENT]
 
 

@@ -1,4 +1,4 @@
-"""Draw codes from a trained generator: equally many per class, for several seeds.
+"""Draw codes from a trained generator, by class as samples.draws.labels says, for several seeds.
 
 Run:    dvc repro samples
 Expect: digits: 3 x 500 samples in seconds. Changing `samples` reruns sampling and evaluation, no training.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from tqdm import tqdm
 
 from stages.core import artifact
 from stages.core.code import import_kind
+from stages.core.distributed import share_out
+from stages.core.errors import UserError
 from stages.core.hardware import pick_device
 from stages.core.metrics import code_dtype
 from stages.core.params import Machine
@@ -20,7 +23,7 @@ from stages.generator.transformer import TokenTransformer, load_transformer
 def draw_samples(generator: Path, out: Path, draws: Draws, sampling: Sampling, machine: Machine) -> None:
     """Write the samples artifact `out`: codes.npy [seeds, samples, N] and labels.npy int64 [samples]."""
     network, config = load_transformer(generator, pick_device(machine.device))
-    kind, labels = import_kind(KINDS[config["kind"]].module), labels_of(config["classes"], draws.per_class)
+    kind, labels = import_kind(KINDS[config["kind"]].module), labels_of(trained_classes(generator, config), draws)
     estimate_cost(out, network, len(draws.seeds) * len(labels), machine.infer_batch_size)
     with bar(f"samples {generator.name}", len(draws.seeds) * len(labels), 0, "sample") as progress:
         drawn = [
@@ -28,7 +31,8 @@ def draw_samples(generator: Path, out: Path, draws: Draws, sampling: Sampling, m
         ]
     facts = {
         "name": config["name"], "tokenizer": config["tokenizer"], "classes": config["classes"],
-        "seeds": draws.seeds, "per_class": draws.per_class, "sampling": sampling.model_dump(),
+        "seeds": draws.seeds, "per_class": draws.per_class, "labels": draws.labels if config["classes"] else "none",
+        "sampling": sampling.model_dump(),
         "generator": {key: config[key] for key in ("kind", "name", "likelihood")},
         "inputs": {**config["inputs"], "generator": artifact.digest(generator)},
     }  # fmt: skip
@@ -37,9 +41,25 @@ def draw_samples(generator: Path, out: Path, draws: Draws, sampling: Sampling, m
         np.save(folder / "labels.npy", labels.astype(np.int64))
 
 
-def labels_of(classes: list[str], per_class: int) -> np.ndarray:
-    """Class number of each sample, [samples]: `per_class` of every class; without classes `per_class` times -1."""
-    return np.repeat(np.arange(len(classes)), per_class) if classes else np.full(per_class, -1)
+def trained_classes(generator: Path, config: dict[str, Any]) -> list[int]:
+    """Train images of each class; `UserError` unless every class that could be drawn has some."""
+    counts = config.get("train_per_class", [])
+    if len(counts) != len(config["classes"]) or 0 in counts:
+        raise UserError(f"{generator}: does not show that each class had train images. Run `dvc repro generator`.")
+    return counts
+
+
+def labels_of(train_per_class: list[int], draws: Draws) -> np.ndarray:
+    """Class number of each sample, int64 [samples], ascending; -1 without classes.
+
+    In proportion to the train images a rare class may get no sample. FID compares proportions, too: equally many of
+    every class are far from unbalanced real images, however good each sample is.
+    """
+    classes = len(train_per_class)
+    if not classes:
+        return np.full(draws.per_class, -1)
+    weights = train_per_class if draws.labels == "train" else [1] * classes
+    return np.repeat(np.arange(classes), share_out(classes * draws.per_class, weights))
 
 
 def estimate_cost(out: Path, network: TokenTransformer, samples: int, batch_size: int) -> None:

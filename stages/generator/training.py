@@ -15,6 +15,7 @@ from stages.core.checkpoint import save_tensors
 from stages.core.code import import_kind
 from stages.core.distributed import seed_of
 from stages.core.hardware import barrier, compute, pick_device, process_group
+from stages.core.metrics import count_train
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
@@ -34,6 +35,7 @@ def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machin
         {split: load_tokens(tokens, split) for split in ("train", "val")},
         import_kind(KINDS[optim.kind].module),
     )
+    per_class = count_train(tokens, data["train"].labels, facts["classes"])
     shape, device = network_shape(facts, params.model, kind.CAUSAL), pick_device(machine.device)
     torch.manual_seed(optim.seed)
     network = TokenTransformer(**shape).to(device)
@@ -50,7 +52,8 @@ def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machin
             likelihood = likelihood_facts(network, data, kind, device)
             publish(out, network, {
                 "kind": optim.kind, "name": params.name, "tokenizer": facts["tokenizer"], "classes": facts["classes"],
-                "shape": shape, "sampling": KINDS[optim.kind].plain.model_dump(), "likelihood": likelihood,
+                "train_per_class": per_class, "shape": shape, "sampling": KINDS[optim.kind].plain.model_dump(),
+                "likelihood": likelihood,
                 "inputs": {"tokens": artifact.digest(tokens), **facts["inputs"]},  # whose codes, of which images
             })  # fmt: skip
         barrier()

@@ -99,7 +99,20 @@ def generated_images(evaluations: Evaluations) -> Section | None:
         for generator in one.generators
     ]
     shown = tables(["tokenizer-decoder", "generator"], rows + real_rows(evaluations))
-    return Section("generated_images", "Generated images", {}, shown) if rows else None
+    facts = {"skipped": reasons(evaluations)}
+    return Section("generated_images", "Generated images", facts, shown) if rows else None
+
+
+def reasons(evaluations: Evaluations) -> list[str]:
+    """Why metrics of samples and of real val images are missing, each reason once with the rows that it holds for."""
+    found: dict[str, list[str]] = {}
+    for name, one in evaluations.items():
+        for group in [*(["val"] if "val" in one.generation else []), *one.generators]:
+            for key, why in one.generation[group].items():
+                if key.endswith("skipped"):
+                    metric = key.removesuffix("skipped").strip("_").replace("_", " ") or "all"
+                    found.setdefault(f"{metric} ({why})", []).append(f"{name} {group}")
+    return [f"{why}: {', '.join(of)}" for why, of in found.items()]
 
 
 def real_rows(evaluations: Evaluations) -> list[Row]:

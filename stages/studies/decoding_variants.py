@@ -152,7 +152,7 @@ def protocol(images: Path, originals: Originals, params: DecodingSteps) -> dict[
     settings = params.model_dump(include={"perceptual_blocks", "bootstrap_draws"})
     settings |= {"subset_seed": params.seed, "decoding_seeds": params.seeds}
     labels = originals.labels
-    return describe("decoding_steps", "val", images, labels, len(labels), originals.extractors, **settings)
+    return describe("decoding_steps", "val", images, labels, labels, originals.extractors, **settings)
 
 
 def print_summary(name: str, metrics: dict[str, Any]) -> None:
