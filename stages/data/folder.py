@@ -5,76 +5,42 @@ Hidden files are ignored, links to folders are followed. A 1x1 image is a valid 
 
 import hashlib
 import os
-import stat
+from functools import partial
 from pathlib import Path
 
+from stages.core.code import track
 from stages.core.errors import UserError
 from stages.data.decode import EXTENSIONS, decode_rgb, to_square
+from stages.data.listing import facts_of, list_folder
 from stages.data.params import Params
 from stages.data.sidecars import owner, read_sidecars
 from stages.data.source import Candidate, Prepared, Refused, Source, one_by_one, refusal
 
+SHOWN = 5  # linked folders on the console
 PHOTO_BYTES = 12_000_000 * 7  # a photo of 12 megapixels as RGB, and a turned or composited copy
 
 
 def open_folder(params: Params) -> Source:
     """The images below `params.folder`, each put into train or val by a hash of its own name."""
     folder = Path(params.folder)
-    files, refused = find_files(folder)
-    images, sidecars, others = sort_by_role(files)
+    listing = list_folder(folder)
+    images, sidecars, others = sort_by_role(listing.files)
     classes = find_classes(folder, images)
     labels = {name: label for label, name in enumerate(classes)}
     splits: dict[str, list[Candidate]] = {"train": [], "val": []}
     for number, name in enumerate(images):
         label = labels[name.split("/")[0]] if classes else -1
         splits[split_of(name, params.val_fraction, params.seed)].append(Candidate(f"{number:08d}", name, label))
-    refused += [refusal(name, f"unsupported extension {os.path.splitext(name)[1]!r}") for name in others]
+    unused = [refusal(name, f"unsupported extension {os.path.splitext(name)[1]!r}") for name in others]
     return Source(
         classes=classes,
         splits=splits,
         open=one_by_one(lambda candidate: open_image(folder, candidate.name, sidecars, params.img_px)),
         decode_bytes=PHOTO_BYTES,
-        refused=refused,
-        facts=hashlib.sha256(repr(list(files.items())).encode()).hexdigest(),
+        refused=listing.refused + unused,
+        facts=track(f"the files in {folder}", partial(facts_of, folder)),
+        notes=unwatched(listing.links),
     )
-
-
-def find_files(folder: Path) -> tuple[dict[str, tuple[int, int]], list[dict[str, str]]]:
-    """{relative posix path: (bytes, mtime in ns)}, sorted by path; and the entries that cannot be read at all."""
-    files, refused = {}, []
-
-    def unreadable(error: OSError) -> None:
-        refused.append(refusal(os.path.relpath(error.filename, folder), f"unreadable folder: {error.strerror}"))
-
-    for root, dirs, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        dirs[:] = [name for name in dirs if not name.startswith(".") and not leads_back(Path(root), name)]
-        for name in names:
-            path = Path(root, name)
-            if not name.startswith("."):
-                try:
-                    files[path.relative_to(folder).as_posix()] = check_file(path)
-                except Refused as error:
-                    refused.append(refusal(ascii(path.relative_to(folder).as_posix())[1:-1], str(error)))
-    return dict(sorted(files.items())), refused
-
-
-def leads_back(root: Path, name: str) -> bool:
-    """True for a link in `root` that points to `root` or to a folder above it."""
-    return (root / name).is_symlink() and root.resolve().is_relative_to((root / name).resolve())
-
-
-def check_file(path: Path) -> tuple[int, int]:
-    """(bytes, mtime in ns) of a regular file whose name is UTF-8; else `Refused`."""
-    try:
-        str(path).encode()
-        facts = path.stat()
-    except UnicodeEncodeError:
-        raise Refused("its name is not UTF-8") from None
-    except OSError as error:
-        raise Refused(f"unreadable: {error.strerror}") from error
-    if not stat.S_ISREG(facts.st_mode):
-        raise Refused("not a regular file")
-    return facts.st_size, facts.st_mtime_ns
 
 
 def sort_by_role(files: dict[str, tuple[int, int]]) -> tuple[list[str], frozenset[str], list[str]]:
@@ -112,3 +78,11 @@ def open_image(folder: Path, name: str, sidecars: frozenset[str], img_px: int) -
         raise Refused(f"unreadable: {error.strerror}") from error
     image = decode_rgb(content)
     return Prepared(to_square(image, img_px), read_sidecars(folder, name, sidecars, image.size, img_px))
+
+
+def unwatched(links: list[str]) -> list[str]:
+    """What a user should know about linked folders."""
+    if not links:
+        return []
+    names = ", ".join(links[:SHOWN]) + (f" and {len(links) - SHOWN} more" if len(links) > SHOWN else "")
+    return [f"linked folders, in which DVC sees no change: {names}. After one, run `dvc repro -f data`."]

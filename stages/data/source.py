@@ -40,6 +40,7 @@ class Source:
     batch_images: int = 1
     refused: list[dict[str, str]] = field(default_factory=list)  # {name, reason} of files that are no candidates
     facts: str = ""
+    notes: list[str] = field(default_factory=list)  # what else a user should know; printed
 
 
 def one_by_one(open_one: Callable[[Candidate], Prepared]) -> Callable[[Sequence[Candidate]], list[Prepared | Refused]]:

@@ -55,7 +55,7 @@ def write_images(out: Path, params: Params, machine: Machine) -> None:
         refused = sorted(source.refused + [item for entry in entries for item in entry["refused"]], key=json.dumps)
         check_splits(entries, refused, params)
         if distributed.rank() == 0:
-            publish(work, out, entries, refused, source.classes, params)
+            publish(work, out, entries, refused, source, params)
         barrier()
 
 
@@ -151,20 +151,22 @@ def publish(
     out: Path,
     entries: list[dict[str, Any]],
     refused: list[dict[str, str]],
-    classes: list[str],
+    source: Source,
     params: Params,
 ) -> None:
     """Turn the finished shards into the artifact `out`, and print what was kept and what was refused."""
     recorded = {"source", "img_px", "format", "val_fraction", "seed", *({"scenes"} & {params.source})}
     config: dict[str, Any] = params.model_dump(include=recorded)
-    config |= {"classes": classes, "splits": {}, "refused": refused}
+    config |= {"classes": source.classes, "splits": {}, "refused": refused}
     hashes: dict[str, str] = {}
     with artifact.new_artifact(out, "images", config, hashes) as folder:
         for split in ("train", "val"):
             facts = shards.collect_split(work, folder, split, entries, hashes)
-            config["splits"][split] = facts | {"per_class": save_labels(folder, split, entries, classes)}
+            config["splits"][split] = facts | {"per_class": save_labels(folder, split, entries, source.classes)}
     counts = " and ".join(f"{facts['images']:,} {split}" for split, facts in config["splits"].items())
-    print(f"data: {counts} images, {len(classes)} classes, {len(refused)} files refused", flush=True)
+    print(f"data: {counts} images, {len(source.classes)} classes, {len(refused)} files refused", flush=True)
+    for note in source.notes:
+        print(f"data: {note}")
     for item in refused[:SHOWN]:
         print(f"  refused {item['name']}: {item['reason']}")
     if len(refused) > SHOWN:
