@@ -7,8 +7,8 @@ from stages.data.params import Params
 from stages.data.writer import write_images
 
 YAML = """
-data: {source: digits, folder: "", scenes: {count: 40, max_objects: 3, patterned: 0.8, nuisance: 0.5}, img_px: 8,
-       val_fraction: 0.16528, shard_images: 256, format: png, seed: 0}
+data: {source: digits, folder: data/code/no_folder, scenes: {count: 40, max_objects: 3, patterned: 0.8, nuisance: 0.5},
+       img_px: 8, val_fraction: 0.16528, shard_images: 256, format: png, seed: 0}
 machine: {device: cpu, num_workers: 0, infer_batch_size: 8, checkpoint_secs: 60.0}
 """
 

@@ -53,7 +53,7 @@ def test_the_shipped_file_is_possible():
         ("\ntokens:", "\ntokenz:", "tokens: this section is missing"),
         ("\ntokens:", "\ntokenz:", "tokenz: no stage reads it"),
         ("{kind: masked,", "{kind: mask,", "generator.masked.kind = 'mask': expected one of ar, masked"),
-        ("  source: digits", "  source: folder", "data: folder = '': with source: folder, expected a folder"),
+        ("  source: digits", "  source: folder", "data: folder = 'data/code/no_folder': with source: folder"),
         ("[ar, masked]", "[ar, diffusion]", "generators = ['ar', 'diffusion']: no diffusion; generator has"),
         ("[ar, masked]", "[ar, model]", "generator.model is no generator; choose another name"),
         ("[ar, masked]", "[ar, ar]", "expected different names"),

@@ -56,8 +56,21 @@ def test_split_without_every_digit_is_refused(workdir, val_fraction):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("source: digits", "source: folder", "data: folder = '': with source: folder, expected a folder of images"),
-        ('folder: ""', "folder: photos", "data: folder = 'photos': source: digits reads no folder"),
+        (
+            "source: digits",
+            "source: folder",
+            "data: folder = 'data/code/no_folder': with source: folder, expected a folder",
+        ),
+        (
+            "folder: data/code/no_folder",
+            "folder: photos",
+            "folder = 'photos': source: digits reads no folder, expected d",
+        ),
+        (
+            "folder: data/code/no_folder",
+            'folder: ""',
+            "folder = '': source: digits reads no folder, expected data/code/n",
+        ),
         ("format: png", "format: gif", "data.format = 'gif': input should be 'png' or 'jpg'"),
         ("val_fraction: 0.16528", "val_fraction: 1.0", "data.val_fraction = 1.0: input should be less than 1"),
         ("seed: 0", "seed: 0, sed: 1", "data.sed = 1: unknown key"),

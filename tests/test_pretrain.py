@@ -20,7 +20,7 @@ from stages.encoder.vit import build_vit
 HYBRID = {"source": "scenes", "depth": 1, "heads": 2, "dim": 64, "stem_blocks": 1, "store": "fp16", "class_weight": 1.0}
 SCENES = {
     "source": "scenes",
-    "folder": "",
+    "folder": "data/code/no_folder",
     "scenes": {"count": 40, "max_objects": 2, "patterned": 0.8, "nuisance": 0.3},
 }
 

@@ -144,7 +144,7 @@ def params_after(arguments: list[str], folder: Path) -> dict:
     with contextlib.chdir(ROOT):
         params = copy.deepcopy(parsed_params())
         lay_over(params, read_arguments(arguments, params))
-        if params["data"]["folder"]:
+        if params["data"]["source"] == "folder":
             params["data"]["folder"] = str(folder)
         (folder / "params.yaml").write_text(json.dumps(params))  # JSON is YAML
         assert errors_in(folder / "params.yaml") == [], arguments

@@ -27,7 +27,7 @@ from stages.studies.params import ResolutionTransfer
 
 SCENES = {
     "source": "scenes",
-    "folder": "",
+    "folder": "data/code/no_folder",
     "scenes": {"count": 100, "max_objects": 2, "patterned": 0.8, "nuisance": 0.0},
     "img_px": 32,
 }

@@ -23,8 +23,8 @@ from stages.data.scenes.shapes import SHAPES
 from stages.data.writer import write_images
 
 YAML = """
-data: {source: scenes, folder: "", scenes: {count: 60, max_objects: 3, patterned: 0.8, nuisance: 0.5}, img_px: 16,
-       val_fraction: 0.25, shard_images: 20, format: png, seed: 0}
+data: {source: scenes, folder: data/code/no_folder, scenes: {count: 60, max_objects: 3, patterned: 0.8, nuisance: 0.5},
+       img_px: 16, val_fraction: 0.25, shard_images: 20, format: png, seed: 0}
 machine: {device: cpu, num_workers: 0, infer_batch_size: 8, checkpoint_secs: 60.0}
 """
 LOBES = 0.5 * (0.5**2 * math.pi)  # the heart's two half discs, each of radius 0.5, above its unit square
@@ -234,7 +234,7 @@ def test_shards_and_threads_change_no_image(tmp_path, monkeypatch):
         ("nuisance: 0.5", "nuisance: 1.5", "data.scenes.nuisance = 1.5: input should be less than or equal to 1"),
         ("max_objects: 3", "max_objects: 0", "data.scenes.max_objects = 0"),
         ("count: 60", "count: 60, colors: 3", "data.scenes.colors = 3: unknown key; data.scenes has count, max_obj"),
-        ('folder: ""', "folder: photos", "source: scenes reads no folder"),
+        ("folder: data/code/no_folder", "folder: photos", "source: scenes reads no folder"),
         ("val_fraction: 0.25", "val_fraction: 0.1", "data.val_fraction = 0.1: 6 of 60 scenes in val; both splits need"),
     ],
 )

@@ -117,7 +117,7 @@ def items(stage: dict, lists: dict[str, list]) -> Iterator[dict[str, str]]:
 
 def fill(text: str, item: dict[str, str]) -> str:
     """A text of dvc.yaml for one member."""
-    return re.sub(r"\$\{([\w.]+)\}", lambda match: item[match[1]], text)
+    return re.sub(r"\$\{([\w.]+)\}", lambda match: item.get(match[1], match[0]), text)
 
 
 def members(name: str, stage: dict) -> dict[str, str]:

@@ -174,6 +174,7 @@ def main() -> None:
     for folder, modules in ((out, commands()), (out / "kinds", kinds())):
         for module in modules:
             write_lines(folder / module.removeprefix("stages."), hashes_of(module))
+    (out / "no_folder").write_text("What the stage `data` depends on where data.source is no folder.\n")
 
 
 def begin() -> None:

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from stages.core.params import Section
+from stages.data.dvc_folder import NO_FOLDER, refuse_unreadable
 
 VAL_START = 50_000_000  # number of the first val scene; keys have eight digits
 
@@ -33,8 +34,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def folder_fits_source(self) -> Self:
+        if self.source != "folder" and self.folder != NO_FOLDER:
+            raise ValueError(f"folder = {self.folder!r}: source: {self.source} reads no folder, expected {NO_FOLDER}")
         if self.source == "folder" and not Path(self.folder or "?").is_dir():
             raise ValueError(f"folder = {self.folder!r}: with source: folder, expected a folder of images")
-        if self.source != "folder" and self.folder:
-            raise ValueError(f'folder = {self.folder!r}: source: {self.source} reads no folder, expected ""')
+        if self.source == "folder":
+            refuse_unreadable(Path(self.folder))
         return self

@@ -4,7 +4,7 @@ Run:    python -m stages.data.prepare --out data/images
 Expect: digits: 1,500 + 297 images of 32 px, 7 MB, seconds. 20,000 scenes of 32 px: 165 MB, half a minute on two cores.
         ImageNet at 256 px as jpg: 45 GB, about an hour on 16 cores.
 
-DVC notices new files in a source folder only if that folder is among the stage's `deps`.
+A source folder is a dependency in dvc.yaml: DVC reads its files once and then compares names, sizes and times.
 """
 
 import argparse
