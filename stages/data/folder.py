@@ -1,5 +1,6 @@
 """A folder of image files: `class/image.jpg` (the class is the first part of the path), or flat without classes.
 
+Of `train/class/image.jpg` and `val/class/image.jpg`, the first part is the split and the second the class.
 Hidden files are ignored, links to folders are followed. A 1x1 image is a valid image: it becomes one flat color.
 """
 
@@ -16,21 +17,25 @@ from stages.data.params import Params
 from stages.data.sidecars import owner, read_sidecars
 from stages.data.source import Candidate, Prepared, Refused, Source, one_by_one, refusal
 
+SPLITS, OTHER_SPLITS = {"train", "val"}, {"dev", "eval", "test", "testing", "training", "valid", "validation"}
+GIVEN_SPLITS = "the folders train and val are taken as the splits, data.val_fraction is not used"
 SHOWN = 5  # linked folders on the console
 PHOTO_BYTES = 12_000_000 * 7  # a photo of 12 megapixels as RGB, and a turned or composited copy
 
 
 def open_folder(params: Params) -> Source:
-    """The images below `params.folder`, each put into train or val by a hash of its own name."""
+    """The images below `params.folder`, each put into train or val by a hash of its own name, or by its folder."""
     folder = Path(params.folder)
     listing = list_folder(folder)
     images, sidecars, others = sort_by_role(listing.files)
-    classes = find_classes(folder, images)
+    given = holds_splits(folder, images)
+    classes = find_classes(folder, images, others, part := int(given))
     labels = {name: label for label, name in enumerate(classes)}
     splits: dict[str, list[Candidate]] = {"train": [], "val": []}
     for number, name in enumerate(images):
-        label = labels[name.split("/")[0]] if classes else -1
-        splits[split_of(name, params.val_fraction, params.seed)].append(Candidate(f"{number:08d}", name, label))
+        split = name.split("/")[0] if given else split_of(name, params.val_fraction, params.seed)
+        label = labels[name.split("/")[part]] if classes else -1
+        splits[split].append(Candidate(f"{number:08d}", name, label))
     unused = [refusal(name, f"unsupported extension {os.path.splitext(name)[1]!r}") for name in others]
     return Source(
         classes=classes,
@@ -39,7 +44,8 @@ def open_folder(params: Params) -> Source:
         decode_bytes=PHOTO_BYTES,
         refused=listing.refused + unused,
         facts=track(f"the files in {folder}", partial(facts_of, folder)),
-        notes=unwatched(listing.links),
+        order=None if given else partial(hash_of, params.seed),
+        notes=[GIVEN_SPLITS] * given + unwatched(listing.links),
     )
 
 
@@ -52,8 +58,25 @@ def sort_by_role(files: dict[str, tuple[int, int]]) -> tuple[list[str], frozense
     return images, sidecars, sorted(files.keys() - sidecars - set(images))
 
 
-def find_classes(folder: Path, images: list[str]) -> list[str]:
-    """The sorted names of the class folders; none where all images lie in `folder` itself."""
+def holds_splits(folder: Path, images: list[str]) -> bool:
+    """True for train/class/image and val/class/image; `UserError` for what looks like splits in another form."""
+    tops, deep = {name.split("/")[0] for name in images}, [name for name in images if name.count("/") > 1]
+    if not deep or not {name.lower() for name in tops} <= {*SPLITS, *OTHER_SPLITS}:
+        return False
+    if tops == SPLITS and len(deep) == len(images):
+        return True
+    raise UserError(
+        f"{folder}: holds splits ({', '.join(sorted(tops))}) with classes inside, such as {deep[0]!r}. Expected either "
+        "train/class/image and val/class/image, with no other folder and no image outside a class, or class/image: "
+        "rename or move what differs, or set data.folder to one split."
+    )
+
+
+def find_classes(folder: Path, images: list[str], others: list[str], part: int) -> list[str]:
+    """The sorted names of the class folders, also of those without images; none where all lie in `folder` itself.
+
+    The class is the path's part of this number.
+    """
     flat = [name for name in images if "/" not in name]
     if flat and len(flat) < len(images):
         nested = next(name for name in images if "/" in name)
@@ -61,13 +84,17 @@ def find_classes(folder: Path, images: list[str]) -> list[str]:
             f"{folder}: holds images with a class ({nested!r}) and without ({flat[0]!r}). "
             f"Expected either class/image files only, or a flat folder; move the {len(flat)} loose images."
         )
-    return [] if flat else sorted({name.split("/")[0] for name in images})
+    return [] if flat else sorted({name.split("/")[part] for name in [*images, *others] if name.count("/") > part})
 
 
 def split_of(name: str, val_fraction: float, seed: int) -> str:
     """`train` or `val` by a hash of seed and name, so that other files have no influence on it."""
-    hashed = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
-    return "val" if hashed < val_fraction * 2**64 else "train"
+    return "val" if hash_of(seed, name) < val_fraction * 2**64 else "train"
+
+
+def hash_of(seed: int, name: str) -> int:
+    """64 bits of seed and name."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
 
 
 def open_image(folder: Path, name: str, sidecars: frozenset[str], img_px: int) -> Prepared:

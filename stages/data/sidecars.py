@@ -11,16 +11,25 @@ import os
 from collections.abc import Set
 from pathlib import Path
 
+import numpy as np
+
 from stages.data.decode import central_square, explain, open_upright, to_square
 from stages.data.source import Refused
 
 ENDINGS = (".txt", ".boxes.json", ".mask.png")
+NOUNS = {".txt": "captions", ".boxes.json": "boxes", ".mask.png": "masks"}
 Size = tuple[int, int]  # width, height
 
 
 def owner(name: str) -> str | None:
     """The extensionless name of the image that a file of this name would describe."""
     return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), None)
+
+
+def count_sidecars(index: np.ndarray) -> dict[str, int]:
+    """How many images of a split have each kind, by its index (stages/core/shards.py)."""
+    fields = index.dtype.names or ()
+    return {NOUNS[end]: int((index[end[1:]][:, 0] > 0).sum()) if end[1:] in fields else 0 for end in ENDINGS}
 
 
 def read_sidecars(folder: Path, image_name: str, present: Set[str], size: Size, img_px: int) -> dict[str, bytes]:

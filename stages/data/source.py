@@ -40,6 +40,7 @@ class Source:
     batch_images: int = 1
     refused: list[dict[str, str]] = field(default_factory=list)  # {name, reason} of files that are no candidates
     facts: str = ""
+    order: Callable[[str], int] | None = None  # of names; a class without train images gives train its lowest of val
     notes: list[str] = field(default_factory=list)  # what else a user should know; printed
 
 

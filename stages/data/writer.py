@@ -26,8 +26,11 @@ from stages.data.decode import pillow_warnings
 from stages.data.digits import open_digits
 from stages.data.folder import open_folder
 from stages.data.params import Params
+from stages.data.plan import Plan, arrange, digest, split_into_shards
 from stages.data.scenes.scenes import open_scenes
+from stages.data.sidecars import count_sidecars
 from stages.data.source import Candidate, Prepared, Refused, Source, refusal
+from stages.data.summary import SHOWN, print_summary
 
 SOURCES: dict[str, Callable[[Params], Source]] = {
     "digits": open_digits,
@@ -35,7 +38,7 @@ SOURCES: dict[str, Callable[[Params], Source]] = {
     "folder": open_folder,
 }
 JPG_QUALITY = 95
-SHOWN = 20  # refused files on the console
+REFUSED = "refused.json"  # in scratch: names of images that cannot be used, if that changed the plan
 LEAST_IMAGES = 2  # per split; a single image has no covariance, which FID needs
 TAR_BYTES = 3 * 1024  # headers and padding of the members of an image
 BASE_BYTES = 10**9  # Python and its libraries, above all torch, which webdataset imports
@@ -44,28 +47,58 @@ BASE_BYTES = 10**9  # Python and its libraries, above all torch, which webdatase
 def write_images(out: Path, params: Params, machine: Machine) -> None:
     """Write the images artifact `out`; `UserError` where a split is left without images."""
     source = SOURCES[params.source](params)
-    parts = split_into_shards(source, params.shard_images)
     with pillow_warnings(), process_group(), scratch(out, params, [], source.facts) as work:
         print_estimate(out, work, source, params, machine)
-        build = shard_builder(source, parts, params.format, machine.num_workers)
-        with bar("data", len(shards.share(list(parts))), 0, "shards") as progress:
-            shards.write_shards(work, list(parts), build, progress.update)
-        barrier()
-        entries = shards.read_facts(work, list(parts))
-        refused = sorted(source.refused + [item for entry in entries for item in entry["refused"]], key=json.dumps)
+        plan, entries = write_planned(work, source, params, machine)
+        found = [item for entry in entries for item in entry["refused"]]
+        refused = sorted(source.refused + plan.refused + found, key=json.dumps)
         check_splits(entries, refused, params)
         if distributed.rank() == 0:
-            publish(work, out, entries, refused, source, params)
+            publish(work, out, entries, refused, plan, source, params)
         barrier()
 
 
-def split_into_shards(source: Source, shard_images: int) -> dict[str, list[Candidate]]:
-    """{shard name: its slice of the candidates of a split}."""
-    return {
-        f"{split}-{start // shard_images:06d}": candidates[start : start + shard_images]
-        for split, candidates in source.splits.items()
-        for start in range(0, len(candidates), shard_images)
-    }
+def write_planned(work: Path, source: Source, params: Params, machine: Machine) -> tuple[Plan, list[dict[str, Any]]]:
+    """Write all shards; return their plan and facts.
+
+    Which images can be used is known once they have been decoded. If that changes the plan, the shards that it changes
+    are written again. What is known is kept in `work`, so that a killed run continues with the last plan.
+    """
+    known = work / REFUSED
+    refused = set(json.loads(known.read_text())) if known.is_file() else set()
+    while True:
+        plan = arrange(source, refused)
+        entries = write_shards(work, source, split_into_shards(plan.splits, params.shard_images), params, machine)
+        refused |= {item["name"] for entry in entries for item in entry["refused"]}
+        if (changed := arrange(source, refused)) == plan:
+            return plan, entries
+        if distributed.rank() == 0:
+            artifact.write_atomically(known, json.dumps(sorted(refused)).encode())
+            print(f"data: {explain(plan, changed)}; the shards that this changes are written again", flush=True)
+
+
+def explain(plan: Plan, changed: Plan) -> str:
+    """What unusable images change in a plan."""
+    gone, moved = len(plan.classes) - len(changed.classes), len({*changed.moved} - {*plan.moved})
+    return f"{gone} classes have no good image, {moved} need one of val for train"
+
+
+def write_shards(
+    work: Path, source: Source, parts: dict[str, list[Candidate]], params: Params, machine: Machine
+) -> list[dict[str, Any]]:
+    """Write the shards that are not there, or there with other images; the facts of all."""
+    names = list(parts)
+    for name in shards.share(names):
+        entry = work / f"{name}.json"
+        if entry.is_file() and json.loads(entry.read_text())["candidates"] != digest(parts[name]):
+            entry.unlink()
+    build = shard_builder(source, parts, params.format, machine.num_workers)
+    with bar("data", len(shards.share(names)), 0, "shards") as progress:
+        shards.write_shards(work, names, build, progress.update)
+    barrier()
+    entries = shards.read_facts(work, names)
+    barrier()  # no process replaces a shard whose facts another one still reads
+    return entries
 
 
 def print_estimate(out: Path, work: Path, source: Source, params: Params, machine: Machine) -> None:
@@ -88,7 +121,7 @@ def shard_builder(
     """The function that builds a named shard: usable images become records; labels and refusals its facts, in order."""
 
     def build(name: str) -> tuple[Iterable[shards.Record], dict[str, Any]]:
-        facts: dict[str, Any] = {"labels": [], "refused": []}
+        facts: dict[str, Any] = {"labels": [], "refused": [], "candidates": digest(parts[name])}
         return records(parts[name], facts), facts
 
     def records(candidates: list[Candidate], facts: dict[str, Any]) -> Iterator[shards.Record]:
@@ -133,16 +166,16 @@ def in_threads(function: Callable[[Any], Any], items: Iterable[Any], num_workers
 
 def check_splits(entries: list[dict[str, Any]], refused: list[dict[str, str]], params: Params) -> None:
     """`UserError` if train or val has too few usable images."""
-    counts = {
-        split: sum(entry["samples"] for entry in entries if entry["name"].startswith(f"{split}-"))
+    train, val = (
+        sum(entry["samples"] for entry in entries if entry["name"].startswith(f"{split}-"))
         for split in ("train", "val")
-    }
-    if min(counts.values()) < LEAST_IMAGES:
+    )
+    if min(train, val) < LEAST_IMAGES:
+        where = f"data.folder = {params.folder!r}" if params.source == "folder" else f"data.source = {params.source!r}"
         reasons = "".join(f"\n  {item['name']}: {item['reason']}" for item in refused[:SHOWN])
         raise UserError(
-            f"data.folder = {params.folder!r}: {counts['train']} good images for train and {counts['val']} for val "
-            f"(val_fraction {params.val_fraction}), expected at least {LEAST_IMAGES} each; "
-            f"{len(refused)} files refused{reasons}"
+            f"{where}: {train} good images for train and {val} for val (data.val_fraction {params.val_fraction}; a "
+            f"class keeps one in train), expected at least {LEAST_IMAGES} each; {len(refused)} files refused{reasons}"
         )
 
 
@@ -151,26 +184,23 @@ def publish(
     out: Path,
     entries: list[dict[str, Any]],
     refused: list[dict[str, str]],
+    plan: Plan,
     source: Source,
     params: Params,
 ) -> None:
     """Turn the finished shards into the artifact `out`, and print what was kept and what was refused."""
     recorded = {"source", "img_px", "format", "val_fraction", "seed", *({"scenes"} & {params.source})}
     config: dict[str, Any] = params.model_dump(include=recorded)
-    config |= {"classes": source.classes, "splits": {}, "refused": refused}
+    config |= {"classes": plan.classes, "splits": {}, "refused": refused, "notes": source.notes}
+    config |= {"dropped_classes": plan.dropped, "moved_to_train": plan.moved}
     hashes: dict[str, str] = {}
     with artifact.new_artifact(out, "images", config, hashes) as folder:
         for split in ("train", "val"):
             facts = shards.collect_split(work, folder, split, entries, hashes)
-            config["splits"][split] = facts | {"per_class": save_labels(folder, split, entries, source.classes)}
-    counts = " and ".join(f"{facts['images']:,} {split}" for split, facts in config["splits"].items())
-    print(f"data: {counts} images, {len(source.classes)} classes, {len(refused)} files refused", flush=True)
-    for note in source.notes:
-        print(f"data: {note}")
-    for item in refused[:SHOWN]:
-        print(f"  refused {item['name']}: {item['reason']}")
-    if len(refused) > SHOWN:
-        print(f"  ... and {len(refused) - SHOWN} more, listed in {out / artifact.CONFIG}")
+            facts["sidecars"] = count_sidecars(np.load(folder / f"{split}.index.npy"))
+            config["splits"][split] = facts | {"per_class": save_labels(folder, split, entries, plan.classes)}
+        config["classes_without_val"] = [name for name, n in config["splits"]["val"]["per_class"].items() if not n]
+    print_summary(config, out)
 
 
 def save_labels(folder: Path, split: str, entries: list[dict[str, Any]], classes: list[str]) -> dict[str, int]:
