@@ -11,16 +11,15 @@ from pathlib import Path
 
 from stages.core.code import track
 from stages.core.errors import UserError
-from stages.data.decode import EXTENSIONS, decode_rgb, to_square
+from stages.data.decode import DECODE_BYTES, EXTENSIONS, FILE_BYTES, decode_rgb, read_file, to_square
 from stages.data.listing import facts_of, list_folder
 from stages.data.params import Params
 from stages.data.sidecars import owner, read_sidecars
-from stages.data.source import Candidate, Prepared, Refused, Source, one_by_one, refusal
+from stages.data.source import Candidate, Prepared, Source, one_by_one, refusal
 
 SPLITS, OTHER_SPLITS = {"train", "val"}, {"dev", "eval", "test", "testing", "training", "valid", "validation"}
 GIVEN_SPLITS = "the folders train and val are taken as the splits, data.val_fraction is not used"
 SHOWN = 5  # linked folders on the console
-PHOTO_BYTES = 12_000_000 * 7  # a photo of 12 megapixels as RGB, and a turned or composited copy
 
 
 def open_folder(params: Params) -> Source:
@@ -41,7 +40,7 @@ def open_folder(params: Params) -> Source:
         classes=classes,
         splits=splits,
         open=one_by_one(lambda candidate: open_image(folder, candidate.name, sidecars, params.img_px)),
-        decode_bytes=PHOTO_BYTES,
+        decode_bytes=DECODE_BYTES + min(FILE_BYTES, max((size for size, _ in listing.files.values()), default=0)),
         refused=listing.refused + unused,
         facts=track(f"the files in {folder}", partial(facts_of, folder)),
         order=None if given else partial(hash_of, params.seed),
@@ -99,12 +98,10 @@ def hash_of(seed: int, name: str) -> int:
 
 def open_image(folder: Path, name: str, sidecars: frozenset[str], img_px: int) -> Prepared:
     """The central square of an image file, with its sidecars in the same geometry."""
-    try:
-        content = (folder / name).read_bytes()
-    except OSError as error:
-        raise Refused(f"unreadable: {error.strerror}") from error
-    image = decode_rgb(content)
-    return Prepared(to_square(image, img_px), read_sidecars(folder, name, sidecars, image.size, img_px))
+    image = decode_rgb(read_file(folder / name, FILE_BYTES))
+    square, size = to_square(image, img_px), image.size
+    del image  # before a mask of the same size is opened
+    return Prepared(square, read_sidecars(folder, name, sidecars, size, img_px))
 
 
 def unwatched(links: list[str]) -> list[str]:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.data.decode import central_square, explain, open_upright, to_square
+from stages.data.decode import FILE_BYTES, central_square, explain, open_upright, read_file, to_square
 from stages.data.source import Refused
 
 ENDINGS = (".txt", ".boxes.json", ".mask.png")
 NOUNS = {".txt": "captions", ".boxes.json": "boxes", ".mask.png": "masks"}
+MOST_BYTES = {".txt": 2**20, ".boxes.json": 2**22, ".mask.png": FILE_BYTES}
 Size = tuple[int, int]  # width, height
 
 
@@ -44,7 +45,7 @@ def read_sidecars(folder: Path, image_name: str, present: Set[str], size: Size, 
         name = os.path.splitext(image_name)[0] + ending
         if name in present:
             try:
-                members[ending[1:]] = convert[ending]((folder / name).read_bytes())
+                members[ending[1:]] = convert[ending](read_file(folder / name, MOST_BYTES[ending]))
             except (Refused, ValueError, RecursionError, OSError) as error:
                 raise Refused(f"its sidecar {name}: {error}") from error
     return members
@@ -87,6 +88,8 @@ def convert_mask(content: bytes, size: Size, img_px: int) -> bytes:
     """A mask of the original -> PNG of the square image; values (or palette indices) stay as they are."""
     try:
         mask = open_upright(content)
+    except (Refused, MemoryError):
+        raise
     except Exception as error:  # as in decode_rgb
         raise Refused(explain(error)) from error
     if mask.size != size:

@@ -36,7 +36,7 @@ class Source:
     classes: list[str]
     splits: dict[str, list[Candidate]]
     open: Callable[[Sequence[Candidate]], list[Prepared | Refused]]
-    decode_bytes: int  # memory for one call of `open` with typical images
+    decode_bytes: int  # memory that one call of `open` takes at most
     batch_images: int = 1
     refused: list[dict[str, str]] = field(default_factory=list)  # {name, reason} of files that are no candidates
     facts: str = ""
