@@ -6,6 +6,7 @@ Run: uv run pytest tests/test_kmeans.py
 import sys
 from types import SimpleNamespace
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from stages.codebook.kmeans import ENGINES, check_flash, cluster_by_faiss
 from stages.codebook.kmeans_features import Features, fit_feature_map, layout_of, stored_features
 from stages.codebook.params import Inputs
 from stages.codebook.quantizers import Codebook, nearest
-from stages.codebook.streaming import initial_vectors, stream
+from stages.codebook.streaming import REDO_SEED, initial_vectors, stream
 from stages.core.errors import UserError
 
 # Codebook
@@ -102,13 +103,29 @@ def test_kmeans_reaches_scikit_learns_objective_on_all_points(init):
     )
 
 
-def test_the_curve_is_that_of_the_best_redo_alone():
-    for seed in range(4):
-        points, params = blobs(400), kmeans_params(num_codes=12, iterations=6, redo=8, seed=seed)
-        centroids, curves = cluster_by_faiss(points, params, CPU)
-        objective = [scalars["objective"] for _, scalars in curves.rows]
-        assert [step for step, _ in curves.rows] == list(range(6)), "faiss itself keeps those of earlier redos"
-        assert objective == sorted(objective, reverse=True) and error(points, centroids) <= objective[-1]
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("init", ["random", "kmeans++"])
+def test_the_curve_is_that_of_the_best_redo_alone_though_each_stops_early(init, normalize):
+    rng = np.random.default_rng(0)
+    points = (rng.normal(size=(8, 1, 4)) * 3 + rng.normal(size=(8, 200, 4))).reshape(-1, 4).astype(np.float32)
+    points = features_of(points, normalize).sample(0, len(points), 0)
+    facts = {"num_codes": 8, "iterations": 60, "init": init, "normalize": normalize}
+    vectors, found = cluster_by_faiss(points, kmeans_params(**facts, redo=3), CPU)
+    runs = [cluster_by_faiss(points, kmeans_params(**facts, seed=redo * REDO_SEED), CPU) for redo in range(3)]
+    lengths, errors = [len(curves.rows) for _, curves in runs], [error(points, vectors) for vectors, _ in runs]
+    assert len({*lengths}) > 1 and max(lengths) < 60, "each stops when its objective does"
+    own, curves = runs[int(np.argmin(errors))]
+    assert torch.equal(vectors, own) and found.rows == curves.rows
+    objective = [scalars["objective"] for _, scalars in found.rows]
+    assert objective == sorted(objective, reverse=True)
+    assert objective[-1] == pytest.approx(error(points, vectors), rel=1e-4)
+
+
+def test_redos_end_with_the_vectors_of_faiss_own_redos():
+    points, params = blobs(400), kmeans_params(num_codes=12, iterations=6, redo=8)
+    peer = faiss.Kmeans(8, 12, niter=6, nredo=8, seed=0, init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS)
+    peer.train(points)
+    assert np.array_equal(peer.centroids, cluster_by_faiss(points, params, CPU)[0])
 
 
 @pytest.mark.parametrize("normalize", [False, True])

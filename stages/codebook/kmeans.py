@@ -145,8 +145,7 @@ def cluster_by_faiss(sample: np.ndarray, params: Kmeans, device: torch.device) -
     The objective is the sum of squared distances, as in streaming.py. All of the sample float32 [M, D] is used.
     """
     kmeans, curves = faiss_kmeans(sample, params, device, params.iterations), Curves()
-    best = kmeans.iteration_stats[-params.iterations :]  # faiss keeps those of earlier redos before them
-    for iteration, stats in enumerate(best):
+    for iteration, stats in enumerate(kmeans.iteration_stats):
         objective = 2 * (len(sample) - stats["obj"]) if params.normalize else stats["obj"]  # ||f - c||² = 2 - 2 cos
         if len(sample) == params.num_codes:  # faiss copies the vectors and logs 0, also for unit vectors
             objective = 0.0
