@@ -169,7 +169,11 @@ def test_interrupted_and_rerun_equals_undisturbed(trained, root, monkeypatch, ca
 def test_a_collapse_is_said_with_its_remedy(root, capsys):
     fit(root, {"num_codes": 100, "revive_dead_codes": False})
     said = capsys.readouterr().err
-    assert "warning: cluster: only" in said and "revive_dead_codes: true" in said
+    folder, split = root / "data/codebook/cluster", FeatureSplit(root / "data/features", "train")
+    codebook = load_codebook(folder, artifact.read_config(folder, "codebook"))
+    live = len(codebook.assign(torch.from_numpy(split.read(range(len(split)))).float()).unique())
+    assert f"warning: cluster: only {live} of 100 codes ({live} %) are in use" in said, "counted, no running average"
+    assert said.count("revive_dead_codes: true") > 1 and "recent batches chose" in said
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,30 @@ def test_the_report_says_how_many_vectors_were_used_and_tracks_the_objective(toy
     assert len(objective) >= 2 and objective == sorted(objective, reverse=True)
 
 
+def test_the_report_is_whole_before_the_codebook_appears_and_stays_as_it_is(toy, tmp_path, monkeypatch):
+    seen, publish = {}, kmeans.publish
+    report = tmp_path / "reports/codebook/kmeans"
+    monkeypatch.setattr(kmeans, "publish", lambda *args: seen.update(toys.hashes(report)) or publish(*args))
+    fit_toy(toy, tmp_path)
+    assert seen == toys.hashes(report) and {"metrics.json", "plots/metrics/objective.tsv"} <= {*map(str, seen)}
+    last = (report / "plots/metrics/objective.tsv").read_text().split()[-1]
+    assert metrics_of(tmp_path)["objective"] == pytest.approx(float(last), rel=1e-5)
+
+
+def test_few_live_codes_are_said_on_the_console_and_counted_in_the_report(toy, tmp_path, monkeypatch, capsys):
+    def three_near(*args, cluster=kmeans.cluster):
+        vectors, curves = cluster(*args)
+        vectors[3:] += 1e6
+        return vectors, curves
+
+    fit_toy(toy, tmp_path / "all")
+    assert "warning" not in capsys.readouterr().err
+    monkeypatch.setattr(kmeans, "cluster", three_near)
+    fit_toy(toy, tmp_path)
+    assert "warning: kmeans: only 3 of 8 codes (38 %) are in use on train. To fix it, lower" in capsys.readouterr().err
+    assert (metrics_of(tmp_path)["num_codes"], metrics_of(tmp_path)["train"]["live_codes"]) == (8, 3)
+
+
 def test_the_control_is_the_untrained_twin_of_the_encoder(toy, tmp_path):
     tokenizer, images = fit_toy(toy, tmp_path, encoder="random")
     trained = load_tokenizer(toy / "data/codebook/kmeans")

@@ -169,6 +169,16 @@ def test_two_builds_give_the_same_bytes(whole):
     assert page(reports) == html
 
 
+def test_few_live_codes_are_said_beside_the_tokenizers(reports):
+    assert "Codebook usage" not in page(reports)
+    for live, said in ((13, "13 of 4,096 codes (0.32 %)"), (2048, None)):
+        metrics = {"num_codes": 4096, "train": {"live_codes": live}}
+        written.write_metrics(reports / "codebook" / "kmeans", metrics)
+        html = page(reports)
+        assert (f"Codebook usage of kmeans:</strong> {said} occur" in html) == (said is not None)
+        assert "Codebook usage" in html or said is None
+
+
 def test_a_skipped_probe_says_why(reports):
     (reports / "probe" / "metrics.json").write_text('{"skipped": "no classes"}')
     assert "Skipped: no classes." in page(reports)

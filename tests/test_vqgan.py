@@ -173,7 +173,9 @@ def test_a_collapse_is_printed_with_its_remedy(name, changes, remedy, toy, tmp_p
     toys.write_params(root, {"codebook": {name: changes}})
     toys.run_line(FIT.format(name), root)
     said = capsys.readouterr().err
-    assert f"warning: {name}: only" in said and remedy in said
+    figures = json.loads((root / f"reports/codebook/{name}/metrics.json").read_text())
+    counted = f"only {figures['train']['live_codes']} of {figures['num_codes']:,} codes"
+    assert f"warning: {name}: {counted}" in said and remedy in said
     assert "live_fraction" in said, "in the progress line"
     curve = (root / f"reports/codebook/{name}/plots/metrics/live_fraction.tsv").read_text().splitlines()
     assert len(curve) > 2 and all(0 < float(line.split("\t")[1]) < 0.5 for line in curve[1:])

@@ -87,8 +87,9 @@ def test_a_little_training_lowers_the_cosine_loss(root):
 def test_a_collapse_is_said_with_its_remedy(root, capsys, monkeypatch):
     monkeypatch.setattr(EmaVq, "start_from", lambda self, unit_MD: None)  # random codes, none revived
     fit(root, {"num_codes": 100, "revive_dead_codes": False})
-    said = capsys.readouterr().err
-    assert "warning: vqkd: only" in said and "revive_dead_codes: true" in said and "commitment" in said
+    said, metrics = capsys.readouterr().err, json.loads((root / "reports/codebook/vqkd/metrics.json").read_text())
+    assert f"warning: vqkd: only {metrics['train']['live_codes']} of 100 codes" in said
+    assert "revive_dead_codes: true" in said and "commitment" in said
 
 
 @pytest.mark.parametrize(

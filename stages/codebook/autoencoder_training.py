@@ -65,9 +65,8 @@ def fit_autoencoder(
             split: count_usage(codes_of(network, images, machine, device), len(quantizer.vectors))
             for split, images in splits.items()
         }
-        trainer.curves.write(inputs.report)
-        last = trainer.curves.last()
-        write_usage(inputs.report, usage, eval_psnr_db={split: last[f"{split}/psnr_db"] for split in splits})
+        last = {split: trainer.curves.last()[f"{split}/psnr_db"] for split in splits}
+        write_usage(inputs, trainer.curves, len(quantizer.vectors), usage, quantizer.remedy, eval_psnr_db=last)
         publish(inputs, params.kind, network, {**facts, **shape}, img_px)
 
 

@@ -37,6 +37,7 @@ from stages.core.train import fit as train
 from stages.features.reader import FeatureSplit
 
 EVAL_IMAGES = 256  # images per split on which curves are measured
+REMEDY = f"{REVIVE}, lower num_codes, or train longer"  # for dead codes
 
 
 class OnlineClusters(nn.Module):
@@ -103,8 +104,7 @@ def fit(inputs: Inputs, params: Cluster, machine: Machine) -> None:
         codebook, usage, losses = codebook_of(model), {}, {}
         for split, features in splits.items():
             usage[split], losses[split] = measure(codebook, features, machine, device)
-        curves.write(inputs.report)
-        write_usage(inputs.report, usage, cosine_loss=losses)
+        write_usage(inputs, curves, params.num_codes, usage, REMEDY, cosine_loss=losses)
         publish(inputs, codebook)
 
 
@@ -139,7 +139,7 @@ def make_evaluate(
     """(step, averaged model) -> cosine loss on evenly spaced images of each split; warns of collapse."""
 
     def evaluate(step: int, model: OnlineClusters) -> dict[str, float]:
-        warn_of_collapse(name, float(live_fraction(model.share)), f"{REVIVE}, lower num_codes, or train longer")
+        warn_of_collapse(name, float(live_fraction(model.share)), REMEDY)
         codebook = codebook_of(model)
         return {
             f"{split}/cosine_loss": measure(codebook, features, machine, device, EVAL_IMAGES)[1]

@@ -2,19 +2,18 @@
 
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from stages.codebook.params import Inputs
 from stages.codebook.quantizers import nearest
-from stages.core.metrics import usage
-from stages.core.results import write_metrics
+from stages.core.metrics import FEW_LIVE, few_live, usage
+from stages.core.results import Curves
 
 SHARE_DECAY = 0.99  # of the running share of vectors that choose a code
 LIVE_SHARE = 0.01  # a code is live while its running share is above this part of 1 / K
-WARN_BELOW = 0.5  # live fraction
 REVIVE = "set revive_dead_codes: true in its section"
 
 
@@ -27,11 +26,18 @@ def count_usage(batches: Iterable[Tensor], num_codes: int) -> dict[str, float]:
     return usage(counts.cpu().numpy())
 
 
-def write_usage(report: Path, by_split: dict[str, dict[str, float]], **more: Any) -> None:
-    """Write metrics.json: usage per split, and the kind's own metrics. Print one line per split."""
-    write_metrics(report, {**by_split, **more})
+def write_usage(
+    inputs: Inputs, curves: Curves, num_codes: int, by_split: dict[str, dict[str, float]], remedy: str, **more: Any
+) -> None:
+    """Write the curves, and metrics.json: usage per split and the kind's own metrics. Print one line per split.
+
+    A warning with the kind's remedy follows if few codes occur in the train images.
+    """
+    curves.write(inputs.report, {"num_codes": num_codes, **by_split, **more})
     for split, metrics in by_split.items():
         print(f"codebook: {split}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    if few := few_live(int(by_split["train"]["live_codes"]), num_codes):
+        print(f"warning: {inputs.name}: only {few} are in use on train. To fix it, {remedy}.", file=sys.stderr)
 
 
 def running_share(share_K: Tensor, codes: Tensor) -> Tensor:
@@ -41,7 +47,7 @@ def running_share(share_K: Tensor, codes: Tensor) -> Tensor:
 
 
 def live_fraction(share_K: Tensor) -> Tensor:
-    """Scalar: the part of the codes that are in use, from their running shares."""
+    """Scalar: the part of the codes that recent batches chose, from their running shares."""
     return (share_K * len(share_K) > LIVE_SHARE).float().mean()
 
 
@@ -61,6 +67,8 @@ def revive_dead_codes(vectors_KD: Tensor, share_K: Tensor, features_MD: Tensor) 
 
 
 def warn_of_collapse(name: str, live: float, remedy: str) -> None:
-    """One line on stderr with the kind's remedy if fewer than half of the codes are in use."""
-    if live < WARN_BELOW:
-        print(f"warning: {name}: only {live:.0%} of the codes are in use. To fix it, {remedy}.", file=sys.stderr)
+    """One line on stderr, during training, if few codes were chosen lately; `write_usage` counts them at the end."""
+    if live < FEW_LIVE:
+        print(
+            f"warning: {name}: recent batches chose {live:.1%} of the codes. If it stays so, {remedy}.", file=sys.stderr
+        )

@@ -43,6 +43,7 @@ from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
 from stages.encoder.encoder import Encoder, load_encoder, random_twin
 
+REMEDY = "lower num_codes, or cluster more different vectors (max_vectors: 0, more images)"  # for dead codes
 FLASH = "flash_kmeans"  # an optional package (arXiv 2603.09229)
 
 
@@ -86,9 +87,8 @@ def fit(inputs: Inputs, params: Kmeans, machine: Machine) -> None:
             for split in SPLITS
         }
         counts = {"vectors_used": used, "vectors_total": total}
+        write_usage(inputs, curves, len(codebook.vectors), usage, REMEDY, objective=objective, **counts)
         publish(inputs, params, features, codebook, twin, counts)
-    curves.write(inputs.report)
-    write_usage(inputs.report, usage, **counts)
 
 
 def estimate(out: Path, layout: Layout, used: int, params: Kmeans) -> None:

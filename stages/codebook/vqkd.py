@@ -31,6 +31,7 @@ from stages.data.reader import ImageSplit, image_facts
 from stages.encoder.encoder import load_encoder
 
 EVAL_IMAGES = 256  # images per split on which curves are measured
+REMEDY = f"{REVIVE}, lower commitment, dim or num_codes, or train longer"  # for dead codes
 
 
 def shape_of(inputs: Inputs, params: Vqkd) -> dict[str, Any]:
@@ -78,8 +79,7 @@ def fit(inputs: Inputs, params: Vqkd, machine: Machine) -> None:
         usage, losses = {}, {}
         for split, images in splits.items():
             usage[split], losses[split] = measure(model, teacher, images, machine, device)
-        curves.write(inputs.report)
-        write_usage(inputs.report, usage, cosine_loss=losses)
+        write_usage(inputs, curves, params.num_codes, usage, REMEDY, cosine_loss=losses)
         publish(inputs, model, shape)
 
 
@@ -127,10 +127,9 @@ def make_evaluate(
     name: str, teacher: EncoderFeatures, splits: dict[str, ImageSplit], machine: Machine, device: torch.device
 ) -> Callable[[int, VQKD], dict[str, float]]:
     """(step, averaged model) -> cosine loss on evenly spaced plain images of each split; warns of collapse."""
-    remedy = f"{REVIVE}, lower commitment, dim or num_codes, or train longer"
 
     def evaluate(step: int, model: VQKD) -> dict[str, float]:
-        warn_of_collapse(name, float(model.quantizer.live_fraction()), remedy)
+        warn_of_collapse(name, float(model.quantizer.live_fraction()), REMEDY)
         return {
             f"{split}/cosine_loss": measure(model, teacher, images, machine, device, EVAL_IMAGES)[1]
             for split, images in splits.items()

@@ -7,6 +7,7 @@ import numpy as np
 
 from stages.core.errors import UserError
 
+FEW_LIVE = 0.5  # of a tokenizer's codes; where fewer occur, console and report warn
 MIN_MSE = 1 / 12  # of rounding to integers; keeps the PSNR of equal images finite, at 58.9 dB
 
 
@@ -48,6 +49,11 @@ def usage(counts: np.ndarray) -> dict[str, float]:
         "entropy_nats": entropy,
         "perplexity": float(np.exp(entropy)),
     }
+
+
+def few_live(live: int, num_codes: int) -> str:
+    """ "13 of 4,096 codes (0.32 %)" where fewer than FEW_LIVE of the codes occur, else ""."""
+    return f"{live:,} of {num_codes:,} codes ({100 * live / num_codes:.2g} %)" if live < FEW_LIVE * num_codes else ""
 
 
 def bags(codes: np.ndarray, num_codes: int) -> np.ndarray:

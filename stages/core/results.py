@@ -61,14 +61,16 @@ class Curves:
         """The newest value of every name."""
         return {name: value for _, scalars in self.rows for name, value in scalars.items()}
 
-    def write(self, out: Path) -> None:
-        """Write the history and the last values (metrics.json) to the folder `out`."""
+    def write(self, out: Path, metrics: dict[str, Any] | None = None) -> None:
+        """Write the history to the folder `out`, and metrics.json there: `metrics`, or the last values without any."""
         with Live(str(out), save_dvc_exp=False, dvcyaml=None, report=None, cache_images=False) as live:
             for step, scalars in self.rows:
                 live.step = step
                 for name, value in scalars.items():
                     live.log_metric(name, value)
             live.make_summary()
+        if metrics is not None:
+            write_metrics(out, metrics)
 
 
 def grid(images: np.ndarray, columns: int, scale: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from stages.core.metrics import few_live
 from stages.report import plots, verdicts
 from stages.report.gather import Evaluation, Metrics, Reports, read_runs
 from stages.report.plots import Picture, pictures
@@ -39,8 +40,19 @@ def tokenizers(reports: Reports, evaluations: Evaluations) -> Section:
         for name, one in evaluations.items()
     ]
     facts = {"rules": verdicts, "noise_db": NOISE_DB, "data": reports.params.get("data", {})}
+    facts["few_live"] = few_live_codes(reports)
     shown = [*tables(["tokenizer-decoder"], rows), *verdicts.verdicts(candidates)]
     return Section("tokenizers", "Tokenizers", facts, shown)
+
+
+def few_live_codes(reports: Reports) -> dict[str, str]:
+    """{tokenizer: how many of its codes occur in the train images}, of those where few do."""
+    counts = {
+        name: (metrics["train"]["live_codes"], metrics["num_codes"])
+        for name, metrics in reports.metrics("codebook").items()
+        if "num_codes" in metrics
+    }
+    return {name: few for name, count in counts.items() if (few := few_live(*count))}
 
 
 def noise_robustness(reports: Reports, tokenizer: str) -> Metrics:
