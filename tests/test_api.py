@@ -41,6 +41,7 @@ def test_images_of_classes_by_number_and_by_name(trained):
     generator = semtok.load_generator(trained / "generator/kmeans-ar")
     sample = generator.sample(classes=[0, 3, None], seed=0)
     assert sample.codes.shape == (3, 16) and sample.images.shape == (3, 16, 16, 3) and sample.images.dtype == np.uint8
+    assert sample.codes.dtype == np.int64
     decoder = semtok.load_decoder(trained / "decoder/kmeans-onestep")
     assert np.array_equal(sample.images, decoder.decode(sample.codes))
     assert generator.classes == list(toys.CLASSES)

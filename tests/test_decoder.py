@@ -59,11 +59,35 @@ def test_a_moved_artifact_decodes_to_uint8_images_that_do_not_depend_on_the_batc
 
 
 @pytest.mark.parametrize(
-    "codes", [np.zeros((1, 15), np.uint16), np.full((1, 16), 8, np.uint16), np.zeros(16, np.uint16)]
+    ("codes", "said"),
+    [
+        (np.zeros((1, 15), np.uint16), r"codes: shape \[1, 15\]: expected \[B, 16\]"),
+        (np.zeros(16, np.uint16), r"codes: shape \[16\]: expected \[B, 16\]"),
+        (np.full((1, 16), 8, np.uint16), r"codes: 8 \(uint16\): expected integers from 0 to 7"),
+        (np.full((1, 16), -1), "codes: -1 "),
+        (np.full((1, 16), 2**64 - 1, np.uint64), "codes: 18446744073709551615 "),
+        ([[0] * 15 + [1.5]], "codes: 0.0 .float64.: expected integers from 0 to 7"),
+        (torch.ones(1, 16, dtype=torch.bfloat16), "codes: 1.0 "),
+        (torch.ones(1, 16, dtype=torch.bool), "codes: True "),
+        ([[1], [1, 2]], "codes: .*expected integers"),
+    ],
 )
-def test_codes_of_another_shape_or_range_are_refused(codes, trained):
-    with pytest.raises(UserError, match="below 8"):
+def test_codes_of_another_shape_type_or_range_are_refused_with_the_value(codes, said, trained):
+    with pytest.raises(UserError, match=said):
         load_decoder(trained / "data/decoder/kmeans-onestep").decode(codes)
+
+
+def test_codes_are_int64_and_given_back_as_any_integers(trained):
+    tokenizer = load_tokenizer(trained / "data/codebook/kmeans")
+    decoder = load_decoder(trained / "data/decoder/kmeans-onestep")
+    codes = tokenizer.encode(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8))
+    images = decoder.decode(codes)
+    assert codes.dtype == tokenizer.encode(np.zeros((0, 16, 16, 3), np.uint8)).dtype == np.int64
+    dtypes = ["uint8", "int8", ">u2", "uint16", "uint32", "uint64", "int32"]
+    given = [codes.tolist(), torch.from_numpy(codes), *(codes.astype(dtype) for dtype in dtypes)]
+    given += [torch.from_numpy(codes.astype(dtype)) for dtype in ("uint8", "uint16", "uint32", "uint64", "int16")]
+    for same in given:
+        assert np.array_equal(decoder.decode(same), images) and tokenizer.vectors(same).shape == (3, 16, 32)
 
 
 @pytest.mark.parametrize(

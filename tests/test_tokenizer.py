@@ -17,7 +17,7 @@ from stages.codebook.tokenizer import load_tokenizer
 from stages.core import artifact, code
 from stages.core.errors import UserError
 from stages.core.images import to_float, to_uint8
-from stages.core.metrics import code_dtype, usage
+from stages.core.metrics import code_dtype, count_codes, usage
 from stages.data.reader import ImageSplit
 from stages.tokens.reader import load_tokens
 
@@ -48,6 +48,16 @@ def test_tokens_hold_the_tokenizers_codes_and_moved_views(toy):
 def test_codes_take_two_bytes_up_to_65536(num_codes, dtype):
     assert code_dtype(num_codes) == dtype
     assert np.array([num_codes - 1]).astype(dtype)[0] == num_codes - 1
+
+
+@pytest.mark.parametrize(("code", "said"), [(-1, "-1"), (8, "8"), (1.5, "1.5"), (True, "True"), ("3", "3")])
+def test_a_vector_is_asked_for_by_an_integer_in_range_alone(code, said, toy):
+    tokenizer = load_tokenizer(toy / "data/codebook/kmeans")
+    with pytest.raises(UserError, match=rf"codes: {said} \(.*\): expected integers from 0 to 7"):
+        tokenizer.vectors([code])
+    with pytest.raises(UserError, match=f"codes: {said} "):
+        count_codes(np.array([[code]]), 8)
+    assert torch.equal(tokenizer.vectors(3), tokenizer.codebook.vectors[3])
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_the_artifact_is_a_tokenizer_whose_codes_fit_its_encoder(trained):
     metrics = json.loads((trained / "reports/codebook/vqkd/metrics.json").read_text())
     images = ImageSplit(trained / "data/images", "val")
     codes = tokenizer.encode(images.read(range(len(images))))
-    assert codes.shape == (len(images), 16) and codes.dtype == np.uint16
+    assert codes.shape == (len(images), 16) and codes.dtype == np.int64
     assert len(np.unique(codes)) == metrics["val"]["live_codes"], "the published weights are those that were measured"
     torch.testing.assert_close(tokenizer.vectors(np.arange(8)).norm(dim=-1), torch.ones(8))
     features = tokenizer.features(to_float(images.read(range(4))))

@@ -20,7 +20,7 @@ from stages.core.checkpoint import save_tensors
 from stages.core.code import import_kind
 from stages.core.errors import UserError
 from stages.core.images import to_float
-from stages.core.metrics import code_dtype
+from stages.core.metrics import checked_codes, code_dtype
 
 ARTIFACT = "codebook"
 
@@ -44,11 +44,10 @@ class Tokenizer:
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray | Tensor, batch_size: int = 256) -> np.ndarray:
-        """uint8 [B, H, W, 3] -> uint16 (uint32 past 65,536 codes) [B, N], row-major."""
+        """uint8 [B, H, W, 3] -> int64 [B, N], row-major."""
         starts = range(0, len(images), batch_size)
         codes = [self.encode_pixels(to_float(images[i : i + batch_size], self.device)) for i in starts]
-        found = torch.cat(codes).cpu().numpy() if codes else np.empty((0, self.num_patches))
-        return found.astype(code_dtype(self.num_codes))
+        return torch.cat(codes).cpu().numpy() if codes else np.empty((0, self.num_patches), np.int64)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """float [B, 3, H, W] in [-1, 1] -> int64 [B, N]."""
@@ -58,10 +57,9 @@ class Tokenizer:
         """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D]: what is quantized, before `codebook.in_code_space`."""
         return self.encoder(pixels).float()
 
-    def vectors(self, codes: np.ndarray | Tensor) -> Tensor:
-        """codes int [...] -> float32 [..., D]."""
-        index = codes if isinstance(codes, Tensor) else torch.from_numpy(np.asarray(codes).astype(np.int64))
-        return self.codebook.vectors[index.to(self.device).long()]
+    def vectors(self, codes: Any) -> Tensor:
+        """Codes of any integer type [...] -> float32 [..., D]; `UserError` for others."""
+        return self.codebook.vectors[torch.from_numpy(checked_codes(codes, self.num_codes)).to(self.device)]
 
 
 def load_tokenizer(folder: str | Path, device: torch.device | str = "cpu") -> Tokenizer:

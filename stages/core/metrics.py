@@ -1,7 +1,11 @@
-"""PSNR, bootstrap spreads, codebook usage, the dtype of stored codes, and images per class. NumPy only."""
+"""PSNR, bootstrap spreads, codebook usage, the check of given codes, the dtype of stored ones, and images per class.
+
+NumPy only.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +62,7 @@ def few_live(live: int, num_codes: int) -> str:
 
 def bags(codes: np.ndarray, num_codes: int) -> np.ndarray:
     """codes [M, N] -> float32 [M, num_codes]: share of the positions per code; rows sum to 1."""
-    flat = np.arange(len(codes))[:, None] * num_codes + codes.astype(np.int64)
+    flat = np.arange(len(codes))[:, None] * num_codes + checked_codes(codes, num_codes)
     counts = np.bincount(flat.ravel(), minlength=len(codes) * num_codes)
     return (counts / codes.shape[1]).astype(np.float32).reshape(len(codes), num_codes)
 
@@ -72,7 +76,7 @@ def count_codes(codes: np.ndarray, num_codes: int) -> np.ndarray:
     """int64 [num_codes]: how often each code occurs in codes [images, N], which may be a memory map."""
     counts = np.zeros(num_codes, np.int64)
     for start in range(0, len(codes), 10_000):
-        counts += np.bincount(codes[start : start + 10_000].ravel(), minlength=num_codes)
+        counts += np.bincount(checked_codes(codes[start : start + 10_000], num_codes).ravel(), minlength=num_codes)
     return counts
 
 
@@ -88,3 +92,22 @@ def count_train(folder: Path, labels: np.ndarray, classes: list[str]) -> list[in
         named = ", ".join(map(repr, missing[:20])) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
         raise UserError(f"{folder}: no train image of class {named}, of {len(classes)} classes. Run `dvc repro data`.")
     return counts
+
+
+def checked_codes(codes: Any, num_codes: int) -> np.ndarray:
+    """An array, torch tensor or nested list of any integer type [...] -> int64 [...].
+
+    `UserError` with the first value that is no integer from 0 to num_codes - 1.
+    """
+    expected = f"expected integers from 0 to {num_codes - 1}"
+    if hasattr(codes, "detach"):  # a torch tensor; NumPy has no bfloat16
+        codes = codes.detach().cpu().float() if codes.is_floating_point() else codes.detach().cpu()
+    try:
+        found = np.asarray(codes)
+    except (TypeError, ValueError) as error:  # such as lists of different lengths
+        raise UserError(f"codes: {error}: {expected}") from None
+    integers = found.dtype.kind in "iu"
+    wrong = (found < 0) | (found >= num_codes) if integers else np.ones(found.shape, bool)
+    if np.any(wrong):
+        raise UserError(f"codes: {found[wrong][0]!s} ({found.dtype}): {expected}")
+    return found.astype(np.int64)

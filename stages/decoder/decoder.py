@@ -19,6 +19,7 @@ from stages.core import artifact
 from stages.core.code import import_kind
 from stages.core.errors import UserError
 from stages.core.images import to_uint8
+from stages.core.metrics import checked_codes
 from stages.core.networks import to_grid
 from stages.decoder.params import KINDS, Inputs
 
@@ -81,9 +82,7 @@ class Decoder(ABC):
         """
 
     @torch.inference_mode()
-    def decode(
-        self, codes: np.ndarray | Tensor, generator: torch.Generator | None = None, batch_size: int = 256
-    ) -> np.ndarray:
+    def decode(self, codes: Any, generator: torch.Generator | None = None, batch_size: int = 256) -> np.ndarray:
         """Codes of any integer type [B, N] -> uint8 [B, H, W, 3].
 
         One seed is drawn from `generator` (0 without one). An image depends on that seed and on its codes. The batch
@@ -95,14 +94,12 @@ class Decoder(ABC):
         parts = [(codes_BN[i : i + batch_size].to(self.device), seeds[i : i + batch_size]) for i in starts]
         return np.concatenate([to_uint8(self.decode_batch(*part)) for part in parts])
 
-    def validated(self, codes: np.ndarray | Tensor) -> Tensor:
-        """int64 [B, N]; `UserError` for codes of another shape or range."""
-        found = codes if isinstance(codes, Tensor) else torch.from_numpy(np.asarray(codes).astype(np.int64))
-        fits = found.ndim == 2 and found.shape[1] == self.num_patches
-        if not fits or (len(found) and not 0 <= int(found.min()) <= int(found.max()) < self.num_codes):
-            expected = f"integers below {self.num_codes} of shape [B, {self.num_patches}]"
-            raise UserError(f"codes: expected {expected}, got {list(found.shape)}")
-        return found.long()
+    def validated(self, codes: Any) -> Tensor:
+        """int64 [B, N] on the CPU; `UserError` for codes of another type, range or shape."""
+        found = torch.from_numpy(checked_codes(codes, self.num_codes))
+        if found.ndim != 2 or found.shape[1] != self.num_patches:
+            raise UserError(f"codes: shape {list(found.shape)}: expected [B, {self.num_patches}]")
+        return found
 
 
 def load_decoder(folder: str | Path, device: torch.device | str = "cpu") -> Decoder:

@@ -28,7 +28,7 @@ NAMES_SHOWN = 20  # class names in an error message
 
 @dataclass(frozen=True)
 class Sample:
-    codes: np.ndarray  # integers [B, N]
+    codes: np.ndarray  # int64 [B, N]
     images: np.ndarray  # uint8 [B, H, W, 3]
 
 
