@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.core.params import Section, impossible, load, load_value
+from stages.core.params import Section, kind_of, load
 from stages.core.schemas import Affine, HingeLossConfig, Optim
 
 PARAMS = Path("params.yaml")
@@ -153,10 +153,7 @@ KINDS = {
 
 def load_kind(name: str, path: Path = PARAMS) -> Kind:
     """The kind of tokenizer `name`; `UserError` for an unknown one."""
-    kind = load_value(f"codebook.{name}.kind", path)
-    if kind not in KINDS:
-        raise impossible(f"codebook.{name}.kind", kind, f"expected one of {', '.join(KINDS)}")
-    return KINDS[kind]
+    return KINDS[kind_of(f"codebook.{name}", KINDS, path)]
 
 
 def load_params(name: str, path: Path = PARAMS) -> TokenizerParams:

@@ -8,9 +8,12 @@ A stage declares its section beside the code that reads it:
     params = load("features", Params, path)
 
 No defaults in code: params.yaml is complete. An unknown, missing or impossible value is a `UserError` that names
-the key, the value and what is allowed.
+the key, the value and what is allowed. A name that users give becomes a part of paths, of DVC's stages and of shell
+commands, so names are restricted to NAME.
 """
 
+import re
+from collections.abc import Collection
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,6 +24,10 @@ from ruamel.yaml.error import YAMLError
 
 from stages.core.code import track
 from stages.core.errors import UserError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+NAME_RULE = "expected a name of 1 to 64 letters (a to z), digits, - and _, beginning with a letter or digit"
+TOO_LARGE, LONGEST = 2**63, 100  # of a number; of a value in a message, characters
 
 
 class Section(BaseModel):
@@ -58,13 +65,19 @@ def load(section: str, cls: type[AnySection], path: Path = Path("params.yaml")) 
     except ValidationError as error:
         lines = [_explain(section, cls, item) for item in error.errors()]
         raise UserError(f"{path}: " + f"\n{path}: ".join(lines)) from None
+    except OSError as error:  # a schema asks for a file by a name that cannot be one
+        raise UserError(f"{path}: {section}: {_cut(str(error))}") from None
 
 
 def load_list(key: str, path: Path = Path("params.yaml")) -> list[str]:
     """A top-level list of names, such as `generators`."""
     names = track(f"{path}: {key}", partial(_section, key, path))
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: {key} = {names!r}: expected a list of at least one name")
+        raise UserError(f"{path}: {key} = {shown(names)}: expected a list of at least one name")
+    if bad := [shown(name) for name in names if not NAME.fullmatch(name)]:
+        raise UserError(f"{path}: {key}: {', '.join(bad)}: {NAME_RULE}")
+    if len({name.casefold() for name in names}) < len(names):
+        raise UserError(f"{path}: {key} = {shown(names)}: expected different names, not only in upper and lower case")
     return names
 
 
@@ -73,15 +86,37 @@ def load_value(key: str, path: Path = Path("params.yaml")) -> Any:
     return track(f"{path}: {key}", partial(_section, key, path))
 
 
+def kind_of(section: str, kinds: Collection[str], path: Path = Path("params.yaml")) -> str:
+    """The key `kind` of a section; `UserError` if it is none of `kinds`."""
+    kind = load_value(f"{section}.kind", path)
+    if not isinstance(kind, str) or kind not in kinds:
+        raise impossible(f"{section}.kind", kind, f"expected one of {', '.join(kinds)}")
+    return kind
+
+
+def load_file(path: Path) -> dict[Any, Any]:
+    """All sections of a YAML file. It is parsed once, until it changes."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; stages run from the repository's root")
+    return _parsed(path, (facts := path.stat()).st_mtime_ns, facts.st_size)
+
+
+def shown(value: Any) -> str:
+    """A value in one line of a message, cut off after LONGEST characters."""
+    return _cut(repr(value), LONGEST)
+
+
 def impossible(key: str, value: Any, allowed: str) -> UserError:
     """The error for a value that only other facts (an artifact, another key) show to be impossible."""
-    return UserError(f"params.yaml: {key} = {value!r}: {allowed}")
+    return UserError(f"params.yaml: {key} = {shown(value)}: {allowed}")
+
+
+def _cut(text: str, longest: int = 4 * LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def _section(dotted: str, path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; stages run from the repository's root")
-    node = _parsed(path, (facts := path.stat()).st_mtime_ns, facts.st_size)
+    node: Any = load_file(path)
     for key in dotted.split("."):
         if not isinstance(node, dict) or key not in node:
             raise UserError(f"{path}: {dotted}: this section is missing")
@@ -90,12 +125,29 @@ def _section(dotted: str, path: Path) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _parsed(path: Path, mtime_ns: int, size: int) -> Any:  # a changed file is another entry
-
+def _parsed(path: Path, mtime_ns: int, size: int) -> dict[Any, Any]:  # a changed file is another entry
     try:
-        return YAML(typ="safe").load(path)
-    except YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        content = YAML(typ="safe").load(path)
+    except (OSError, ValueError, RecursionError, YAMLError) as error:
+        why = " ".join(str(error).partition("To suppress this check")[0].split())
+        raise UserError(f"{path}: not valid YAML: {why}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected sections with values, found {shown(content)}")
+    _refuse_too_large(path, content)
+    return content
+
+
+def _refuse_too_large(path: Path, content: dict[Any, Any]) -> None:
+    """Numbers that neither DVC nor NumPy can hold; Python does not even print those of more than 4,300 digits."""
+    seen, todo = set[int](), [("", content)]
+    while todo:
+        key, node = todo.pop()
+        if isinstance(node, int) and abs(node) >= TOO_LARGE:
+            raise UserError(f"{path}: {key}: the number is too large; expected less than 2^63")
+        if isinstance(node, dict | list) and id(node) not in seen:  # an alias may lead back to an anchor around it
+            seen.add(id(node))
+            parts = node.items() if isinstance(node, dict) else enumerate(node)
+            todo += [(f"{key}.{name}" if key else str(name), part) for name, part in parts]
 
 
 def _explain(section: str, cls: type[Section], item: Any) -> str:
@@ -105,11 +157,11 @@ def _explain(section: str, cls: type[Section], item: Any) -> str:
             return f"{key}: missing; it has no default"
         case "extra_forbidden":
             known = ", ".join(_section_at(cls, item["loc"][:-1]).model_fields)
-            return f"{key} = {item['input']!r}: unknown key; {key.rpartition('.')[0]} has {known}"
+            return f"{key} = {shown(item['input'])}: unknown key; {key.rpartition('.')[0]} has {known}"
         case "value_error":
-            return f"{key}: {item['ctx']['error']}"
+            return f"{key}: {_cut(str(item['ctx']['error']))}"
         case _:
-            return f"{key} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+            return f"{key} = {shown(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
 def _section_at(cls: Any, path: Any) -> Any:

@@ -121,5 +121,10 @@ def check_shares(section: str, optim: Optim) -> None:
 
 def check_perceptual(section: str, config: ReconstructionLossConfig, depth: int) -> None:
     """`UserError` if the perceptual loss names blocks that an encoder of `depth` blocks does not have."""
-    if bad := [block for block in config.perceptual_blocks if not 0 <= block < depth]:
-        raise impossible(f"{section}.perceptual_blocks", bad, f"expected block numbers from 0 to {depth - 1}")
+    check_blocks(f"{section}.perceptual_blocks", config.perceptual_blocks, depth)
+
+
+def check_blocks(key: str, blocks: list[int], depth: int) -> None:
+    """`UserError` for numbers under `key` that are no block's, counted from 0."""
+    if bad := [block for block in blocks if not 0 <= block < depth]:
+        raise impossible(key, bad, f"expected block numbers from 0 to {depth - 1}")

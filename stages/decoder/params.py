@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from stages.core.errors import UserError
-from stages.core.params import Section, impossible, load, load_value
+from stages.core.params import Section, kind_of, load, load_value, shown
 from stages.core.schemas import Affine, Gan, HingeLossConfig, Optim, ReconstructionLossConfig, TransformerConfig
 
 PARAMS = Path("params.yaml")
@@ -125,10 +125,7 @@ class Inputs:
 
 def load_kind(name: str, path: Path = PARAMS) -> Kind:
     """The kind of decoder `name`; `UserError` for an unknown one."""
-    kind = load_value(f"decoder.{name}.kind", path)
-    if kind not in KINDS:
-        raise impossible(f"decoder.{name}.kind", kind, f"expected one of {', '.join(KINDS)}")
-    return KINDS[kind]
+    return KINDS[kind_of(f"decoder.{name}", KINDS, path)]
 
 
 def load_params(name: str, path: Path = PARAMS) -> DecoderParams:
@@ -140,5 +137,5 @@ def load_pixel_tokenizers(path: Path = PARAMS) -> dict[str, str]:
     """{decoder name: name of its pixel tokenizer}, the section `pixel_tokenizer`."""
     found = load_value("pixel_tokenizer", path)
     if not isinstance(found, dict) or not all(isinstance(name, str) for pair in found.items() for name in pair):
-        raise UserError(f"{path}: pixel_tokenizer = {found!r}: expected {{decoder: tokenizer}}, both names")
+        raise UserError(f"{path}: pixel_tokenizer = {shown(found)}: expected {{decoder: tokenizer}}, both names")
     return found

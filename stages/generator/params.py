@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.core.params import DIFFERENT, Section, impossible, load, load_value
+from stages.core.params import DIFFERENT, Section, impossible, kind_of, load
 from stages.core.schemas import Optim, TransformerConfig
 
 SHARED = ("model", "draws")  # sections beside those of the generators, whose names no generator may have
@@ -86,8 +86,7 @@ def load_params(name: str, path: Path = Path("params.yaml")) -> Params:
     section = f"generator.{name}"
     if name in SHARED:
         raise impossible("generators", name, f"{section} is no generator; choose another name")
-    if (kind := load_value(f"{section}.kind", path)) not in KINDS:
-        raise impossible(f"{section}.kind", kind, f"expected one of {', '.join(KINDS)}")
+    kind_of(section, KINDS, path)
     return Params(name=name, model=load("generator.model", Model, path), training=load(section, Training, path))
 
 

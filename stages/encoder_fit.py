@@ -1,0 +1,110 @@
+"""Values of params.yaml that the encoder at hand cannot have, known without opening it: numbers of blocks, sides.
+
+The facts stand in weights/<encoder.name>/config.json, or in data/encoder/config.json if that is the encoder of this
+name. Without either the stages refuse these values, once the encoder is fetched.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from stages import names
+from stages.codebook import params as codebook
+from stages.core.params import impossible, load
+from stages.core.schemas import ReconstructionLossConfig, check_blocks, check_perceptual
+from stages.data.params import Params as Data
+from stages.decoder import params as decoder
+from stages.encoder.params import EncoderParams
+from stages.features.params import Params as Features
+from stages.studies.params import DecodingSteps, Probe
+
+EMBEDDED, FETCHED = Path(__file__).parents[1] / "weights", Path("data/encoder")
+
+
+def checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> list[Callable[[], object]]:
+    """One check per section; none without an encoder whose facts are known."""
+    if not (facts := facts_of(names.value_at(params, "encoder.name"))):
+        return []
+    depth, patch_px = facts["depth"], facts["patch_px"]
+    tokenizers = [item["item.tokenizer"] for item in names.items(stages["codebook"], params)]
+    decoders = [item["item.decoder"] for item in names.items(stages["pixel_tokenizer"], params)]
+    return [
+        partial(check_side, patch_px, path),
+        partial(check_block, "features", Features, depth, path),
+        partial(check_block, "probe", Probe, depth, path),
+        partial(check_study, depth, path),
+        *(partial(check_tokenizer, name, depth, path) for name in tokenizers),
+        *(partial(check_decoder, name, depth, path) for name in decoders),
+        *(partial(check_grid, *pair, patch_px, path) for pair in product(tokenizers, decoders)),
+    ]
+
+
+def facts_of(name: Any) -> dict[str, int]:
+    """{"depth": blocks, "patch_px": side of a patch} of the encoder of this name; empty if it is not at hand."""
+    for folder in (EMBEDDED / str(name), FETCHED):
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if config["name"] == name:
+                return {key: int(config[key]) for key in ("depth", "patch_px")}
+        except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: the stage `encoder` says so
+            continue
+    return {}
+
+
+def check_side(patch_px: int, path: Path) -> None:
+    """Refuse a side of images that is no multiple of the patch size."""
+    if (img_px := load("encoder", EncoderParams, path).img_px) % patch_px:
+        raise impossible("encoder.img_px", img_px, f"expected a multiple of the patch size, {patch_px} px")
+
+
+def check_block(section: str, schema: type[Features | Probe], depth: int, path: Path) -> None:
+    """Refuse the number of a block that the encoder lacks, in the section's key `block`."""
+    refuse_blocks(f"{section}.block", [load(section, schema, path).block], depth)
+
+
+def refuse_blocks(key: str, blocks: list[int], depth: int) -> None:
+    """`UserError` for a number that is no block's, counted from 0 or, negative, from the end."""
+    for block in blocks:
+        if not -depth <= block < depth:
+            raise impossible(key, block, f"the encoder has {depth} blocks: expected {-depth} … {depth - 1}")
+
+
+def check_study(depth: int, path: Path) -> None:
+    """Refuse blocks that the encoder lacks."""
+    check_blocks(
+        "decoding_steps.perceptual_blocks", load("decoding_steps", DecodingSteps, path).perceptual_blocks, depth
+    )
+
+
+def check_tokenizer(name: str, depth: int, path: Path) -> None:
+    """Refuse blocks that the encoder lacks, and halvings that do not divide the image."""
+    params = codebook.load_params(name, path)
+    if isinstance(params, codebook.Kmeans):
+        refuse_blocks(f"codebook.{name}.blocks", params.blocks, depth)
+    elif isinstance(params, codebook.AutoencoderParams):
+        check_perceptual(f"codebook.{name}", params, depth)
+        img_px, halvings = load("data", Data, path).img_px, len(params.widths) - 1
+        if img_px % 2**halvings:
+            why = f"{halvings} halvings need an image of a multiple of {2**halvings} px; data.img_px is {img_px}"
+            raise impossible(f"codebook.{name}.widths", params.widths, why)
+
+
+def check_decoder(name: str, depth: int, path: Path) -> None:
+    """Refuse blocks that the encoder lacks."""
+    params = decoder.load_params(name, path)
+    if isinstance(params, ReconstructionLossConfig):
+        check_perceptual(f"decoder.{name}", params, depth)
+
+
+def check_grid(tokenizer: str, name: str, patch_px: int, path: Path) -> None:
+    """Refuse patches that no number of doublings turns into the image, where codes of patches are decoded so."""
+    side, img_px = load("encoder", EncoderParams, path).img_px // patch_px, load("data", Data, path).img_px
+    doubles = isinstance(decoder.load_params(name, path), ReconstructionLossConfig)
+    if not doubles or not codebook.load_kind(tokenizer, path).reads_features:
+        return
+    if img_px not in (side << doublings for doublings in range(img_px.bit_length())):
+        why = f"it has {side} patches of {patch_px} px per side, which do not become data.img_px = {img_px} by doubling"
+        raise impossible("encoder.img_px", side * patch_px, why)

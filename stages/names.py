@@ -1,0 +1,74 @@
+"""Names in params.yaml and pretrain.yaml: which are possible, and which members of dvc.yaml's matrices they give.
+
+DVC puts the names of lists into shell commands, paths and the names of stages. The stage `code`, on which all others
+depend, therefore refuses impossible ones before any of them reaches a shell.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import UserError
+from stages.core.params import NAME, NAME_RULE, load_list, shown
+
+OWNERS = {"tokenizers": "codebook", "decoders": "decoder", "generators": "generator"}  # list -> sections that it names
+NAMED = (*OWNERS.values(), "samples", "pixel_tokenizer")  # sections whose keys are names that users give
+
+
+def lists_of(stages: dict[str, Any]) -> list[str]:
+    """The keys of params.yaml that matrices run over, such as `tokenizers` and `ablation.dims`."""
+    given = [name.strip("${}") for stage in stages.values() for name in stage.get("matrix", {}).values()]
+    return [*dict.fromkeys(given)]
+
+
+def value_at(params: dict[str, Any], dotted: str) -> Any:
+    """The value under a dotted key, None where there is none."""
+    node: Any = params
+    for key in dotted.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def items(stage: dict[str, Any], params: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """{"item.tokenizer": "kmeans", …} for every member of a stage's matrix; impossible names are left out."""
+    matrix = stage.get("matrix", {})
+    lists = [value_at(params, given.strip("${}")) for given in matrix.values()]
+    possible = [[str(one) for one in found if NAME.fullmatch(str(one))] for found in lists if isinstance(found, list)]
+    for values in product(*possible) if len(possible) == len(matrix) else ():
+        yield {f"item.{key}": value for key, value in zip(matrix, values, strict=True)}
+
+
+def sections(stages: dict[str, Any], params: dict[str, Any]) -> Iterator[str]:
+    """The keys of params.yaml that the stages read, such as codebook.kmeans."""
+    for stage in stages.values():
+        for key in stage.get("params", []):
+            for item in items(stage, params) if isinstance(key, str) else ():
+                yield re.sub(r"\$\{([\w.]+)\}", lambda match, item=item: item[match[1]], key)
+
+
+def check_list(key: str, params: dict[str, Any], path: Path) -> None:
+    """Refuse a list with impossible or equal names, or with a name that has no section."""
+    names, owner = load_list(key, path), params.get(OWNERS.get(key, ""))
+    known = [str(name) for name, one in owner.items() if isinstance(one, dict)] if isinstance(owner, dict) else []
+    if unknown := [name for name in names if key in OWNERS and name not in known]:
+        has = f"{OWNERS[key]} has {', '.join(filter(NAME.fullmatch, known))}"
+        raise UserError(f"{path}: {key} = {shown(names)}: no {', '.join(unknown)}; {has}")
+
+
+def check_members(name: str, stage: dict[str, Any], params: dict[str, Any], path: Path) -> None:
+    """Refuse names that give two members of a matrix one name in DVC, which joins them with "-" and does not escape."""
+    members = {tuple(value.casefold() for value in item.values()) for item in items(stage, params)}
+    counts = Counter("-".join(member) for member in members)
+    if doubled := sorted(member for member, count in counts.items() if count > 1):
+        lists = ", ".join(given.strip("${}") for given in stage["matrix"].values())
+        raise UserError(f"{path}: {lists}: two pairs of names both give {name}@{doubled[0]}; rename one")
+
+
+def check_keys(above: str, section: Any, path: Path) -> None:
+    """Refuse impossible names of a section's keys, also of those not in use: a list may take them up at any time."""
+    names = [*section] if isinstance(section, dict) else []
+    if bad := [shown(name) for name in names if not isinstance(name, str) or not NAME.fullmatch(name)]:
+        raise UserError(f"{path}: {above}{', '.join(bad)}: {NAME_RULE}")
