@@ -91,7 +91,7 @@ def stage(name: str, needs: str, matrix: list[int] | None = None) -> dict:
 def build(root: Path, members: tuple[int, ...] = (1, 2)) -> Path:
     """The project below `root`, with DVC and git initialized; nothing has run."""
     shutil.copytree(ROOT / "stages/core", root / "stages/core", ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "stages/__init__.py").touch()
+    shutil.copy(ROOT / "stages/__init__.py", root / "stages")
     (root / "stages/steps").mkdir()
     (root / "stages/steps/run.py").write_text(STEPS.lstrip())
     write_params(root)

@@ -120,12 +120,12 @@ def background(command: list[str], root: Path, server: Server) -> Iterator[subpr
             child.wait()
 
 
-def wait_for(check: Callable, secs: float = 90):
+def wait_for(check: Callable, secs: float = 90, pause_secs: float = 0.3):
     """The first true answer."""
     give_up = time.monotonic() + secs
     while not (answer := check()):
         assert time.monotonic() < give_up
-        time.sleep(0.3)
+        time.sleep(pause_secs)
     return answer
 
 

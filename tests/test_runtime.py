@@ -3,6 +3,7 @@
 Run: uv run pytest tests/test_runtime.py
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import mini
+import psutil
 import pytest
 import serving
 import tiny
@@ -46,20 +48,52 @@ def stage(root, name: str, **env: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.parametrize("moment", ["as it starts", "as it works"])
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
-def test_a_stage_ends_with_the_dvc_that_is_killed_above_it_whatever_shell_is_between(shell, project):
+def test_a_stage_ends_with_the_dvc_that_is_killed_above_it_whatever_shell_is_between(shell, moment, project):
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "SHELL": shell, "PATH": path}
+    command = [sys.executable, "-m", "dvc", "repro", "first"]
     with open(project / ".dvc/tmp/repro.log", "w") as log:
-        dvc = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", "first"], cwd=project, env=env, stdout=log, stderr=log
-        )
-    serving.wait_for((project / "scratch/data-first").exists)
-    assert serving.running(project, "stages.steps.run")
+        dvc = subprocess.Popen(command, cwd=project, env=env, stdout=log, stderr=log)
+    ready = (project / "scratch/data-first").exists
+    begun = serving.wait_for(lambda: (moment == "as it starts" or ready()) and stage_below(dvc), pause_secs=0.005)
     dvc.send_signal(signal.SIGKILL)
     assert dvc.wait() == -signal.SIGKILL
-    serving.wait_for(lambda: not serving.running(project, "stages.steps.run"), secs=10)
+    serving.wait_for(lambda: not begun.is_running() or begun.status() == psutil.STATUS_ZOMBIE, secs=20)
+    assert not serving.running(project, "-m stages.steps.run") and not (project / "data/first").exists()
+    assert moment == "as it works" or not ready(), "it has worked without DVC"
     subprocess.run(["rm", "-rf", "scratch"], cwd=project, check=True)
+
+
+def stage_below(dvc: subprocess.Popen) -> psutil.Process | None:
+    """The stage that DVC has just started, before Python has imported anything."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(dvc.pid).children(recursive=True)
+        return next((one for one in below if "stages.steps.run" in one.cmdline() and one.name() != "sh"), None)
+
+
+def test_a_stage_whose_dvc_has_ended_begins_nothing_and_one_without_dvc_does(project):
+    claims = project / ".dvc/tmp/rwlock"
+    kept = claims.read_text()
+    dead, ours = subprocess.Popen(["true"]), {"pid": os.getpid(), "cmd": "dvc repro"}
+    dead.wait()
+    for content, env, status in (
+        ("{}", {"DVC_STAGE": "alone"}, 1),
+        (json.dumps({"write": {"data/alone": {**ours, "pid": dead.pid}}}), {"DVC_STAGE": "alone"}, 1),
+        (json.dumps({"write": {"data/alone": ours}}), {"DVC_STAGE": "alone"}, 0),
+        (json.dumps({"read": {"stages": [ours]}}), {"DVC_STAGE": "alone"}, 0),
+        ("{}", {"DVC_STAGE": "alone", "PIPELINE_PARENT": str(os.getpid())}, 0),
+        ("{}", {"DVC_STAGE": "alone", "PIPELINE_PARENT": str(dead.pid)}, 1),
+        ("{}", {}, 0),
+    ):
+        claims.write_text(content)
+        command = [sys.executable, "-X", "importtime", "-m", "stages.steps.run", "alone", "--help"]
+        done = subprocess.run(command, cwd=project, env={**os.environ, **env}, capture_output=True, text=True)
+        assert done.returncode == status, (content, env, done.stderr)
+        assert (status == 1) == ("the DVC process that started this stage has ended" in done.stderr)
+        assert (status == 1) != ("stages.core" in done.stderr), "it ends before its imports"
+    claims.write_text(kept)
 
 
 def test_a_second_writer_of_the_same_output_is_refused_with_the_pid_of_the_first(project):
@@ -96,7 +130,8 @@ def wide(root, launcher: str | None = None, shell: bool = False, **env: str) -> 
     """A stage of several processes; with `shell` below a parent whose shell stays between them, as dash does."""
     command = [sys.executable, "-m", "stages.wide"]
     if shell:
-        parent = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+        parent = "import os, subprocess, sys; os.environ['PIPELINE_PARENT'] = str(os.getpid()); "
+        parent += "subprocess.run(sys.argv[1:])"
         command = [sys.executable, "-c", parent, "/bin/sh", "-c", f"{shlex.join(command)}; true"]
     env |= {"LAUNCHER": shlex.join([sys.executable, "-c", launcher])} if launcher else {}
     kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}

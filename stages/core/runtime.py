@@ -1,4 +1,4 @@
-"""Run the command of a stage: the only writer of its output, killed with its parent, refused if its inputs change.
+"""Run the command of a stage: the only writer of its output, refused if its inputs change.
 
     if __name__ == "__main__":
         runtime.run(main)                   # or run(main, parallel=True) where several processes share the work
@@ -7,7 +7,7 @@ With NPROC > 1 a parallel stage starts again as NPROC processes under torchrun. 
 command that takes `-m MODULE ARGUMENTS` at its end, such as `srun torchrun --nnodes 4 --nproc-per-node 8 …`. Both come
 from the environment: DVC hashes the command and the params, and another number of processes must rerun nothing.
 
-Artifacts and checkpoints appear by rename, so a stage may be killed at any moment.
+Artifacts and checkpoints appear by rename, so a stage may be killed at any moment, and is with DVC: stages/__init__.py.
 """
 
 import ctypes
@@ -18,12 +18,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import stages
 from stages.core import code
 from stages.core.artifact import write_atomically
 from stages.core.distributed import rank, world_size
@@ -31,9 +31,6 @@ from stages.core.errors import UserError
 
 LOCKS, DURATIONS = Path("scratch/locks"), Path("scratch/durations")
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-PR_SET_PDEATHSIG = 1  # of prctl(2)
-SHELLS = ("sh", "dash", "bash", "zsh", "fish", "ksh")
-POLL_SECS = 0.2
 
 
 def run(main: Callable[[], None], parallel: bool = False) -> None:
@@ -41,7 +38,6 @@ def run(main: Callable[[], None], parallel: bool = False) -> None:
     try:
         keep_bytecode()
         keep_memory()
-        die_with_parent()
         if parallel and (launcher := launcher_of(os.environ)):
             launch(launcher)
         if not parallel and world_size() > 1:
@@ -108,8 +104,8 @@ def launcher_of(env: os._Environ[str]) -> list[str]:
 def launch(launcher: list[str]) -> None:
     """Let `launcher` run this very module with the same arguments, and end as it ends.
 
-    The launcher is a child process, because exec would end the thread that `die_with_parent` may have started. It has
-    a session of its own, so that Ctrl-C in a terminal reaches it once: forwarded by this process.
+    The launcher is a child process: exec would end the thread that `stages.die_with_parent` may have started. It has a
+    session of its own, so that Ctrl-C in a terminal reaches it once: forwarded by this process.
     """
     module = sys.modules["__main__"].__spec__
     assert module is not None, "stages are run by `python -m`"
@@ -118,7 +114,7 @@ def launch(launcher: list[str]) -> None:
     sys.stdout.flush()
     command = [*launcher, "-m", module.name, *sys.argv[1:]]
     try:
-        child = subprocess.Popen(command, start_new_session=True, preexec_fn=tie_to_parent)
+        child = subprocess.Popen(command, start_new_session=True, preexec_fn=stages.tie_to_parent)
     except FileNotFoundError:
         raise UserError(f"LAUNCHER = {os.environ['LAUNCHER']!r}: there is no program {launcher[0]}") from None
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -148,48 +144,3 @@ def sole_writer(output: str) -> Generator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-def tie_to_parent() -> None:
-    """Have the kernel kill this process when its parent ends (Linux only)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def die_with_parent() -> None:
-    """Where DVC or torchrun is the parent, be killed when it ends (Linux only).
-
-    Most shells exec the command that DVC gives them. If a shell stays in between, the stage polls the shell's parent.
-    PIPELINE_PARENT, if set, is DVC's pid: a stage that starts after DVC has ended is refused.
-    """
-    if not sys.platform.startswith("linux") or not os.environ.keys() & {"DVC_STAGE", "TORCHELASTIC_RUN_ID"}:
-        return
-    tie_to_parent()
-    parent = os.getppid()
-    ancestors = [parent, parent_of(parent)] if name_of(parent) in SHELLS else [parent]
-    if (wanted := os.environ.pop("PIPELINE_PARENT", None)) and int(wanted) not in ancestors:
-        raise UserError("the process that started this stage has ended")
-    if len(ancestors) > 1:
-        threading.Thread(target=_follow, args=ancestors, daemon=True).start()
-
-
-def _follow(shell: int, its_parent: int) -> None:
-    while parent_of(shell) == its_parent:
-        time.sleep(POLL_SECS)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def parent_of(pid: int) -> int:
-    """The pid of a process's parent, 0 if there is no such process."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except FileNotFoundError:
-        return 0
-
-
-def name_of(pid: int) -> str:
-    """The program name of a process, at most 15 characters; empty if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except FileNotFoundError:
-        return ""
