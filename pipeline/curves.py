@@ -31,7 +31,7 @@ def draw_curves(tables: Tables) -> bytes:
     for number, (name, points) in enumerate(sorted(tables.items()), 1):
         axis = figure.add_subplot(rows, columns, number)
         axis.plot(*zip(*points, strict=True), marker=".", linewidth=1)
-        axis.set_title(name, fontsize=9)
+        axis.set_title(name, fontsize=9, parse_math=False)
         axis.tick_params(labelsize=7)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

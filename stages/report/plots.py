@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from stages.core.results import PAPER, png_of
+from stages.core.results import PAPER, literal, png_of
 from stages.report.gather import Metrics, Series
 from stages.report.tables import protocol_of
 
@@ -60,7 +60,8 @@ def bands(
     for axis, (name, lines) in zip(axes, found.items(), strict=True):
         for place, (label, (x, mean, std)) in enumerate(lines.items()):
             color, style = CYCLE[place % len(CYCLE)], STYLES[place // len(CYCLE) % len(STYLES)]
-            axis.errorbar(x, mean, std, color=color, linestyle=style, label=label, linewidth=1.4, marker=".", capsize=2)
+            look: dict[str, Any] = {"color": color, "linestyle": style, "marker": ".", "capsize": 2, "linewidth": 1.4}
+            axis.errorbar(x, mean, std, label=literal(label), **look)
         adjust(axis)
         if name in log_scaled:
             axis.set_yscale("log")
@@ -92,7 +93,7 @@ def draw_curve(axis: Axes, name: str, splits: dict[str, Series]) -> None:
 
 def finish(axis: Axes, title: str) -> None:
     """Title, ticks and frame of every plot."""
-    axis.set_title(title, fontsize=9, loc="left")
+    axis.set_title(title, fontsize=9, loc="left", parse_math=False)
     axis.tick_params(which="both", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from stages.core.distributed import random_subset
 from stages.core.params import impossible
-from stages.core.results import save_figure
+from stages.core.results import literal, save_figure
 from stages.studies.code_gallery import most_used
 from stages.studies.code_survey import Batch, Survey
 from stages.studies.params import CodeAnalysis, Tsne
@@ -89,6 +89,6 @@ def scatter(plane: np.ndarray, subset: FeatureSubset, names: list[str]) -> tuple
     shades = colormaps["tab10" if len(subset.classes) <= 10 else "tab20"]
     colors = {one: NO_CLASS if one < 0 else shades(place) for place, one in enumerate(subset.classes.tolist())}
     for one, color in colors.items():
-        label = names[one] if one >= 0 else "feature"
+        label = literal(names[one]) if one >= 0 else "feature"
         axis.scatter(*plane[subset.labels == one].T, s=16, color=color, alpha=0.7, linewidths=0, label=label)
     return figure, axis, colors
