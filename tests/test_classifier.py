@@ -9,6 +9,7 @@ import toy
 from scoring import write_classifier
 from toy_pipeline import MACHINE, write_image_artifact, write_images
 
+from stages.core.artifact import images_digest
 from stages.core.errors import UserError
 from stages.core.images import to_float
 from stages.core.params import load
@@ -71,7 +72,7 @@ def test_unlabeled_images_are_left_out_and_no_class_means_no_classifier(tmp_path
     write_classifier(tmp_path / "images", tmp_path / "classifier", MACHINE)
     assert load_classifier(tmp_path / "classifier") is None
     written = json.loads((tmp_path / "classifier-report" / "metrics.json").read_text())
-    assert written == {"skipped": "no classes"}
+    assert written == {"skipped": "no classes", "images": images_digest(tmp_path / "images")}
 
 
 def test_impossible_params(tmp_path):

@@ -212,7 +212,7 @@ def run(toy, report, settings) -> dict:
 
 def test_the_stage_says_what_the_toys_codes_are_worth_twice_the_same(toy, tmp_path, settings):
     metrics = run(toy, tmp_path / "one", settings)
-    assert {*metrics} == {"usage", "class", "color", "lookup", "protocol"}
+    assert {*metrics} == {"images", "usage", "class", "color", "lookup", "protocol"}
     assert metrics["protocol"][0]["val_images"] + metrics["protocol"][0]["train_images"] == toys.IMAGES
     assert metrics["lookup"]["psnr_db"] > metrics["lookup"]["one_patch_psnr_db"]
     assert metrics["color"]["features"] > metrics["color"]["vectors"]

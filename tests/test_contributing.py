@@ -24,6 +24,7 @@ IMPORTS = {  # what the document leaves out
     "from stages.generator.transformer import uniforms\n",
     "studies/params.py": "from typing import Literal\n",
     "studies/class_counts.py": "import argparse\nfrom pathlib import Path\nfrom stages.core import runtime\n"
+    "from stages.core.artifact import images_digest\n"
     "from stages.core.params import load\nfrom stages.core.results import write_metrics\n"
     "from stages.data.reader import image_facts\nfrom stages.studies.params import ClassCounts\n",
 }

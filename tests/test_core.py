@@ -142,10 +142,11 @@ def test_curves_are_written_once_for_each_step_and_again_after_a_resume(tmp_path
     curves.log(5, loss=1.0, **{"val/loss": 2.0})
     curves.log(10, loss=0.5)
     for _ in range(2):
-        curves.write(tmp_path / "out")
+        curves.write(tmp_path / "out", images="0123456789ab")
         rows = (tmp_path / "out/plots/metrics/loss.tsv").read_text().split()
         assert rows == ["step", "loss", "5", "1.0", "10", "0.5"]
-    assert json.loads((tmp_path / "out/metrics.json").read_text())["loss"] == 0.5
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics == {"loss": 0.5, "val": {"loss": 2.0}, "step": 10, "images": "0123456789ab"}
 
 
 def test_an_absent_gpu_is_an_error_that_says_so():

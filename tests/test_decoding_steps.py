@@ -129,7 +129,7 @@ def test_the_protocol_is_that_of_any_other_decoder_of_the_same_images(measured, 
 
 def test_a_decoder_without_steps_or_chance_is_measured_once(toy, tmp_path):
     metrics = run(toy, tmp_path, Once(toy.patches))
-    assert set(metrics) == {"decoder", "codes", "once", "protocol"} and "steps" not in metrics["decoder"]
+    assert set(metrics) == {"images", "decoder", "codes", "once", "protocol"} and "steps" not in metrics["decoder"]
     assert not [name for name in metrics["once"] if name.endswith("_seed_std")]
 
 

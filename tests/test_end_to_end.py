@@ -3,10 +3,13 @@
 Run: uv run pytest tests/test_end_to_end.py
 """
 
+import json
 import re
 
 import pytest
 import toy as toys
+
+from stages.core.artifact import images_digest
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,16 @@ def test_two_runs_from_nothing_give_the_same_bytes(two_runs):
     first, second = ({**toys.hashes(root / "data"), **toys.hashes(root / "reports")} for root in two_runs)
     assert len(first) > 40
     assert first == second
+
+
+def test_all_metrics_but_those_of_the_toy_study_say_of_which_images_they_are(two_runs):
+    metrics = {path.parent: json.loads(path.read_text()) for path in two_runs[0].glob("reports/**/metrics.json")}
+    named = {
+        folder.relative_to(two_runs[0] / "reports").as_posix(): one.get("images") for folder, one in metrics.items()
+    }
+    images = images_digest(two_runs[0] / "data/images")
+    assert len(named) >= 15 and named == {**dict.fromkeys(named, images), "pca_vs_lda": None}
+    assert "Stale" not in (two_runs[0] / "reports/index.html").read_text()
 
 
 def test_artifacts_hold_no_path_of_this_machine(two_runs):

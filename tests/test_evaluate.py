@@ -55,9 +55,10 @@ def evaluator(toy):
 
 def test_metrics_are_there_and_within_their_bounds(scored):
     _, made, drawn = scored
-    assert set(made) == {"tokenizer", "val", "reconstruction", "protocol"}
+    assert set(made) == {"images", "tokenizer", "val", "reconstruction", "protocol"}
     assert (
-        set(drawn) == {"tokenizer", "val", "ar", "protocol"} and drawn["tokenizer"].items() < made["tokenizer"].items()
+        set(drawn) == {"images", "tokenizer", "val", "ar", "protocol"}
+        and drawn["tokenizer"].items() < made["tokenizer"].items()
     )
     assert made["val"]["class_accuracy"] > 0.8
     assert 5 < made["reconstruction"]["psnr_db"] < 30 and 0 < made["reconstruction"]["ssim"] < 1

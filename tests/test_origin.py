@@ -59,6 +59,12 @@ def test_generators_and_samples_know_their_codebook_and_their_images(trained):
     assert {images_digest(trained / "data" / name) for name in sources} == {images[:12]}
 
 
+def test_what_trainings_report_says_of_which_images_it_is(trained):
+    found = {path.parent.name: json.loads(path.read_text()) for path in trained.glob("reports/**/metrics.json")}
+    assert {*found} == {"digits", "kmeans", "kmeans-onestep", "kmeans-ar", "classifier"}
+    assert {one["images"] for one in found.values()} == {images_digest(trained / "data/images")}
+
+
 @pytest.mark.parametrize("changed", [GENERATOR, DECODER])
 def test_codes_of_one_codebook_are_not_decoded_with_another(changed, root):
     move_codebook(root, changed)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from toy_pipeline import MACHINE, write_encoder, write_image_artifact, write_images
 
+from stages.core.artifact import images_digest
 from stages.core.distributed import random_subset
 from stages.core.errors import UserError
 from stages.core.schemas import Affine
@@ -41,7 +42,7 @@ def whole(toy, tmp_path_factory):
 
 def test_three_feature_sets_four_tests_and_a_protocol(whole):
     report, metrics = whole
-    assert set(metrics) == {"raw", "random_twin", "encoder", "protocol"}
+    assert set(metrics) == {"images", "raw", "random_twin", "encoder", "protocol"}
     assert all(0 <= value <= 1 for name in ("raw", "random_twin", "encoder") for value in metrics[name].values())
     assert metrics["raw"]["clean"] > 0.85 > 0.6 > metrics["raw"]["augmented"]
     assert metrics["random_twin"] != metrics["encoder"]
@@ -77,7 +78,8 @@ def test_images_without_classes_are_skipped(toy, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
     write_image_artifact(tmp_path / "images", images, np.full(30, -1), [])
     probe(Inputs(tmp_path / "images", toy / "encoder"), tmp_path / "report", PARAMS, MACHINE)
-    assert json.loads((tmp_path / "report" / "metrics.json").read_text()) == {"skipped": "no classes"}
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert metrics == {"skipped": "no classes", "images": images_digest(tmp_path / "images")}
 
 
 def test_impossible_settings_are_named(toy, tmp_path):

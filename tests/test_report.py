@@ -56,7 +56,7 @@ def test_the_metrics_are_in_the_page(whole):
         "<td>oblique</td><td>LDA</td><td>0.9 ± 0.004</td><td>0.7</td>",
     ):  # fmt: skip
         assert text in html, text
-    for text in ("Missing in this report", "Another protocol", "Left out, since"):
+    for text in ("Missing in this report", "Another protocol", "Left out, since", "Stale"):
         assert text not in html, text
 
 
@@ -152,7 +152,9 @@ def test_missing_parts_are_named(reports):
 
 
 def test_without_evaluation_or_with_broken_files_it_stops(reports, tmp_path):
-    with pytest.raises(UserError, match="kmeans-onestep: no metrics.json. Run `dvc repro reconstruction generation`"):
+    with pytest.raises(
+        UserError, match="kmeans-onestep: no metrics.json that says .*. Run `dvc repro reconstruction generation`"
+    ):
         page(tmp_path / "empty", tokenizers=["kmeans"], decoders=["onestep"])
     broken = reports / "codebook" / "kmeans" / "plots" / "metrics" / "loss.tsv"
     broken.parent.mkdir(parents=True)
@@ -180,7 +182,7 @@ def test_few_live_codes_are_said_beside_the_tokenizers(reports):
 
 
 def test_a_skipped_probe_says_why(reports):
-    (reports / "probe" / "metrics.json").write_text('{"skipped": "no classes"}')
+    written.write_metrics(reports / "probe", {"skipped": "no classes"})
     assert "Skipped: no classes." in page(reports)
 
 

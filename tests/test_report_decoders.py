@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from written_reports import ROWS_PX, read, write_scales, write_steps
+from written_reports import ROWS_PX, read, write_evaluation, write_scales, write_steps
 
 from stages.report import decoders
 
@@ -16,6 +16,7 @@ DIFFUSION = {"steps_1": 24.0, "steps_10": 23.0, "steps_3": 26.0}
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "reports" / "decoding_steps"
+    write_evaluation(folder.parent, "kmeans-onestep")
     write_steps(folder / "kmeans-onestep", "onestep", {"once": 25.0})
     write_steps(folder / "kmeans-diffusion", "diffusion", DIFFUSION)
     return folder
@@ -125,6 +126,7 @@ def test_a_difference_has_the_spread_of_differences_for_the_images_are_the_same(
 
 
 def test_larger_images_have_a_row_for_each_decoder_and_one_for_the_joint_one(tmp_path):
+    write_evaluation(tmp_path / "reports", "vqgan-onestep")
     write_scales(tmp_path / "reports" / "resolution_transfer" / "vqgan-onestep")
     section = decoders.resolution_transfer(read(tmp_path / "reports"))
     assert section is not None

@@ -14,6 +14,7 @@ import toy as toys
 from PIL import Image
 
 from stages.codebook.tokenizer import load_tokenizer
+from stages.core.artifact import images_digest
 from stages.core.errors import UserError
 from stages.core.metrics import psnr
 from stages.core.networks import to_grid
@@ -133,7 +134,8 @@ def test_a_convolutional_tokenizer_and_both_of_its_decoders_are_measured_at_ever
 def test_networks_of_one_image_size_are_skipped_with_the_reason(trained, monkeypatch):
     toys.run("resolution_transfer", trained)
     assert measured(trained, "kmeans-onestep") == {
-        "skipped": "kmeans: a tokenizer of kind kmeans takes images of one size"
+        "images": images_digest(trained / "data/images"),
+        "skipped": "kmeans: a tokenizer of kind kmeans takes images of one size",
     }
     monkeypatch.setattr(OneStepDecoder, "any_size", False)
     toys.run_line(LINE, trained)

@@ -10,6 +10,7 @@ from stages.report.gather import Reports, read_reports
 
 PIPELINE = Path(__file__).parents[1] / "dvc.yaml"
 DISTANCES = {"pixel": {"median": 0.1, "p01": 0.05, "p99": 0.2, "near_copies": 0.01}}
+IMAGES = "0123456789ab"  # of all metrics, unless a test says otherwise
 PARAMS = {
     "pretrained": ["digits"],
     "tokenizers": ["kmeans", "fsq", "vqgan", "other"],
@@ -37,13 +38,20 @@ def write_lock(path: Path, **sections) -> None:
 def write_metrics(folder: Path, metrics: dict) -> None:
     """metrics.json of a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "metrics.json").write_text(json.dumps({"images": IMAGES, **metrics}))
+
+
+def of_other_images(folder: Path, images: str | None) -> None:
+    """The folder's metrics as if measured on other images; None for those of a time that did not record them."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    changed = {**metrics, "images": images} if images else {key: metrics[key] for key in metrics if key != "images"}
+    (folder / "metrics.json").write_text(json.dumps(changed))
 
 
 def protocol(of: str, **changes) -> dict:
     """How the metrics of one group were measured, with changes."""
     facts = {
-        "of": of, "reference": "val" if of == "reconstruction" else "train", "reference_digest": "0123456789ab",
+        "of": of, "reference": "val" if of == "reconstruction" else "train", "reference_digest": IMAGES,
         "count": 500, "per_class": None,
         "extractors": {"embedded": {"name": "semtok-embedded", "weights_sha256": "ab"}},
     }  # fmt: skip
@@ -91,7 +99,7 @@ def write_noise(folder: Path, change: float, foreground: float = 0.2, **changes)
     metrics = {"change": change, "foreground_change": foreground, "code_cosine": 0.9}
     spreads = {"_std": 0.006, "_image_std": 0.008}
     metrics |= {f"{name}{suffix}": value for name in metrics for suffix, value in spreads.items()}
-    entry = {"of": "noise_robustness", "reference_digest": "0123456789ab", "snrs_db": [20.0, 0.01]}
+    entry = {"of": "noise_robustness", "reference_digest": IMAGES, "snrs_db": [20.0, 0.01]}
     levels = {"snr_20_db": metrics, "snr_0.01_db": {**metrics, "change": 0.96}}
     entries = [{**entry, "noise_seeds": [0, 1], **changes}, {"of": "tokenizer", "num_codes": 256}]
     write_metrics(folder, {**levels, "protocol": entries})
@@ -188,7 +196,7 @@ def write_steps(folder: Path, kind: str, psnr_db: dict[str, float], bits: float 
     columns = ["original", *groups]
     place = {"of": "steps.png", "columns": columns, "pitch_px": COLUMN_PX}
     codes = {"kind": tokenizer, "tokens": 64, "num_codes": 256, "bits_per_image": bits}
-    entry = {"of": "decoding_steps", "reference_digest": "0123456789ab", "decoding_seeds": [0, 1], **changes}
+    entry = {"of": "decoding_steps", "reference_digest": IMAGES, "decoding_seeds": [0, 1], **changes}
     write_metrics(folder, {"decoder": decoder, "codes": codes, **groups, "protocol": [entry, place]})
     picture(folder / "steps.png", (ROWS_PX, len(columns) * COLUMN_PX - 1, 3))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stages.codebook.params import Inputs
 from stages.codebook.quantizers import nearest
+from stages.core import artifact
 from stages.core.metrics import FEW_LIVE, few_live, usage
 from stages.core.results import Curves
 
@@ -33,7 +34,8 @@ def write_usage(
 
     A warning with the kind's remedy follows if few codes occur in the train images.
     """
-    curves.write(inputs.report, {"num_codes": num_codes, **by_split, **more})
+    images = artifact.images_digest(inputs.images)
+    curves.write(inputs.report, images, {"num_codes": num_codes, **by_split, **more})
     for split, metrics in by_split.items():
         print(f"codebook: {split}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     if few := few_live(int(by_split["train"]["live_codes"]), num_codes):

@@ -140,9 +140,9 @@ class GanTrainer:
         reconstructions = (self.reconstruct(network, to_float(part, self.device)) for part in parts)
         return np.concatenate([to_uint8(reconstruction.pixels) for reconstruction in reconstructions])
 
-    def write_report(self, report: Path) -> None:
-        """The curves, and grids with originals above reconstructions, in the folder `report`."""
-        self.curves.write(report)
+    def write_report(self, report: Path, images: str) -> None:
+        """The curves with the digest of the images, and grids with originals above reconstructions, in the folder `report`."""
+        self.curves.write(report, images)
         (report / "pictures").mkdir(parents=True, exist_ok=True)
         for path in sorted(self.work.glob("step-*.png")):
             shutil.copy(path, report / "pictures" / path.name)

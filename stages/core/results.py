@@ -32,6 +32,7 @@ def rounded(metrics: Any) -> Any:
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
     """Write `folder`/metrics.json; a NaN or infinity is a ValueError, since JSON has none.
 
+    Metrics of images say which, for the report never mixes data sets: `"images": artifact.images_digest(…)`.
     `dvc metrics show` prints numbers and strings and leaves lists out: protocols are lists for that reason.
     """
     text = json.dumps(rounded(metrics), indent=1, allow_nan=False)
@@ -64,16 +65,20 @@ class Curves:
         """The newest value of every name."""
         return {name: value for _, scalars in self.rows for name, value in scalars.items()}
 
-    def write(self, out: Path, metrics: dict[str, Any] | None = None) -> None:
-        """Write the history to the folder `out`, and metrics.json there: `metrics`, or the last values without any."""
+    def write(self, out: Path, images: str, metrics: dict[str, Any] | None = None) -> None:
+        """Write the history to the folder `out`, and metrics.json there: `metrics`, or the last values without any.
+
+        `images` is the digest of the images that they were measured on.
+        """
         with Live(str(out), save_dvc_exp=False, dvcyaml=None, report=None, cache_images=False) as live:
             for step, scalars in self.rows:
                 live.step = step
                 for name, value in scalars.items():
                     live.log_metric(name, value)
+            live.summary["images"] = images
             live.make_summary()
         if metrics is not None:
-            write_metrics(out, metrics)
+            write_metrics(out, {"images": images, **metrics})
 
 
 def grid(images: np.ndarray, columns: int, scale: int) -> np.ndarray:

@@ -144,7 +144,7 @@ def fit(inputs: Inputs, params: RenderParams, machine: Machine) -> None:
         if distributed.rank() == 0:
             decoder = RenderDecoder(network, config, device, load_decoder(pixel_codebook / "decoder", device))
             curves.log(params.optim.total_steps, **score_images(decoder, pairs, inputs.report, params.optim.seed))
-            curves.write(inputs.report)
+            curves.write(inputs.report, images=artifact.images_digest(inputs.images))
             publish(inputs.out, network, pixel_codebook, config)
         barrier()
 

@@ -112,7 +112,7 @@ def train(
         )  # fmt: skip
         trainer.train()
         if distributed.rank() == 0:
-            trainer.write_report(inputs.report)
+            trainer.write_report(inputs.report, images=artifact.images_digest(inputs.images))
             with artifact.new_artifact(inputs.out, "decoder", config) as folder:
                 save_tensors(folder / "model.safetensors", network.state_dict())
         barrier()

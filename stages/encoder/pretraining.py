@@ -75,7 +75,7 @@ def pretrain(inputs: Inputs, params: PretrainParams, machine: Machine) -> None:
             model, optim, batch_at, loss_fn(optim, device), lambda step, model: {}, curves,
             work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name="pretrain", batch_keys=batch_keys,
         )  # fmt: skip
-        curves.write(inputs.report)
+        curves.write(inputs.report, images=artifact.images_digest(inputs.images))
         publish(inputs, backbone, params, {**config_of(shape), "seed": optim.seed})
 
 

@@ -30,7 +30,7 @@ def train_classifier(images: Path, out: Path, report: Path, params: ClassifierPa
         _train(images, out, report, params, machine, config)
         return
     _publish(out, None, {"shape": None, **config})
-    write_metrics(report, {"skipped": "no classes"})
+    write_metrics(report, {"skipped": "no classes", "images": artifact.images_digest(images)})
 
 
 def _train(
@@ -59,7 +59,7 @@ def _train(
             batch_keys=batches.batch_keys,
         )  # fmt: skip
         metrics = {"val_accuracy": curves.last()["val/accuracy"]}
-        write_metrics(report, metrics)
+        write_metrics(report, {**metrics, "images": artifact.images_digest(images)})
         _publish(out, network, {"shape": shape, **config, **metrics})
 
 

@@ -89,7 +89,7 @@ def decode(decoder: Decoder, codes: np.ndarray, seed: int) -> np.ndarray:
 
 def print_summary(stage: str, results: dict[str, Any]) -> None:
     """One line per group of metrics, and one per metric that could not be measured, with the reason."""
-    for group, metrics in results.items():
+    for group, metrics in ((name, one) for name, one in results.items() if isinstance(one, dict)):
         shown = {name: one for name, one in metrics.items() if isinstance(one, float) and not name.endswith("_std")}
         if shown:
             print(f"{stage}: {group}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))

@@ -49,7 +49,8 @@ def score_generators(
     decoder, evaluator = load_decoder(inputs.decoder, device), open_evaluator(inputs, machine, device)
     splits = {name: ImageSplit(inputs.images, name, machine.num_workers) for name in ("train", "val")}
     tokenizer = tokenizer_facts(inputs.decoder)
-    results, protocol = {"tokenizer": tokenizer}, []
+    results: dict[str, Any] = {"images": artifact.images_digest(inputs.images), "tokenizer": tokenizer}
+    protocol = []
     results["val"], entry = score_val(splits["val"].labels, list(samples.values()), evaluator, params)
     protocol += [entry] if entry else []
     for name, drawn in samples.items():

@@ -37,6 +37,7 @@ def score_tokenizer(
     evaluator = open_evaluator(inputs, machine, device)
     val = ImageSplit(inputs.images, "val", machine.num_workers)
     results = {
+        "images": artifact.images_digest(inputs.images),
         "tokenizer": tokenizer_facts(tokenizer),
         "val": score_originals(val.labels, evaluator, params),
         "reconstruction": score_reconstructions(val, tokenizer, decoder, evaluator, params),

@@ -48,7 +48,7 @@ def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machin
             batch_keys=batch_keys,
         )  # fmt: skip
         if distributed.rank() == 0:
-            curves.write(report)
+            curves.write(report, images=artifact.images_digest(tokens))
             likelihood = likelihood_facts(network, data, kind, device)
             publish(out, network, {
                 "kind": optim.kind, "name": params.name, "tokenizer": facts["tokenizer"], "classes": facts["classes"],

@@ -19,6 +19,7 @@ from stages.core.params import load_value
 
 Series = tuple[list[float], list[float]]  # steps, values
 Metrics = dict[str, Any]
+APART = ("pretrain", "classifier", "pca_vs_lda")  # of images of its own, not on the page, of no images
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,36 @@ class Stage:
 
 @dataclass(frozen=True)
 class Reports:
-    """The stages, and the params that dvc.lock says they ran with, by dotted key of params.yaml."""
+    """The stages, the params that dvc.lock says they ran with, by dotted key of params.yaml, and the data set.
+
+    `images`: 12 hex digits of the images artifact that most evaluations are of, of equally many the first one's.
+    """
 
     stages: dict[str, Stage]
     params: dict[str, Any]
+    images: str
 
     def folder(self, stage: str, name: str = "") -> Path:
         """Where a member of a stage reports."""
         return self.stages[stage].folders[name]
 
     def metrics(self, stage: str) -> dict[str, Metrics]:
-        """{name: metrics} of the members that have any, in the order of the lists."""
-        found = {name: read_metrics(folder) for name, folder in self.stages[stage].folders.items()}
-        return {name: metrics for name, metrics in found.items() if metrics is not None}
+        """{name: metrics} of the members that have any of these images, in the order of the lists."""
+        found = read_members(self.stages[stage])
+        return {name: one for name, one in found.items() if self.belongs(stage, one)}
+
+    def belongs(self, stage: str, metrics: Metrics) -> bool:
+        """Whether metrics of a stage are of the page's images."""
+        return stage in APART or of_images(metrics) == self.images != ""
+
+    def stale(self) -> dict[str, str]:
+        """{stage@member, as `dvc repro` takes it: the images that it was measured on, "" if it does not say}."""
+        return {
+            "@".join(filter(None, (stage, name))): of_images(metrics)
+            for stage, facts in self.stages.items()
+            for name, metrics in read_members(facts).items()
+            if not self.belongs(stage, metrics)
+        }
 
     def left_out(self) -> list[str]:
         """Folders of names that are not listed."""
@@ -66,23 +84,26 @@ class Evaluation:
     @property
     def generators(self) -> list[str]:
         """The generators whose samples were scored."""
-        return [group for group in self.generation if group not in ("tokenizer", "val", "protocol")]
+        return [group for group in self.generation if group not in ("images", "tokenizer", "val", "protocol")]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training: {curve: {"train" or "val": series}}, and its last picture if it drew any."""
+    """A training: {curve: {"train" or "val": series}}, its last picture if it drew any, and its images."""
 
     name: str
     curves: dict[str, dict[str, Series]]
     picture: Path | None
+    images: str
 
 
 def read_reports(root: Path, pipeline: Path, params: Path, lock: Path) -> Reports:
     """The stages of the dvc.yaml `pipeline`, whose folders reports/… are those below `root`."""
     stages = YAML(typ="safe").load(pipeline)["stages"]
     found = {name: read_stage(stage, params, root) for name, stage in stages.items()}
-    return Reports(found, used_params(lock, found))
+    evaluated = [of_images(one) for one in read_members(found["reconstruction"]).values()]
+    known = [images for images in evaluated if images]
+    return Reports(found, used_params(lock, found), max(known, key=known.count, default=""))
 
 
 def read_stage(stage: dict[str, Any], params: Path, root: Path) -> Stage:
@@ -124,6 +145,17 @@ def used_params(lock: Path, stages: dict[str, Stage]) -> dict[str, Any]:
     return found
 
 
+def read_members(stage: Stage) -> dict[str, Metrics]:
+    """{name: metrics} of the members of a stage that have any."""
+    found = {name: read_metrics(folder) for name, folder in stage.folders.items()}
+    return {name: metrics for name, metrics in found.items() if metrics is not None}
+
+
+def of_images(metrics: Metrics) -> str:
+    """12 hex digits of the images artifact that metrics are of; empty if they do not say."""
+    return metrics.get("images", "")
+
+
 def read_metrics(folder: Path) -> Metrics | None:
     """A folder's metrics.json, or None."""
     path = folder / "metrics.json"
@@ -140,7 +172,8 @@ def read_evaluations(reports: Reports) -> dict[str, Evaluation]:
     reconstructions, generations = reports.metrics("reconstruction"), reports.metrics("generation")
     if not reconstructions:
         missing = ", ".join(map(str, reports.stages["reconstruction"].folders.values()))
-        raise UserError(f"{missing}: no metrics.json. Run `dvc repro reconstruction generation` first.")
+        why = "no metrics.json that says of which images it is"
+        raise UserError(f"{missing}: {why}. Run `dvc repro reconstruction generation` first.")
     items = reports.stages["reconstruction"].items
     return {
         name: Evaluation(items[name]["tokenizer"], items[name]["decoder"], metrics, generations.get(name, {}))
@@ -149,10 +182,13 @@ def read_evaluations(reports: Reports) -> dict[str, Evaluation]:
 
 
 def read_runs(reports: Reports) -> list[Run]:
-    """Every training that left curves, in the order of the pipeline."""
-    trainings = [(name, stage) for name, stage in reports.stages.items() if stage.trains]
+    """Every training that left curves, in the order of the pipeline, without those of other images."""
+    trainings, stale = [(name, stage) for name, stage in reports.stages.items() if stage.trains], reports.stale()
     runs = [
-        read_run(f"{name}/{member}", folder) for name, stage in trainings for member, folder in stage.folders.items()
+        read_run(f"{name}/{member}", folder)
+        for name, stage in trainings
+        for member, folder in stage.folders.items()
+        if f"{name}@{member}" not in stale
     ]
     return [run for run in runs if run.curves]
 
@@ -167,7 +203,7 @@ def read_run(name: str, folder: Path) -> Run:
         subject, split = (rest, split) if split in ("train", "val") else (curve, "train")
         curves.setdefault(subject, {})[split] = next(iter(read_tsv(path).values()))
     pictures = sorted((folder / "pictures").glob("*.png"))
-    return Run(name, curves, pictures[-1] if pictures else None)
+    return Run(name, curves, pictures[-1] if pictures else None, of_images(read_metrics(folder) or {}))
 
 
 def read_tsv(path: Path) -> dict[str, Series]:

@@ -1,7 +1,7 @@
 """The page: all sections, rendered with template.html (layout) and prose.html (text).
 
 Metrics of the stage `reconstruction` are required; the page lists other parts that are missing. Metrics of different
-protocols never share a table.
+protocols never share a table, those of other images than the evaluations' are left out and named.
 """
 
 import io
@@ -27,8 +27,10 @@ def write_page(reports: Reports, out: Path) -> None:
     shown, missing = collect(reports)
     missing += [] if reports.params else ["params (no dvc.lock)"]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, render(shown, missing, reports.left_out(), as_yaml(reports.params)).encode())
-    print(f"report: {out}, {out.stat().st_size / 1e6:.1f} MB" + (f"; missing: {', '.join(missing)}" if missing else ""))
+    write_atomically(out, render(shown, missing, reports).encode())
+    notes = {"missing": missing, "stale": list(reports.stale())}
+    said = "".join(f"; {note}: {', '.join(names)}" for note, names in notes.items() if names)
+    print(f"report: {out}, {out.stat().st_size / 1e6:.1f} MB{said}")
 
 
 def collect(reports: Reports) -> tuple[list[Section], list[str]]:
@@ -54,7 +56,7 @@ def collect(reports: Reports) -> tuple[list[Section], list[str]]:
     return [section for part in found.values() for section in part], [name for name, part in found.items() if not part]
 
 
-def render(shown: list[Section], missing: list[str], left_out: list[str], params: str) -> str:
+def render(shown: list[Section], missing: list[str], reports: Reports) -> str:
     """The page's HTML."""
     environment = Environment(
         autoescape=True,
@@ -64,8 +66,9 @@ def render(shown: list[Section], missing: list[str], left_out: list[str], params
         loader=FunctionLoader(source_of),
     )
     return environment.get_template(LAYOUT).render(
-        sections=shown, missing=missing, left_out=left_out, params=params, protocol_lines=protocol_lines
-    )
+        sections=shown, missing=missing, left_out=reports.left_out(), params=as_yaml(reports.params),
+        images=reports.images, stale=reports.stale(), protocol_lines=protocol_lines,
+    )  # fmt: skip
 
 
 def source_of(name: str) -> str:

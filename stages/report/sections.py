@@ -215,7 +215,8 @@ def training(reports: Reports) -> Section | None:
     """Curves of every training, train and val in one plot where both were logged."""
     shown = []
     for run in read_runs(reports):
-        shown.append(Picture(plots.curves(run.curves), f"{run.name}: by step"))
+        of = f", images {run.images}…" if run.images not in ("", reports.images) else ""
+        shown.append(Picture(plots.curves(run.curves), f"{run.name}: by step{of}"))
         shown += pictures({f"{run.name}: {run.picture.stem}": run.picture} if run.picture else {})
     return Section("training", "Training curves", {}, [], shown) if shown else None
 

@@ -47,7 +47,7 @@ def measure(inputs: Inputs, report: Path, params: AblationCell, machine: Machine
     for name in features:
         codes[name], squared[name] = quantize(index, pca.project(features[name]))
     metrics: dict[str, Any] = {
-        "num_codes": inputs.num_codes, "dim": pca.axes.shape[1],
+        "images": artifact.images_digest(inputs.images), "num_codes": inputs.num_codes, "dim": pca.axes.shape[1],
         "usage": usage(count_codes(codes["val"], inputs.num_codes)),
         "features": errors(features["val"], pca, squared["val"]),
         **probe_codes(inputs, keys, codes, params, machine),

@@ -78,9 +78,12 @@ def measure(inputs: Inputs, report: Path, params: NoiseRobustness, machine: Mach
     count = torch.cat(counts)
     levels = summary(torch.cat(sums).numpy(), count.numpy(), params)
     share = {"foreground_share": float(count.sum(0)[1] / count.sum(0)[0])}
+    images = {"images": artifact.images_digest(inputs.images)}
     entry = protocol(inputs.images, tokenizer, masks, params)
     entry |= {"images": used, "flat_images": len(chosen) - used}
-    write_metrics(report, {**levels, **share, "protocol": [entry, tokenizer_facts(inputs.codebook, tokenizer)]})
+    write_metrics(
+        report, {**images, **levels, **share, "protocol": [entry, tokenizer_facts(inputs.codebook, tokenizer)]}
+    )
     write_levels(report / "noise_robustness.tsv", levels, params)
 
 

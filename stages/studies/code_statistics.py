@@ -50,13 +50,14 @@ def analyze(inputs: Inputs, report: Path, params: CodeAnalysis, machine: Machine
     lookup = Lookup(table.pictures(), table.mean().round().astype(np.uint8)[None])
     test = [probe.test, lookup.test, subset.collect]
     val = survey(splits["val"], chosen["val"], tokenizer, size, test)
-    metrics = {
+    metrics: dict[str, Any] = {
         "usage": usage(count_codes(val.codes, len(vectors))),
         "class": class_metrics(train, val, vectors, params),
         "color": probe.metrics(params.bootstrap_draws, params.seed),
         "lookup": lookup.metrics(params.bootstrap_draws, params.seed),
     }
     print_metrics(metrics)
+    metrics |= {"images": artifact.images_digest(inputs.images)}
     write_metrics(report, {**metrics, "protocol": protocol(inputs.images, tokenizer, chosen, params)})
     save_gallery(report / "gallery.png", splits["train"], train, lookup.table, tokenizer.grid, params)
     save_tsne(report / "tsne.png", subset, train, vectors, splits["train"].classes, params)

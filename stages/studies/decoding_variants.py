@@ -48,6 +48,7 @@ def measure(inputs: Inputs, report: Path, params: DecodingSteps, machine: Machin
     originals = open_originals(inputs, params, machine, device)
     codes, picture = tokenizer.encode(originals.images, machine.infer_batch_size), Picture(originals.images, params)
     metrics: dict[str, Any] = {"decoder": decoder_facts(decoder), "codes": code_facts(tokenizer)}
+    metrics["images"] = artifact.images_digest(inputs.images)
     for name, variant in variants(decoder, params.steps).items():
         decoded = decode(variant, codes, params.seeds, machine.infer_batch_size)
         picture.add(name, decoded[0])

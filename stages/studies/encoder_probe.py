@@ -39,8 +39,9 @@ def probe(inputs: Inputs, report: Path, params: Probe, machine: Machine) -> None
     with_classes = has_classes(train_labels, val_labels)
     few = few_label_draws(train_labels, params) if with_classes else []
     save_augmented(report / "augmented.png", splits["val"], params)
+    images = {"images": artifact.images_digest(inputs.images)}
     if not with_classes:
-        write_metrics(report, {"skipped": "no classes"})
+        write_metrics(report, {**images, "skipped": "no classes"})
         return
     device = pick_device(machine.device)
     networks = {"raw": None, "random_twin": random_twin(inputs.encoder, params.seed, device)}
@@ -53,7 +54,7 @@ def probe(inputs: Inputs, report: Path, params: Probe, machine: Machine) -> None
         tests["augmented"] = extractor.extract(splits["val"], chosen["val"], augmented=True)
         metrics[name] = accuracies(train, train_labels, tests, val_labels, few, params)
         print(f"probe: {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in metrics[name].items()))
-    write_metrics(report, {**metrics, "protocol": [protocol(inputs, chosen, params)]})
+    write_metrics(report, {**images, **metrics, "protocol": [protocol(inputs, chosen, params)]})
 
 
 @dataclass(frozen=True)

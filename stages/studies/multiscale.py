@@ -38,24 +38,24 @@ def measure(inputs: Inputs, report: Path, params: ResolutionTransfer, machine: M
     check_codes_of(inputs.decoder, inputs.codebook)
     artifact.check_made_from(inputs.codebook, f"codebook@{inputs.codebook.name}", images=inputs.images)
     artifact.check_made_from(inputs.decoder, f"decoder@{inputs.decoder.name}", images=inputs.images)
-    pictures = report / "pictures"
+    pictures, images = report / "pictures", {"images": artifact.images_digest(inputs.images)}
     pictures.mkdir(parents=True, exist_ok=True)
     codebook = artifact.read_config(inputs.codebook, "codebook")
     if f"{JOINT}/{artifact.CONFIG}" not in codebook["files"]:
         reason = f"{inputs.codebook.name}: a tokenizer of kind {codebook['kind']} takes images of one size"
-        write_metrics(report, {"skipped": reason})
+        write_metrics(report, {**images, "skipped": reason})
         return
     device = pick_device(machine.device)
     decoder = load_decoder(inputs.decoder, device)
     if not decoder.any_size:
         reason = f"{inputs.decoder.name}: a decoder of kind {decoder.config['kind']} makes images of one size"
-        write_metrics(report, {"skipped": reason})
+        write_metrics(report, {**images, "skipped": reason})
         return
     decoders = {"decoder": decoder, "joint": load_decoder(inputs.codebook / JOINT, device)}
     val = ImageSplit(inputs.images, "val", machine.num_workers)
     pipeline = Pipeline(inputs.images, val, load_tokenizer(inputs.codebook, device), decoders, params.seed)
     metrics = at_scales(pipeline, pictures / "scales.png", params, machine.infer_batch_size)
-    names = {"name": decoder.config["name"], "tokenizer": codebook["name"]}
+    names = {**images, "name": decoder.config["name"], "tokenizer": codebook["name"]}
     write_metrics(report, {**names, **metrics, "protocol": [protocol(inputs.images, params)]})
 
 
