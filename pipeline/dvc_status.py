@@ -17,6 +17,7 @@ from pipeline import dvc_locks, lockfile
 from pipeline.errors import PipelineError
 from pipeline.files import read
 from pipeline.graph import Node, reach, read_graph, reverse
+from pipeline.params_check import find_errors
 
 TRIES, PAUSE_SECS = 5, 0.2  # DVC writes dvc.lock in place: for a moment it is not whole
 
@@ -94,6 +95,12 @@ def wait_for_lockfile(repo: Repo) -> None:
         except DvcException:
             if not lockfile_problem():
                 raise
+        except (
+            AssertionError,
+            AttributeError,
+            TypeError,
+        ):  # a value that DVC fills into dvc.yaml
+            raise PipelineError("\n".join(find_errors()) or "DVC cannot fill params.yaml into dvc.yaml") from None
         if not lockfile_problem():
             return
         time.sleep(PAUSE_SECS)
@@ -116,6 +123,8 @@ def find_stale(repo: Repo, stages: dict[str, Any]) -> tuple[dict[str, list[str]]
                     reasons[name] = reasons_of(stage)
                 except LockError:
                     unknown.add(name)
+                except (OSError, UnicodeError) as error:  # such as a link that leads nowhere in a folder of images
+                    reasons[name] = [f"DVC cannot compare its files: {error}"]
     except LockError:
         return {}, {*stages}
     return {name: lines for name, lines in reasons.items() if lines}, unknown

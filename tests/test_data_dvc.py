@@ -76,6 +76,15 @@ def test_digits_depend_on_a_file_that_the_stage_code_writes(project):
     assert tiny.stale(project) == {} and (project / "data/images").read_text() == "1\n"
 
 
+def test_status_names_a_link_that_leads_nowhere_and_an_impossible_path(project):
+    (project.parent / "photos/a/gone.png").symlink_to("nowhere.png")
+    printed = tiny.semtok(project, "status")
+    assert re.search(r"^data +stale +DVC cannot compare its files: \[Errno 2\] No such file", printed, re.M)
+    (project / "params.yaml").write_text('data: {source: folder, folder: ""}')
+    printed = tiny.semtok(project, "status", status=2)
+    assert printed == "error: DVC cannot fill params.yaml into dvc.yaml\n"
+
+
 def test_an_entry_at_which_dvc_would_stop_is_named_before_it_starts(workdir):
     good_images(workdir / "photos/a")
     (workdir / "photos/a/gone.png").symlink_to("nowhere.png")

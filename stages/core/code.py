@@ -78,8 +78,7 @@ def _hash_at(path: Path, mtime_ns: int, size: int) -> str:  # a changed file is 
 def hash_of(path: Path) -> str:
     """The hash of a source file's syntax tree, or of another file's bytes; what is wrong with it if it has none."""
     try:
-        facts = path.stat()
-        return _hash_at(path, facts.st_mtime_ns, facts.st_size)
+        return _hash_at(path, (facts := path.stat()).st_mtime_ns, facts.st_size)
     except (OSError, SyntaxError, ValueError) as error:
         return type(error).__name__
 
