@@ -29,6 +29,7 @@ from pipeline.params_file import (
     lay_over,
     leaves,
     parse,
+    parse_sections,
     render,
 )
 
@@ -39,8 +40,11 @@ def main(assignments: list[str]) -> int:
     """Apply all `KEY=VALUE` and `@PRESET`, or none; print what changed and which stages become stale."""
     if not PARAMS.is_file():
         raise PipelineError(f"{PARAMS}: no such file in {Path.cwd()}")
-    text = PARAMS.read_text(encoding="utf-8")
-    old, new = (parse(text, str(PARAMS)) for _ in range(2))
+    try:
+        text = PARAMS.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{PARAMS}: cannot be read: {error}") from None
+    old, new = (parse_sections(text, str(PARAMS)) for _ in range(2))
     lay_over(new, read_arguments(assignments, old))
     changes = dict(differences(old, new))
     if not changes:

@@ -33,9 +33,19 @@ BASE = "base"
 def parse(text: str, what: str) -> Any:
     """YAML with comments and formats; `PipelineError` names `what` it was read from."""
     try:
-        return round_trip().load(text)
-    except YAMLError as error:
-        raise PipelineError(f"{what}: not valid YAML: {' '.join(str(error).split())}") from None
+        tree = round_trip().load(text)
+        repr(tree)  # else a hexadecimal number of thousands of digits would fail when it is shown
+        return tree
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that cannot be
+        why = " ".join(str(error).partition("To suppress this check")[0].split())
+        raise PipelineError(f"{what[:COLUMNS]}: not valid YAML: {why}") from None
+
+
+def parse_sections(text: str, what: str) -> CommentedMap:
+    """The same for a file, which must hold sections."""
+    if not isinstance(tree := parse(text, what), dict):
+        raise PipelineError(f"{what}: expected sections with values")
+    return tree
 
 
 def render(old: Any, new: Any, text: str) -> str:
@@ -107,7 +117,7 @@ def write(section: CommentedMap, name: str, value: Any, key: str) -> None:
         below = [other for other, _ in leaves(old, f"{key}.")]
         raise PipelineError(f"{key} is a section: set {', '.join(below[:5])}{', …' * (len(below) > 5)}")
     elif isinstance(value, dict):
-        raise PipelineError(f"{key} is a value, not a section: it cannot have {', '.join(value)}")
+        raise PipelineError(f"{key} is a value, not a section: it cannot have {', '.join(map(str, value))}")
     elif repr(old) != repr(value):
         section[name] = clean_copy(value)
         if isinstance(section[name], CommentedSeq) and name in section.ca.items:
@@ -120,9 +130,10 @@ def derive(section: CommentedMap, name: str, derived: dict[str, dict], above: st
         return
     values = {**derived.pop(name)}
     base = values.pop(BASE)
-    derive(section, base, derived, above)
-    if not isinstance(section.get(base), dict) or base == name:
-        sections = [other for other, value in section.items() if isinstance(value, dict) and other != name]
+    if isinstance(base, str):
+        derive(section, base, derived, above)
+    if not isinstance(base, str) or not isinstance(section.get(base), dict) or base == name:
+        sections = [str(other) for other, value in section.items() if isinstance(value, dict) and other != name]
         raise PipelineError(f"{above}{name}.{BASE} = {base}: no such section; it may be {', '.join(sections)}")
     made = clean_copy(section[base])
     lay_over(made, values, f"{above}{name}.")
