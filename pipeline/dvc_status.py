@@ -19,6 +19,8 @@ from pipeline.files import read
 from pipeline.graph import Node, reach, read_graph, reverse
 from pipeline.params_check import find_errors
 
+CHANGED = " -> "  # between the old value of a parameter and the new one, in a reason
+UNFORESEEN = (TypeError, ValueError, AttributeError, KeyError)  # DVC raises them for odd values in params.yaml
 TRIES, PAUSE_SECS = 5, 0.2  # DVC writes dvc.lock in place: for a moment it is not whole
 
 
@@ -41,8 +43,10 @@ class Status:
         return reach({*self.reasons, *self.running} - self.frozen(), self.downstream())
 
     def downstream(self) -> dict[str, set[str]]:
-        """The stages that wait for each stage; a frozen stage waits for none."""
-        return reverse({name: {*node.waits_for} for name, node in self.nodes.items()})
+        """The stages that wait for each stage; a frozen stage waits for none, nor any for a check of changed params."""
+        checks = {name for name, node in self.nodes.items() if node.settings.checks_params}
+        passed = {name for name in checks & {*self.reasons} if all(CHANGED in why for why in self.reasons[name])}
+        return reverse({name: {*node.waits_for} - passed for name, node in self.nodes.items()})
 
     def readers(self, keys: Iterable[str]) -> set[str]:
         """The stages that read one of these keys of params.yaml, or a section around or below it."""
@@ -78,12 +82,16 @@ def keys_of(stage: Any) -> list[str]:
 
 @contextmanager
 def readable_repo() -> Generator[Repo]:
-    """The DVC repository of the working directory; `PipelineError` if DVC cannot read its files."""
+    """The DVC repository of the working directory; `PipelineError` if DVC cannot read its files or their values."""
     try:
         with Repo() as repo:
             wait_for_lockfile(repo)
             yield repo
-    except DvcException as error:
+    except (DvcException, *UNFORESEEN) as error:
+        if errors := find_errors():  # they name the key, as DVC does not
+            raise PipelineError("\n".join(errors)) from None
+        if isinstance(error, UNFORESEEN):
+            raise
         raise PipelineError(f"DVC cannot read this repository: {' '.join(str(error).split())}") from None
 
 
@@ -163,7 +171,7 @@ def in_words(entry: Any) -> list[str]:
 def changed_values(params: Any) -> list[str]:
     """`codebook.kmeans.num_codes 256 -> 512` for each value that differs from the one in dvc.lock."""
     then, now = flat(params.hash_info.value or {}), flat(params.read_params(flatten=False))
-    return [f"{key} {then[key]} -> {now[key]}" for key in then if key in now and repr(then[key]) != repr(now[key])]
+    return [f"{key} {then[key]}{CHANGED}{now[key]}" for key in then if key in now and repr(then[key]) != repr(now[key])]
 
 
 def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:

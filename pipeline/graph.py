@@ -21,6 +21,7 @@ class Settings(BaseModel):
     retry_delay_secs: int = Field(10, ge=0)
     tags: list[str] = []
     gpus: int = Field(1, ge=0)  # of those the machine has; 0 for a stage that uses none
+    checks_params: bool = False  # its params may stop it, but do not change its outputs
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def read_with_meta(project, meta: dict) -> dict[str, Node]:
 
 def test_settings_come_from_meta_and_bad_ones_are_named(project):
     settings = read_with_meta(project, {"retries": 2, "tags": ["gpu"], "gpus": 4})["left"].settings
-    assert str(settings) == "retries=2 retry_delay_secs=10 tags=['gpu'] gpus=4"
+    assert str(settings) == "retries=2 retry_delay_secs=10 tags=['gpu'] gpus=4 checks_params=False"
     for meta, key in (({"retries": -1}, "retries"), ({"gpu": 1}, "gpu")):
         with pytest.raises(PipelineError, match=f"left: meta.prefect.{key}:"):
             read_with_meta(project, meta)

@@ -85,10 +85,15 @@ def test_core_has_at_most_20_files():
     assert len([path for path in FILES if path.parent.name == "core"]) <= 20
 
 
+def commands_of(stage: dict) -> list[str]:
+    """The commands of a stage of dvc.yaml, which may be one text."""
+    return [stage["cmd"]] if isinstance(stage["cmd"], str) else stage["cmd"]
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_depends_on_the_code_of_its_command_and_reads_its_own_params(name):
     stage = STAGES[name]
-    module = re.match(r"python -m (\S+)", stage["cmd"])[1]
+    module = re.match(r"python -m (\S+)", commands_of(stage)[-1])[1]
     assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file()
     if name != "code":
         assert f"data/code/{module.removeprefix('stages.')}" in stage["deps"]
@@ -99,7 +104,7 @@ def test_a_stage_depends_on_the_code_of_its_command_and_reads_its_own_params(nam
 
 def test_what_a_command_reads_is_among_its_dependencies():
     for name, stage in STAGES.items():
-        given = re.findall(r"--(\S+) (data/\S+)", stage["cmd"])
+        given = re.findall(r"--(\S+) (data/\S+)", " ".join(commands_of(stage)))
         outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]
         for option, path in given:
             covered = [dep for dep in stage["deps"] if dep == path or dep.startswith(f"{path}/")]

@@ -157,6 +157,21 @@ def test_nothing_waits_for_a_frozen_stage(project):
     assert "No stage reruns for this." in tiny.semtok(project, "set", "shipped.seed=1")
 
 
+def test_nothing_waits_for_a_check_of_params_unless_more_than_params_has_changed(project):
+    text = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(
+        text.replace("    desc: the first\n", "    meta: {prefect: {checks_params: true}}\n")
+    )
+    edited = tiny.semtok(project, "set", "first.seed=1")
+    assert tiny.stages_in(edited) == ["one"]
+    states = {name: state for name, (state, _) in table(tiny.semtok(project, "status")).items()}
+    assert states == {
+        "one": "stale", "frozen": "frozen", "two@p": "up to date", "two@q": "up to date", "three": "up to date",
+    }  # fmt: skip
+    (project / "source.txt").write_text("8\n")
+    assert table(tiny.semtok(project, "status"))["two@p"][0] == "waits"
+
+
 def wait_for(condition) -> None:
     """Until it holds, for a minute."""
     give_up = time.monotonic() + 60

@@ -121,8 +121,12 @@ def fill(text: str, item: dict[str, str]) -> str:
 
 
 def members(name: str, stage: dict) -> dict[str, str]:
-    """{name: what follows `python -m`} of a stage of dvc.yaml; `name@member` where it has several members."""
-    found = {"-".join(item.values()): fill(stage["cmd"], item) for item in items(stage, LISTS)}
+    """{name: what follows `python -m`} of a stage of dvc.yaml; `name@member` where it has several members.
+
+    Of the stage `code`, which has two commands, the second: the first reads the repository's own dvc.yaml.
+    """
+    command = stage["cmd"] if isinstance(stage["cmd"], str) else stage["cmd"][-1]
+    found = {"-".join(item.values()): fill(command, item) for item in items(stage, LISTS)}
     keys = {member: name if len(found) == 1 else f"{name}@{member}" for member in found}
     return {keys[member]: " ".join(line.split()).removeprefix("python -m ") for member, line in found.items()}
 
