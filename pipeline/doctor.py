@@ -1,9 +1,10 @@
 """Check the installation, the machine and this repository, and list what a crash has left.
 
 Run:    semtok doctor [--fix]
-Expect: one line per check: ok, or warn or FAIL with a command that helps; ten seconds. No network is needed.
+Expect: one line per check: ok, or warn or FAIL with a command that helps; ten seconds, and once for every object of
+        DVC's cache the time to read it. No network is needed.
         Nothing is changed without --fix, which repairs what a crash left half written and removes checkpoints of
-        finished trainings.
+        finished trainings and damaged objects of the cache.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,8 @@ from importlib import import_module
 
 from pipeline.finding import Finding
 
-CHECKS = {  # subject: function that takes `fix`, or nothing in environment.py
+FIXING = ("issues", "check", "partial_artifacts", "checkpoints", "dead_runs")  # functions that take `fix`
+CHECKS = {  # subject: function
     "python": "environment.interpreter",
     "packages": "environment.packages",
     "git": "repository.git",
@@ -22,6 +24,7 @@ CHECKS = {  # subject: function that takes `fix`, or nothing in environment.py
     "faiss": "environment.faiss_kmeans",
     "disk": "repository.disk",
     "dvc cache": "repository.cache",
+    "cache objects": "objects.check",
     "issues": "repository.issues",
     "unfinished": "cleanup.partial_artifacts",
     "scratch": "cleanup.checkpoints",
@@ -48,6 +51,6 @@ def run_check(fix: bool, check: tuple[str, str]) -> list[Finding]:
     subject, (module, _, function) = check[0], check[1].partition(".")
     try:
         call = getattr(import_module(f"pipeline.{module}"), function)
-        return call() if module == "environment" else call(fix)
+        return call(fix) if function in FIXING else call()
     except Exception as error:
         return [Finding("FAIL", subject, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")]

@@ -8,6 +8,7 @@ the pid of the stage and is named after its output: `data-images` for data/image
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from voluptuous import Invalid
 DVC_LOCK = Path(".dvc/tmp/lock")
 CLAIMS, CLAIMS_LOCK = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/rwlock.lock")
 STAGE_LOCKS = Path("scratch/locks")
+OURS = threading.Lock()  # two threads would refuse each other the file locks
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def writer_of(output: str, writers: dict[str, int]) -> int | None:
 def exclude_dvc() -> Generator[bool]:
     """Keep DVC out for the length of the block. False, and nothing is locked, if a DVC process is running."""
     DVC_LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with open(DVC_LOCK, "a") as lock, open(CLAIMS_LOCK, "a") as claims_lock:
+    with OURS, open(DVC_LOCK, "a") as lock, open(CLAIMS_LOCK, "a") as claims_lock:
         yield try_lock(lock) and try_lock(claims_lock) and not claims_now()
 
 

@@ -1,16 +1,37 @@
-"""DVC's command line in a process that dies with its parent.
+"""DVC's command line in a process that dies with its parent, and fails if DVC could not keep what the stage made.
 
 Run: PIPELINE_PARENT=PID python -m pipeline.dvc_process [--force] STAGE      as pipeline/repro.py does
 """
 
 import ctypes
+import logging
 import os
+import shutil
 import signal
 import sys
 
 from dvc.cli import main as dvc
 
+from pipeline.finding import human_size
+from pipeline.repair import cache_folders
+
 PR_SET_PDEATHSIG = 1
+LOGGERS = ("dvc", "dvc_data", "dvc_objects")
+
+
+class Errors(logging.Handler):
+    """The messages of DVC's errors."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+        for name in LOGGERS:
+            logging.getLogger(name).addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by logging."""
+        cause = record.exc_info[1] if record.exc_info else None
+        self.messages.append(record.getMessage() + (f" - {cause}" if cause else ""))
 
 
 def die_with_parent() -> None:
@@ -21,10 +42,26 @@ def die_with_parent() -> None:
         sys.exit("the process that started this stage has ended")
 
 
+def not_kept(stage: str, message: str) -> str:
+    """What stands, and what to do, where the cache is full, as a rule. DVC often ends with status 0 then."""
+    folder = cache_folders()[1]
+    free = human_size(shutil.disk_usage(folder).free)
+    return (
+        f"error: {stage}: DVC could not keep its outputs in the cache {folder}, where {free} are free: {message}. "
+        "They are whole in the workspace. Free some space (`dvc gc --workspace` drops results of earlier params and "
+        f"code), then `dvc commit -f {stage}` keeps them; without it the stage would run again."
+    )
+
+
 def main() -> None:
     die_with_parent()
     os.environ["PIPELINE_PARENT"] = str(os.getpid())
-    sys.exit(dvc(["--wait-for-lock", "repro", "--single-item", *sys.argv[1:]]))
+    errors = Errors()
+    status = dvc(["--wait-for-lock", "repro", "--single-item", *sys.argv[1:]])
+    lost = [message for message in errors.messages if not status or message.startswith("failed to transfer")]
+    if lost:
+        print(not_kept(sys.argv[-1], lost[0]), flush=True)
+    sys.exit(status or bool(lost))
 
 
 if __name__ == "__main__":

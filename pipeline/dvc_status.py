@@ -12,8 +12,9 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
+from dvc.scm import SCMError
 
-from pipeline import dvc_locks, lockfile
+from pipeline import dvc_locks, lockfile, repair
 from pipeline.errors import PipelineError
 from pipeline.files import read
 from pipeline.graph import Node, reach, read_graph, reverse
@@ -87,6 +88,8 @@ def readable_repo() -> Generator[Repo]:
         with Repo() as repo:
             wait_for_lockfile(repo)
             yield repo
+    except SCMError as error:
+        raise repair.without_git(error) from None
     except (DvcException, *UNFORESEEN) as error:
         if errors := find_errors():  # they name the key, as DVC does not
             raise PipelineError("\n".join(errors)) from None

@@ -16,12 +16,15 @@ from pathlib import Path
 
 import psutil
 from dvc.repo import Repo
+from dvc.scm import SCMError
 
 from pipeline import dvc_locks, lockfile
+from pipeline.errors import PipelineError
 from pipeline.files import read
 
 EXPERIMENTS = Path(".dvc/tmp/exps")  # workspaces of `dvc queue start` and `dvc exp run --temp` have their own locks
 TEMPORARY = re.compile(r".*\.[\w-]{22}\.tmp")  # names of files that DVC renames once they are whole
+NO_SCM = "dvc config --local core.no_scm true"
 GIT_SECS, CACHE_SECS = 60, 3600  # younger locks of git refs, and files in a shared cache, may be in use
 
 
@@ -130,5 +133,13 @@ def age_secs(path: Path) -> float:
 
 def cache_folders() -> tuple[Path, Path]:
     """DVC's run cache and its cache of files."""
-    with Repo() as repo:
-        return Path(repo.stage_cache.cache_dir), Path(repo.cache.local.path)
+    try:
+        with Repo() as repo:
+            return Path(repo.stage_cache.cache_dir), Path(repo.cache.local.path)
+    except SCMError as error:
+        raise without_git(error) from None
+
+
+def without_git(error: SCMError) -> PipelineError:
+    """What to do in a folder that was unpacked without .git."""
+    return PipelineError(f"{error}. For DVC to work without git, run `{NO_SCM}`; for its experiments, `git init`")

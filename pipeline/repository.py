@@ -14,16 +14,18 @@ COMMITTED = {"core.analytics": "false", "core.check_update": "false", "core.auto
 CACHE_SECS = 3.0  # for adding up the cache
 
 
-def git(fix: bool) -> list[Finding]:
+def git() -> list[Finding]:
     """Experiments, and the history of dvc.lock, need a git checkout."""
     with suppress(FileNotFoundError):
         command = ["git", "rev-parse", "--is-inside-work-tree"]
         if subprocess.run(command, capture_output=True, timeout=30).returncode == 0:
             return [Finding("ok", "git", "in a checkout")]
+    if read_config().get("core.no_scm") != "true":
+        return [Finding("FAIL", "git", "no checkout here, without which DVC works only if told so", repair.NO_SCM)]
     return [Finding("warn", "git", "no checkout here: no history of dvc.lock, no experiments", "git init")]
 
 
-def dvc_config(fix: bool) -> list[Finding]:
+def dvc_config() -> list[Finding]:
     """DVC is initialized and has the settings of the committed .dvc/config."""
     if not Path(".dvc").is_dir():
         return [Finding("FAIL", "dvc", "not initialized", "dvc init")]
@@ -46,7 +48,7 @@ def read_config() -> dict[str, str]:
     return {f"{part}.{key}": value.strip().lower() for part in parser.sections() for key, value in parser[part].items()}
 
 
-def params(fix: bool) -> list[Finding]:
+def params() -> list[Finding]:
     """params.yaml by the stages' own schemas."""
     if not Path("stages/check.py").is_file():
         return []
@@ -55,12 +57,12 @@ def params(fix: bool) -> list[Finding]:
     return failed or [Finding("ok", "params.yaml", "every value is possible")]
 
 
-def disk(fix: bool) -> list[Finding]:
+def disk() -> list[Finding]:
     """Free space for artifacts, and for the cache if it is elsewhere."""
     return environment.free_space({"data": Path("data"), "dvc cache": repair.cache_folders()[1]})
 
 
-def cache(fix: bool) -> list[Finding]:
+def cache() -> list[Finding]:
     """Size of DVC's cache, and how files are linked from it."""
     folder, begun, total, more = repair.cache_folders()[1].parent.parent, time.monotonic(), 0, ""
     for path in folder.rglob("*"):

@@ -30,6 +30,7 @@ ADVICE = re.compile(
     r"^\s*(To track the changes|git add|To enable auto staging|dvc config core\.autostage|Use `dvc push`)"
 )
 STOP_SECS = 15.0
+SHOWN = 3  # lines of a failed stage
 
 
 class StageFailed(Exception):
@@ -80,7 +81,8 @@ class Child:
         if status := self.process.wait():
             errors = [line for line in self.output if line.startswith("error:")]
             errors = errors or [line for line in self.output if line.startswith("ERROR:")]
-            raise StageFailed("; ".join(errors or self.output[-3:] or [f"{self.stage} ended with status {status}"]))
+            lines = errors[-SHOWN:] or self.output[-SHOWN:]
+            raise StageFailed("; ".join(lines) or f"{self.stage} ended with status {status}")
         if any(UNCHANGED.match(line) for line in self.output):
             return "unchanged"
         return "restored" if any(RESTORED.match(line) for line in self.output) else "ran"
