@@ -8,8 +8,11 @@ Events are JSON lines in the file $PIPELINE_EVENTS; without the variable nothing
 """
 
 import base64
+import configparser
+import errno
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -21,6 +24,8 @@ from stages.core.distributed import rank
 from stages.core.errors import UserError
 
 EVENT_SECS = 1.0
+SCRATCH = Path("scratch")
+FULL = re.compile(r"os error 28|No space left on device|\d+ requested and \d+ written")  # safetensors, torch, numpy
 
 
 def emit_progress(name: str, done: int, total: int, unit: str, per_sec: float) -> None:
@@ -70,18 +75,49 @@ def bar(name: str, total: int, done: int, unit: str) -> Bar:
 
 
 def print_cost_estimate(stage: str, out: Path, counts: dict[str, int], disk_bytes: int, memory_bytes: int) -> None:
-    """Print one line: what is made, where, size and memory. `UserError` if the disk of `out` has less space free."""
-    folder = next(path for path in (out, *out.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(folder).free
-    if free < disk_bytes:
-        raise UserError(
-            f"{out}: {stage} needs about {format_bytes(disk_bytes)}, its file system has {format_bytes(free)} free. "
-            f"Free some space (`dvc gc -w` drops unused versions), or ask for less in params.yaml."
-        )
+    """Print one line: what is made, where, size and memory. `UserError` if one of the disks has less space free."""
+    for place in places_of(out):
+        if (free := free_bytes(place)) < disk_bytes:
+            raise UserError(
+                f"{place}: {stage} needs about {format_bytes(disk_bytes)}, its file system has "
+                f"{format_bytes(free)} free. Free some space (`dvc gc -w` drops unused versions, `semtok doctor --fix` "
+                f"finished checkpoints), or ask for less in params.yaml."
+            )
     if rank() == 0:
         what = ", ".join(f"{count:,} {noun}" for noun, count in counts.items())
         sizes = f"{format_bytes(disk_bytes)} on disk, peak memory about {format_bytes(memory_bytes)}"
-        print(f"cost estimate: {stage}: {what} -> {out}: {sizes}; {format_bytes(free)} free", flush=True)
+        print(f"cost estimate: {stage}: {what} -> {out}: {sizes}; {format_bytes(free_bytes(out))} free", flush=True)
+
+
+def places_of(out: Path) -> list[Path]:
+    """Where an output takes space: itself, its unfinished work, DVC's copy. Reports have neither of the last two."""
+    return [out] if out.parts[:1] == ("reports",) else [out, SCRATCH, dvc_cache()]
+
+
+def dvc_cache() -> Path:
+    """The folder of DVC's cache, from the files of settings that `dvc cache dir` and `dvc config` write."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    everywhere = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or Path.home() / ".config/dvc"
+    parser.read([Path(everywhere, "config"), ".dvc/config", ".dvc/config.local"])
+    return Path(".dvc", parser.get("cache", "dir", fallback="cache"))
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the file system on which a file or folder is, or will be."""
+    return shutil.disk_usage(next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())).free
+
+
+def full_disk(error: BaseException) -> str:
+    """What to do if a full file system is why the work ended; empty if it is not. Libraries wrap the error."""
+    cause: BaseException | None = error
+    while cause:
+        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or FULL.search(str(cause)):
+            name = getattr(cause, "filename", None)
+            place = Path(name) if name else min((Path("data"), SCRATCH), key=free_bytes)
+            free = format_bytes(free_bytes(place))
+            return f"{place}: no space left: {free} free. Free some space, then run it again: it continues from here."
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def format_bytes(count: int) -> str:

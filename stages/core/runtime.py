@@ -28,6 +28,7 @@ from stages.core import code
 from stages.core.artifact import write_atomically
 from stages.core.distributed import rank, world_size
 from stages.core.errors import UserError
+from stages.core.progress import full_disk
 
 LOCKS, DURATIONS = Path("scratch/locks"), Path("scratch/durations")
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -50,6 +51,11 @@ def run(main: Callable[[], None], parallel: bool = False) -> None:
             alone(main)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        if not (said := full_disk(error)):
+            raise
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
 
 
