@@ -25,7 +25,7 @@ TEACHERS = {
     "vit_base_patch16_dinov3.lvd1689m": (16, 5, (0.485, 0.456, 0.406)),
     "vit_base_patch16_224.dino": (16, 1, (0.485, 0.456, 0.406)),
     "vit_base_patch16_224.mae": (16, 1, (0.485, 0.456, 0.406)),
-    "vit_base_patch16_clip_224.openai": (16, 1, (0.48145466, 0.4578275, 0.40821073)),
+    "vit_base_patch16_clip_quickgelu_224.openai": (16, 1, (0.48145466, 0.4578275, 0.40821073)),
     "vit_base_patch16_224.augreg_in1k": (16, 1, (0.5, 0.5, 0.5)),
 }
 

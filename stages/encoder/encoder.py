@@ -32,9 +32,7 @@ class Encoder(nn.Module):
         self.img_px: int = config["img_px"]
         self.grid: int = config["img_px"] // config["patch_px"]
         self.dim: int = config["dim"]
-        # A network made for average pooling keeps its last LayerNorm in fc_norm. Wrong for timm's AIMv2, whose `norm`
-        # is an RmsNorm: the identity in fc_norm is taken, and final_norm does nothing.
-        self.final_norm = vit.norm if isinstance(vit.norm, nn.LayerNorm) else vit.fc_norm
+        self.final_norm = last_norm(vit)
         self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config["std"])[:, None, None], persistent=False)
 
@@ -44,22 +42,31 @@ class Encoder(nn.Module):
         """float [B, 3, H, W] in [-1, 1] -> float32 [B, N, D] for each block, row-major, no class or register tokens.
 
         Blocks count from 0. As in DiGIT, images are resized to img_px bicubically and without antialiasing.
-        `final_norm` applies the network's last LayerNorm to each block's output; `precision`: None for the artifact's.
+        `final_norm` applies the network's last normalization to each block; `precision`: None for the artifact's.
         """
         if pixels.shape[-1] != self.img_px:
             pixels = F.interpolate(pixels, size=self.img_px, mode="bicubic", align_corners=False)
         pixels = ((pixels + 1) / 2 - self.mean) / self.std
         with compute(pixels.device, precision or self.config["precision"]):
-            found = self.vit.forward_intermediates(
-                pixels, indices=sorted(set(blocks)), stop_early=True, output_fmt="NLC", intermediates_only=True
-            )
+            found = self.outputs(pixels, sorted(set(blocks)))
         by_block = dict(zip(sorted(set(blocks)), found, strict=True))
         chosen = [by_block[block].float() for block in blocks]
         return [self.final_norm(feat_BND) for feat_BND in chosen] if final_norm else chosen
 
+    def outputs(self, normed: Tensor, blocks: list[int]) -> list[Tensor]:
+        """Float [B, 3, img_px, img_px], by mean and std -> [B, N, D] for each of the ascending `blocks`."""
+        return self.vit.forward_intermediates(
+            normed, indices=blocks, stop_early=True, output_fmt="NLC", intermediates_only=True
+        )
+
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode: a frozen encoder has no training behavior."""
         return super().train(False)
+
+
+def last_norm(vit: Any) -> nn.Module:
+    """The normalization after the last block; networks made for average pooling keep it in fc_norm, some have none."""
+    return vit.norm if isinstance(vit.norm, nn.LayerNorm) or isinstance(vit.fc_norm, nn.Identity) else vit.fc_norm
 
 
 def load_encoder(folder: str | Path, device: torch.device | str = "cpu") -> Encoder:
@@ -90,3 +97,9 @@ def block_number(key: str, block: int, depth: int) -> int:
     if not -depth <= block < depth:
         raise impossible(key, block, f"the encoder has {depth} blocks: expected {-depth} … {depth - 1}")
     return block % depth
+
+
+def check_final_norm(key: str, wanted: bool, encoder: Encoder) -> None:
+    """`UserError` that names `key` if a final normalization is wanted of a network that has none."""
+    if wanted and isinstance(encoder.final_norm, nn.Identity):
+        raise impossible(key, wanted, "the encoder has no normalization after its last block: expected false")

@@ -5,7 +5,7 @@ Expect: seconds for embedded networks and local weights; one download for a timm
 
 Sources (params.yaml, section encoder):
     name: digits                                a small network pretrained in this repository (weights/digits)
-    name: vit_base_patch14_reg4_dinov2.lvd142m  any timm vision transformer, weights from its hub …
+    name: vit_base_patch14_reg4_dinov2.lvd142m  a plain vision transformer of timm, weights from the hub …
     weights: path/to/model.safetensors          … or from this file (offline)
 """
 
@@ -25,9 +25,8 @@ def main() -> None:
     args = parser.parse_args()
     params = load("encoder", EncoderParams, args.params)
 
-    from stages.encoder.sources import check, fetch
+    from stages.encoder.sources import fetch
 
-    check(args.embedded, params)
     fetch(args.embedded, args.out, params)
 
 

@@ -1,6 +1,5 @@
 """Sources of the encoder: an embedded network of this repository, or a timm network with hub or local weights."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,20 @@ from stages.core import artifact
 from stages.core.checkpoint import load_tensors, save_tensors
 from stages.core.errors import UserError
 from stages.core.params import impossible
+from stages.encoder.encoder import Encoder
+from stages.encoder.hub import address, offline_advice, quickgelu_name, reach
 from stages.encoder.params import EncoderParams
 from stages.encoder.vit import build_vit
+
+PLAIN = (
+    "expected a plain vision transformer, with one grid of patches from the first block to the last, "
+    "such as most of vit_*, deit*, beit*, eva*"
+)
 
 
 def fetch(embedded: Path, out: Path, params: EncoderParams) -> None:
     """Write the encoder artifact `out`."""
+    check(embedded, params)
     own = is_embedded(embedded, params)
     vit, config = open_embedded(embedded / params.name, params) if own else open_timm(params)
     config = {"name": params.name, "img_px": params.img_px, "precision": params.precision, **config}
@@ -39,13 +46,38 @@ def is_embedded(embedded: Path, params: EncoderParams) -> bool:
 
 
 def check(embedded: Path, params: EncoderParams) -> None:
-    """Refuse an image size that is no multiple of the patch size, before anything is downloaded."""
-    if is_embedded(embedded, params):
-        if params.weights:
-            raise impossible("encoder.weights", params.weights, f"{params.name} has its own in {embedded}; expected ''")
+    """Refuse a network that cannot be opened at this image size, before anything is downloaded."""
+    if not is_embedded(embedded, params):
+        check_timm(params)
+    elif params.weights:
+        raise impossible("encoder.weights", params.weights, f"{params.name} has its own in {embedded}; expected ''")
+    else:
         refuse_uneven(params, artifact.read_config(embedded / params.name, "encoder")["patch_px"])
-    elif found := re.search(r"patch(\d+)", params.name):
-        refuse_uneven(params, int(found[1]))  # for other names, open_timm checks the network's patch size
+
+
+def check_timm(params: EncoderParams) -> None:
+    """Run the timm network on torch's meta device, where numbers take no memory: every block must give the patches."""
+    if not timm.is_model(params.name):
+        raise impossible("encoder.name", params.name, "neither in weights/ nor in timm; see timm.list_models('vit_*')")
+    try:
+        with torch.device("meta"):
+            vit, config = create_timm(params)
+            refuse_uneven(params, config["patch_px"])
+            encoder = Encoder(vit, {**config, "img_px": params.img_px})
+            found = encoder.outputs(torch.empty(1, 3, params.img_px, params.img_px), list(range(config["depth"])))
+    except UserError:
+        raise
+    except Exception as error:  # networks of other kinds fail anywhere in between
+        raise impossible("encoder.name", params.name, f"{PLAIN} ({_one_line(error)})") from None
+    shapes = {tuple(block.shape) for block in found}
+    if shapes != {(1, encoder.grid**2, encoder.dim)}:
+        raise impossible("encoder.name", params.name, f"{PLAIN} (features of shapes {sorted(shapes)})")
+    if other := quickgelu_name(params.name):
+        print(
+            f"warning: encoder.name = {params.name!r}: these weights were trained with another activation (QuickGELU) "
+            f"than this network computes. Use {other!r}.",
+            file=sys.stderr,
+        )
 
 
 def refuse_uneven(params: EncoderParams, patch_px: int) -> None:
@@ -69,20 +101,14 @@ def open_embedded(embedded: Path, params: EncoderParams) -> tuple[nn.Module, dic
 
 def open_timm(params: EncoderParams) -> tuple[nn.Module, dict[str, Any]]:
     """A timm network with pretrained weights and its part of the config."""
-    try:
-        vit: Any = timm.create_model(params.name, pretrained=False, img_size=params.img_px, num_classes=0)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise impossible(
-            "encoder.name",
-            params.name,
-            f"not in weights/, and timm cannot make it ({_one_line(error)}); see timm.list_models('vit_*')",
-        ) from None
-    if not hasattr(vit, "forward_intermediates") or not hasattr(vit, "blocks"):
-        raise impossible(
-            "encoder.name", params.name, "expected a vision transformer (with .blocks and forward_intermediates)"
-        )
-    refuse_uneven(params, vit.patch_embed.patch_size[0])
+    vit, config = create_timm(params)
     load_weights(vit, params)
+    return vit, config
+
+
+def create_timm(params: EncoderParams) -> tuple[Any, dict[str, Any]]:
+    """A timm network with initial weights and its part of the config."""
+    vit: Any = timm.create_model(params.name, pretrained=False, img_size=params.img_px, num_classes=0)
     facts = {"patch_px": vit.patch_embed.patch_size[0], "dim": vit.embed_dim, "depth": len(vit.blocks)}
     return vit, {**facts, "mean": list(vit.pretrained_cfg["mean"]), "std": list(vit.pretrained_cfg["std"])}
 
@@ -100,22 +126,21 @@ def load_weights(vit: Any, params: EncoderParams) -> None:
     source = {**vit.pretrained_cfg, **(local if params.weights else {})}
     rename = getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", None)
     try:
+        if not params.weights:
+            reach(source)
         load_pretrained(vit, pretrained_cfg=source, num_classes=0, filter_fn=rename, strict=False)
     except Exception as error:  # whatever timm, the hub or the file raise, the user needs the same advice
-        raise UserError(_help(params, _one_line(error))) from error
+        raise UserError(_help(params, source, _one_line(error))) from error
     if missing := [name for name, tensor in vit.named_parameters() if tensor.isnan().any()]:
-        raise UserError(_help(params, f"{len(missing)} tensors are not in it, such as {missing[0]}"))
+        raise UserError(_help(params, source, f"{len(missing)} tensors are not in it, such as {missing[0]}"))
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _help(params: EncoderParams, why: str) -> str:
+def _help(params: EncoderParams, source: dict[str, Any], why: str) -> str:
     if params.weights:
         return f"params.yaml: encoder.weights = {params.weights!r}: does not fit {params.name}: {why}"
-    return (
-        f"params.yaml: encoder.name = {params.name!r}: cannot open it with hub weights ({why}). Offline: download "
-        f"https://huggingface.co/timm/{params.name}/resolve/main/model.safetensors on another machine and set "
-        "encoder.weights to that file's path."
-    )
+    advice = f" Offline: {offline_advice(source)}" if address(source) else " Set encoder.weights to a file of yours."
+    return f"params.yaml: encoder.name = {params.name!r}: cannot open it with hub weights ({why}).{advice}"

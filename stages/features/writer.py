@@ -16,7 +16,7 @@ from stages.core.images import to_float
 from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
 from stages.data.reader import ImageSplit, num_images
-from stages.encoder.encoder import Encoder, block_number, load_encoder
+from stages.encoder.encoder import Encoder, block_number, check_final_norm, load_encoder
 from stages.features.params import Params
 from stages.features.reader import FIELD
 
@@ -33,6 +33,7 @@ def write_features(images: Path, encoder: Path, out: Path, params: Params, machi
     with process_group(), scratch(out, params, [images, encoder]) as work:
         print_estimate(out, work, sum(len(index) for _, index in parts.values()), num_patches, config["dim"], machine)
         network = load_encoder(encoder, pick_device(machine.device))
+        check_final_norm("features.final_norm", params.final_norm, network)
         sources = {split: ImageSplit(images, split, machine.num_workers) for split in SPLITS}
         build = shard_builder(network, sources, parts, block, params.final_norm, machine.infer_batch_size)
         with bar("features", len(shards.share(list(parts))), 0, "shard") as progress:

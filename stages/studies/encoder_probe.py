@@ -15,7 +15,7 @@ from stages.core.images import seeded_maps, thumbnails, to_float, to_uint8, warp
 from stages.core.params import Machine, impossible
 from stages.core.results import enlarge, grid, save_png, write_metrics
 from stages.data.reader import ImageSplit, image_facts
-from stages.encoder.encoder import Encoder, block_number, load_encoder, random_twin
+from stages.encoder.encoder import Encoder, block_number, check_final_norm, load_encoder, random_twin
 from stages.studies.linear_probe import fit_classifier, has_classes
 from stages.studies.params import Probe
 
@@ -46,6 +46,7 @@ def probe(inputs: Inputs, report: Path, params: Probe, machine: Machine) -> None
     device = pick_device(machine.device)
     networks = {"raw": None, "random_twin": random_twin(inputs.encoder, params.seed, device)}
     networks["encoder"] = load_encoder(inputs.encoder, device)
+    check_final_norm("probe.final_norm", params.final_norm, networks["encoder"])
     metrics = {}
     for name, network in networks.items():
         extractor = Extractor(network, params, machine.infer_batch_size)
