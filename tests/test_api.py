@@ -3,7 +3,6 @@
 Run: uv run pytest tests/test_api.py
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 import toy as toys
 
 import semtok
+from stages.core import artifact
 from stages.core.errors import UserError
 from stages.generator.params import KINDS
 
@@ -97,7 +97,7 @@ def test_without_one_decoder_for_its_codes_it_asks_for_a_path(trained, tmp_path)
     with pytest.raises(UserError, match="found kmeans-a, kmeans-b. Pass"):
         semtok.load_generator(moved)
     foreign = tmp_path / "data/decoder/kmeans-b/config.json"
-    foreign.write_text(json.dumps({**json.loads(foreign.read_text()), "tokenizer": "vqgan"}))
+    foreign.write_bytes(artifact.sealed({**artifact.read(foreign.parent), "tokenizer": "vqgan"}))
     assert semtok.load_generator(moved).decoder.config["tokenizer"] == "kmeans"
     with pytest.raises(UserError, match="decodes codes of vqgan, .* draws codes of kmeans"):
         semtok.load_generator(moved, foreign.parent)

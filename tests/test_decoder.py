@@ -13,6 +13,7 @@ import toy as toys
 from PIL import Image
 
 from stages.codebook.tokenizer import load_tokenizer
+from stages.core import artifact
 from stages.core.discriminator import PatchDiscriminator
 from stages.core.errors import UserError
 from stages.core.gan_trainer import GanTrainer
@@ -103,15 +104,15 @@ def test_levels_are_as_many_as_the_grid_needs_and_the_last_width_is_at_full_size
 
 def test_a_grid_that_doubling_does_not_bring_to_the_images_size_is_refused(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "toy")
-    path = tmp_path / "toy/data/codebook/kmeans/config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "grid": 3}))
+    folder = tmp_path / "toy/data/codebook/kmeans"
+    (folder / "config.json").write_bytes(artifact.sealed({**artifact.read(folder), "grid": 3}))
     with pytest.raises(UserError, match="3 x 3 codes do not become 16 px by doubling"):
         toys.run_line(toys.COMMANDS["decoder"], tmp_path / "toy")
 
 
 def test_a_decoder_of_an_unknown_kind_is_refused(trained, tmp_path):
-    config = json.loads((trained / "data/decoder/kmeans-onestep/config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "kind": "crystal"}))
+    config = artifact.read(trained / "data/decoder/kmeans-onestep")
+    (tmp_path / "config.json").write_bytes(artifact.sealed({**config, "kind": "crystal"}))
     with pytest.raises(UserError, match="a decoder of kind 'crystal'"):
         load_decoder(tmp_path)
 
@@ -120,8 +121,8 @@ def test_a_decoder_of_an_unknown_kind_is_refused(trained, tmp_path):
 def test_a_decoder_of_another_tokenizers_codes_is_refused(command, trained, tmp_path):
     root = tmp_path / "toy"
     shutil.copytree(trained, root)
-    config = json.loads((root / "data/codebook/kmeans/config.json").read_text())
-    (root / "data/codebook/kmeans/config.json").write_text(json.dumps({**config, "seed": 1}))
+    config = artifact.read(root / "data/codebook/kmeans")
+    (root / "data/codebook/kmeans/config.json").write_bytes(artifact.sealed({**config, "seed": 1}))
     with pytest.raises(UserError, match="kmeans-onestep: was not trained on the codes of data/codebook/kmeans"):
         toys.run_line(toys.COMMANDS[command], root)
 

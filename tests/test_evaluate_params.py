@@ -67,8 +67,7 @@ def test_networks_of_another_reference_are_refused(toy, tmp_path):
 
 def rewrite(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     """The artifact again, with other arrays."""
-    config = json.loads((folder / "config.json").read_text())
-    facts = {key: value for key, value in config.items() if key not in ("artifact", "files")}
+    facts = {key: value for key, value in artifact.read(folder).items() if key not in ("artifact", "files")}
     shutil.rmtree(folder)
     with artifact.new_artifact(folder, "samples", facts) as work:
         for name, array in arrays.items():

@@ -1,6 +1,7 @@
 """Shards and their index: resumable, reproducible, never scanned or hashed twice. Run: pytest tests/test_shards.py"""
 
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from stages.core import artifact, shards
+from stages.core.errors import UserError
 
 CONTENTS = {  # shard -> key -> field -> bytes; fields differ between samples and shards
     "train-000000": {"00000003": {"png": b"a" * 512, "txt": b""}, "00000007": {"png": b"b", "boxes.json": b"[]"}},
@@ -74,8 +76,10 @@ def test_opening_scans_no_tar_and_sealing_hashes_no_shard(made, monkeypatch):
     with artifact.new_artifact(made.parent / "again", "images", config, hashes) as folder:
         entries = shards.read_facts(work, list(CONTENTS))
         config["splits"] = {"train": shards.collect_split(work, folder, "train", entries, hashes)}
-    assert open_split(made.parent / "again", "train").read(2, "mask.png") == b"d" * 513
     assert ".npy" in hashed and ".tar" not in hashed
+    index = open_split(made.parent / "again", "train")
+    assert ".tar" not in hashed
+    assert [index.read(number, "png") for number in (2, 2)] == [b"c" * 5000] * 2 and hashed.count(".tar") == 1
 
 
 def test_two_processes_write_each_shard_once_and_finished_ones_are_kept(monkeypatch, workdir):
@@ -111,3 +115,57 @@ def test_parts_of_an_index_are_joined_by_field(made):
     table = np.load(made / "train.index.npy")
     assert table.dtype.names == ("key", "shard", "boxes.json", "mask.png", "png", "txt")
     assert table["shard"].tolist() == [0, 0, 1] and table["txt"][1:].tolist() == [[0, 0], [0, 0]]
+
+
+def flip(path: Path) -> None:
+    """Another bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_is_noticed_when_its_shard_is_first_read(made):
+    flip(made / "train-000002.tar")
+    index = open_split(made, "train")
+    assert index.read(0, "png") == b"a" * 512
+    with pytest.raises(UserError, match="train-000002.tar: broken shard .its sha256 differs .*`semtok doctor`"):
+        index.read(2, "png")
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+def test_a_file_is_hashed_once_for_all_stages_that_share_a_scratch(scratch, made, monkeypatch):
+    if scratch:
+        Path("scratch").mkdir()
+    for path in made.iterdir():
+        os.utime(path, (1e9, 1e9))
+    hashed, sha256 = [], artifact.sha256
+    monkeypatch.setattr(artifact, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+
+    def read() -> list[str]:
+        hashed.clear()
+        open_split(made, "train").read(2, "png")
+        return [name for name in hashed if name != artifact.CONFIG]
+
+    assert read() == ["train.index.npy", "train-000002.tar"] and read() == []
+    artifact._verified.clear()  # as in another process
+    assert read() == ([] if scratch else ["train.index.npy", "train-000002.tar"])
+    os.utime(made / "train-000002.tar", (2e9, 2e9))
+    assert read() == ["train-000002.tar"]
+
+
+def test_a_file_that_was_just_written_is_not_remembered(made):
+    Path("scratch").mkdir()
+    os.utime(made / "train-000002.tar", (4e9, 4e9))
+    open_split(made, "train").read(2, "png")
+    assert not (artifact.VERIFIED / artifact.sha256(made / "train-000002.tar")).exists()
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".npy", ".json"])
+@pytest.mark.parametrize("damage", [flip, lambda path: os.truncate(path, 40), lambda path: os.truncate(path, 0)])
+def test_a_shard_damaged_since_an_earlier_attempt_is_written_again(suffix, damage, made, capsys):
+    work, built = made.parent / "work", []
+    before = {path.name: path.read_bytes() for path in work.iterdir()}
+    damage(work / f"train-000002{suffix}")
+    shards.write_shards(work, list(CONTENTS), lambda name: (built.append(name), build(name))[1], lambda: None)
+    assert built == ["train-000002"] and "work/train-000002.tar: damaged since" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in work.iterdir()} == before

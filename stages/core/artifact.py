@@ -1,7 +1,8 @@
 """Artifacts: folders that a config.json describes and that appear all at once; unfinished work is kept in scratch/.
 
-The config.json holds the artifact's type, the sha256 of its files and the digests of its inputs. An artifact is
-written under a temporary name, flushed and renamed, so a killed stage leaves either the whole artifact or none.
+The config.json holds the artifact's type, the digests of its inputs, the sha256 of its files, with which each is
+compared before it is read, and a checksum of all that. An artifact is written under a temporary name, flushed and
+renamed, so a killed stage leaves either the whole artifact or none.
 
 Unfinished work is in scratch/<output>/<key of params, inputs and code>/, ignored by git and DVC. A killed command that
 runs again continues from its own folder; changed params, inputs or code give another key. The folder is removed once
@@ -12,8 +13,9 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from stages.core.params import Section
 
 CONFIG = "config.json"
 SCRATCH, PUBLISHED = Path("scratch"), "published.json"
+VERIFIED, RECENT_NS = SCRATCH / "verified", 10**8
+_verified: set[tuple[str, str]] = set()  # what this process has hashed: sha256, stamp of the file
 
 
 def sha256(path: Path) -> str:
@@ -36,24 +40,70 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_intact(path: Path, expected: str) -> bool:
+    """True if a file has this sha256; not hashed again while its size, time and inode are the same.
+
+    A line per copy in scratch/verified/<sha256> tells later stages; without a folder scratch/ this process alone knows.
+    """
+    facts, note = path.stat(), VERIFIED / expected
+    stamp = f"{facts.st_dev} {facts.st_ino} {facts.st_size} {facts.st_mtime_ns}"
+    if (expected, stamp) in _verified or (note.is_file() and stamp in note.read_text(errors="replace").splitlines()):
+        return True
+    intact = sha256(path) == expected
+    if intact and time.time_ns() - facts.st_mtime_ns > RECENT_NS:  # else it may still change without another time
+        _verified.add((expected, stamp))
+        with suppress(OSError):  # no scratch/, or one that cannot be written
+            VERIFIED.mkdir(exist_ok=True)
+            with open(note, "a") as file:
+                file.write(f"{stamp}\n")
+    return intact
+
+
+def sealed(facts: dict[str, Any], indent: int | None = None) -> bytes:
+    """JSON that `read_sealed` reads: its last key is a checksum of the others."""
+    return json.dumps({**facts, "checksum": checksum(facts)}, indent=indent).encode() + b"\n"
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What `sealed` was given; None for a file that is absent, cut or changed."""
+    try:
+        facts = json.loads(path.read_bytes())
+        return facts if facts.pop("checksum") == checksum(facts) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def checksum(facts: dict[str, Any]) -> str:
+    """sha256 of the JSON of `facts`."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 def digest(artifact: Path) -> str:
     """One hash for a whole artifact: its config.json contains the hashes of everything else."""
-    return sha256(find(artifact) / CONFIG)
+    read(artifact)
+    return sha256(artifact / CONFIG)
 
 
 def find(artifact: Path) -> Path:
     """The artifact's folder, or a `UserError` that says how to make it."""
     if not (artifact / CONFIG).is_file():
-        raise UserError(
-            f"{artifact}: no artifact here (no {CONFIG}). Make it with `dvc repro`, or fetch it with `dvc pull`."
-        )
+        how = "Make it with `dvc repro`, or fetch it with `dvc pull`."
+        raise UserError(f"{artifact}: no artifact here (no {CONFIG}). {how}")
     track(str(artifact), partial(sha256, artifact / CONFIG))
     return artifact
 
 
+def read(artifact: Path) -> dict[str, Any]:
+    """The config.json of an artifact of any type; `UserError` if it is damaged."""
+    config = read_sealed(find(artifact) / CONFIG)
+    if config is None:
+        raise UserError(f"{artifact / CONFIG}: cut or edited: its checksum does not fit. {again(artifact)}")
+    return config
+
+
 def read_config(artifact: Path, type_: str) -> dict[str, Any]:
     """The config.json of an artifact of the given type."""
-    config = json.loads((find(artifact) / CONFIG).read_text())
+    config = read(artifact)
     if config.get("artifact") != type_:
         raise UserError(f"{artifact}: holds a {config.get('artifact')!r} artifact, expected {type_!r}")
     return config
@@ -83,21 +133,24 @@ def images_digest(source: Path) -> str:
 
 def checked(artifact: Path, name: str) -> Path:
     """The path of a file in an artifact, after its bytes were compared with the hash in config.json."""
-    expected = json.loads((find(artifact) / CONFIG).read_text())["files"][name]
-    path = artifact / name
+    path, expected = artifact / name, read(artifact)["files"][name]
     if not path.is_file():
         raise UserError(f"{path}: missing, though {artifact / CONFIG} lists it. Run `dvc checkout` or `dvc repro`.")
-    if sha256(path) != expected:
-        raise UserError(
-            f"{path}: its sha256 differs from {expected[:12]}… in {CONFIG}: truncated or edited. "
-            f"Delete {artifact} and run `dvc checkout` or `dvc repro`."
-        )
+    if not is_intact(path, expected):
+        why = f"its sha256 differs from {expected[:12]}… in {CONFIG}: truncated or edited"
+        raise UserError(f"{path}: {why}. {again(artifact)}")
     return path
+
+
+def again(artifact: Path) -> str:
+    """How to get a damaged artifact anew."""
+    advice = f"Delete {artifact} and run `dvc checkout` or `dvc repro`. "
+    return f"{advice}If it comes back damaged, DVC's cache is: run `semtok doctor`."
 
 
 def copy(source: Path, out: Path) -> None:
     """Copy the artifact `source` to `out`, a folder of another artifact: files are checked, then linked if possible."""
-    for name in json.loads((find(source) / CONFIG).read_text())["files"]:
+    for name in read(source)["files"]:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         link(checked(source, name), out / name)
     shutil.copyfile(source / CONFIG, out / CONFIG)
@@ -133,8 +186,7 @@ def seal(folder: Path, type_: str, config: dict[str, Any], known: dict[str, str]
     """Write config.json with the sha256 of every file below the folder; those in `known` are not computed again."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files = {name: (known or {}).get(name) or sha256(folder / name) for name in names}
-    text = json.dumps({"artifact": type_, **config, "files": files}, indent=1)
-    (folder / CONFIG).write_text(text + "\n")
+    (folder / CONFIG).write_bytes(sealed({"artifact": type_, **config, "files": files}, indent=1))
 
 
 def publish(folder: Path, out: Path) -> None:
@@ -188,8 +240,7 @@ def scratch(out: Path, params: Section, inputs: list[Path], facts: str = "") -> 
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
     if rank() == 0:
-        note = json.dumps({"out": out.as_posix(), "md5": dvc_hash(out)})
-        write_atomically(folder / PUBLISHED, note.encode())
+        write_atomically(folder / PUBLISHED, sealed({"out": out.as_posix(), "md5": dvc_hash(out)}))
 
 
 def key_of(params: Section, inputs: list[Path], facts: str) -> str:
@@ -200,9 +251,9 @@ def key_of(params: Section, inputs: list[Path], facts: str) -> str:
 
 def accepted(folder: Path) -> bool:
     """True if the work in a folder of scratch/ was published and dvc.lock records exactly that output."""
-    if not (folder / PUBLISHED).is_file() or not Path("dvc.lock").is_file():
+    note = read_sealed(folder / PUBLISHED)
+    if note is None or not Path("dvc.lock").is_file():
         return False
-    note = json.loads((folder / PUBLISHED).read_text())
     stages = (YAML(typ="safe").load(Path("dvc.lock")) or {}).get("stages", {})
     outs = [out for stage in stages.values() for out in stage.get("outs", [])]
     return any(out["path"] == note["out"] and out.get("md5") == note["md5"] for out in outs)

@@ -141,7 +141,7 @@ class GanTrainer:
         return np.concatenate([to_uint8(reconstruction.pixels) for reconstruction in reconstructions])
 
     def write_report(self, report: Path, images: str) -> None:
-        """The curves with the digest of the images, and grids with originals above reconstructions, in the folder `report`."""
+        """The curves with the digest of the images, and grids of originals above reconstructions, into `report`."""
         self.curves.write(report, images)
         (report / "pictures").mkdir(parents=True, exist_ok=True)
         for path in sorted(self.work.glob("step-*.png")):

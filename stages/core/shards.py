@@ -14,11 +14,10 @@ It is made while the shards are written: no tar is scanned to open an artifact.
 
 import hashlib
 import io
-import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -39,14 +38,26 @@ def share(names: list[str]) -> list[str]:
 
 
 def write_shards(folder: Path, names: list[str], build: Build, progress: Callable[[], object]) -> None:
-    """Write this process's share of the named shards to `folder`; those already complete there are kept.
+    """Write this process's share of the named shards to `folder`; those already complete and intact there are kept.
 
     `build` may fill the facts that it returns until its last record has been read.
     """
     for name in share(names):
-        if not (folder / f"{name}.json").is_file():
+        if not is_finished(folder, name):
             write_shard(folder, name, build)
         progress()
+
+
+def is_finished(folder: Path, name: str) -> bool:
+    """True if an earlier attempt finished a shard; one that was damaged since then is named on the console."""
+    if not (folder / f"{name}.json").is_file():
+        return False
+    facts = artifact.read_sealed(folder / f"{name}.json")
+    hashes = {f"{name}.tar": facts["sha256"], f"{name}.npy": facts["index_sha256"]} if facts else {}
+    if facts and all((folder / file).is_file() and artifact.is_intact(folder / file, hashes[file]) for file in hashes):
+        return True
+    print(f"{folder / name}.tar: damaged since an earlier attempt: it is written again", flush=True)
+    return False
 
 
 def write_shard(folder: Path, name: str, build: Build) -> None:
@@ -61,7 +72,8 @@ def write_shard(folder: Path, name: str, build: Build) -> None:
     np.save(content, index_of(placed))
     artifact.write_atomically(folder / f"{name}.npy", content.getvalue())
     entry = {"name": f"{name}.tar", "samples": len(placed), "bytes": file.size, "sha256": file.sha256.hexdigest()}
-    artifact.write_atomically(folder / f"{name}.json", json.dumps({**entry, **facts}).encode())
+    entry["index_sha256"] = hashlib.sha256(content.getvalue()).hexdigest()
+    artifact.write_atomically(folder / f"{name}.json", artifact.sealed({**entry, **facts}))
 
 
 class HashedFile(io.BufferedWriter):
@@ -112,7 +124,10 @@ def index_type(fields: Iterable[str]) -> np.dtype:
 
 def read_facts(folder: Path, names: list[str]) -> list[dict[str, Any]]:
     """The facts of finished shards, in order."""
-    return [json.loads((folder / f"{name}.json").read_text()) for name in names]
+    found = {name: artifact.read_sealed(folder / f"{name}.json") for name in names}
+    if damaged := [name for name, facts in found.items() if facts is None]:
+        raise UserError(f"{folder / damaged[0]}.json: damaged. Run the stage again, which writes this shard anew.")
+    return [facts for facts in found.values() if facts is not None]
 
 
 def collect_split(
@@ -125,20 +140,12 @@ def collect_split(
     """
     own = [entry for entry in entries if entry["name"].startswith(f"{split}-") and entry["samples"]]
     for entry in own:
-        place(work, folder, entry["name"])
+        artifact.link(work / entry["name"], folder / entry["name"])
         hashes[entry["name"]] = entry["sha256"]
     parts = [np.load((work / entry["name"]).with_suffix(".npy")) for entry in own]
     np.save(folder / f"{split}.index.npy", join_indices(parts))
     shards = [{key: entry[key] for key in ("name", "samples", "bytes")} for entry in own]
     return {"images": sum(entry["samples"] for entry in own), "shards": shards}
-
-
-def place(source: Path, folder: Path, name: str) -> None:
-    """Put the file `name` of `source` into `folder`: as a hard link, or as a copy on another file system."""
-    try:
-        os.link(source / name, folder / name)
-    except OSError:
-        shutil.copyfile(source / name, folder / name)
 
 
 def join_indices(parts: list[np.ndarray]) -> np.ndarray:
@@ -158,13 +165,16 @@ class TarIndex:
     """The members of a split's shards, by the number of their sample and the name of their field.
 
     The index is a memory map. Reading is thread-safe and keeps no file open: a data set may have more shards than a
-    process may open files. A shard that is missing, or not as long as config.json says, is a `UserError` at once.
+    process may open files. A shard that is missing, or not as long as config.json says, is a `UserError` at once; its
+    sha256 is compared when it is first read.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], split: str):
         index = np.load(artifact.checked(folder, f"{split}.index.npy"), mmap_mode="r")
         self._columns = {name: index[name].view(np.ndarray) for name in index.dtype.names}  # as memmaps: 10 x slower
         self._paths = [check_shard(folder, entry) for entry in config["splits"][split]["shards"]]
+        self._hashes = [config["files"][path.name] for path in self._paths]
+        self._intact, self._locks = set[int](), [Lock() for _ in self._paths]  # a lock each: threads read many at once
 
     def __len__(self) -> int:
         return len(self._columns["key"])
@@ -178,10 +188,13 @@ class TarIndex:
         return np.flatnonzero(self._columns[field][:, 0]) if field in self._columns else np.empty(0, np.int64)
 
     def read(self, number: int, field: str) -> bytes:
-        """The content of a field; `UserError` if its shard is shorter than it was, or gone."""
+        """The content of a field; `UserError` if its shard is gone or not as it was written."""
         offset, size = self._columns[field][number].tolist()
-        path = self._path_of(number)
+        shard = self._columns["shard"][number]
+        path = self._paths[shard]
         try:
+            if shard not in self._intact:
+                self._compare(int(shard))
             content = read_range(path, offset, size)
         except OSError as error:
             raise broken(path, str(error.strerror)) from error
@@ -191,10 +204,14 @@ class TarIndex:
 
     def unreadable(self, number: int) -> UserError:
         """The error for a sample whose bytes are not what its field should hold."""
-        return broken(self._path_of(number), f"image {self.keys([number])[0]} does not decode")
+        path = self._paths[self._columns["shard"][number]]
+        return broken(path, f"image {self.keys([number])[0]} does not decode")
 
-    def _path_of(self, number: int) -> Path:
-        return self._paths[self._columns["shard"][number]]
+    def _compare(self, shard: int) -> None:
+        with self._locks[shard]:
+            if shard not in self._intact and not artifact.is_intact(self._paths[shard], self._hashes[shard]):
+                raise broken(self._paths[shard], f"its sha256 differs from that in {artifact.CONFIG}")
+            self._intact.add(shard)
 
 
 def check_shard(folder: Path, entry: dict[str, Any]) -> Path:
@@ -218,4 +235,4 @@ def read_range(path: Path, offset: int, size: int) -> bytes:
 
 def broken(path: Path, why: str) -> UserError:
     """The error for a shard that cannot be read as the index says."""
-    return UserError(f"{path}: broken shard ({why}). Delete {path.parent} and run `dvc checkout` or `dvc repro`.")
+    return UserError(f"{path}: broken shard ({why}). {artifact.again(path.parent)}")

@@ -120,7 +120,7 @@ def only_decoder(folder: Path, config: dict[str, Any]) -> Path:
 def sampling_of(folder: Path, config: dict[str, Any]) -> Sampling:
     """The settings of the samples artifact beside the generator, if drawn from this one; else those in its config."""
     samples, settings = data_folder(folder) / "samples" / config["tokenizer"] / config["name"], config["sampling"]
-    if (samples / artifact.CONFIG).is_file():
+    if samples.is_dir():
         facts, member = artifact.read_config(samples, "samples"), f"{config['tokenizer']}-{config['name']}"
         if facts["inputs"].get("generator") == artifact.digest(folder):
             settings = facts["sampling"]
