@@ -28,8 +28,11 @@ def accepted(folder: Path) -> bool:
     """
     if not (folder / PUBLISHED).is_file():
         return False
-    published = json.loads((folder / PUBLISHED).read_text())
-    return lockfile.recorded_outputs(read(lockfile.LOCKFILE)).get(published["out"]) == published["md5"]
+    try:
+        published = json.loads((folder / PUBLISHED).read_bytes())
+        return lockfile.recorded_outputs(read(lockfile.LOCKFILE)).get(published["out"]) == published["md5"]
+    except (ValueError, KeyError):
+        return False  # damaged: the stage publishes again
 
 
 def remove_accepted() -> list[Path]:

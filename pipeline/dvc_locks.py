@@ -80,7 +80,7 @@ def writers() -> dict[str, int]:
 
 def holder(lock: Path) -> int | None:
     """The living stage that holds a lock in scratch/locks/. The lock is only read, so that no stage finds it taken."""
-    pid = lock.read_text().strip()
+    pid = lock.read_text(errors="replace").strip()
     if pid.isdecimal() and any(lock_name(word) == lock.name for word in words_of(int(pid)) or []):
         return int(pid)
     return None

@@ -63,7 +63,7 @@ def last_duration(name: str) -> str:
     """How long the stage took last time on this machine; empty if it never ran."""
     try:
         seconds = json.loads((DURATIONS / f"{name}.json").read_text())["seconds"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
     minutes, hours = seconds / 60, seconds / 3600
     if seconds < 100:

@@ -96,6 +96,23 @@ def test_a_half_written_checkpoint_is_never_read(tmp_path):
     assert checkpoint.load() == {"step": 1} and len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
+@pytest.mark.parametrize("name", ["latest.json", "000000001-state.safetensors", "step-1.png"])
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content.replace(b"1", b"3"), None])
+def test_a_damaged_checkpoint_is_set_aside_and_the_training_begins_anew(name, damage, tmp_path, capsys):
+    (tmp_path / "step-1.png").write_bytes(b"picture 1")
+    checkpoint = Checkpoint(tmp_path, 0, {"m": torch.nn.Linear(1, 1)}, {}, {})
+    checkpoint.models["m"].bias.data.fill_(float(np.frombuffer(b"1111", np.float32)[0]))
+    checkpoint.save({"step": 1, "curves": [[1, {"loss": 0.11}]]})
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(damage(content)) if damage else (tmp_path / name).unlink()
+    assert checkpoint.load() is None
+    if damage or name != "latest.json":  # without it a training begins anew, as after a kill before the first save
+        assert (tmp_path / "latest.json.damaged").is_file()
+        assert "damaged since it was written: set aside, and the training begins anew" in capsys.readouterr().out
+    checkpoint.save({"step": 2})
+    assert checkpoint.load() == {"step": 2}
+
+
 def test_the_monitor_names_the_first_bad_step_and_its_batch():
     monitor = NonFiniteMonitor(torch.device("cpu"))
     monitor.update(3, torch.tensor(1.0))
@@ -117,6 +134,21 @@ def test_an_artifact_appears_whole_or_not_at_all(tmp_path):
     assert config["units"] == "px" and config["files"] == {"x": artifact.sha256(tmp_path / "a/x")}
     with pytest.raises(UserError, match="holds a 'thing' artifact, expected 'encoder'"):
         artifact.read_config(tmp_path / "a", "encoder")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"artifact": "thing"}', "\xff"])
+def test_a_damaged_config_is_refused_with_the_way_out(text, tmp_path):
+    with artifact.new_artifact(tmp_path / "a", "thing", {"size": 17, "ünits": [0.1, None]}) as folder:
+        (folder / "x").write_text("1")
+    path = tmp_path / "a/config.json"
+    whole = path.read_text()
+    for damaged in (text, whole.replace("17", "16"), whole[:-3], whole.replace('"checksum"', '"checksun"')):
+        path.write_bytes(damaged.encode("latin-1"))
+        for read in (lambda: artifact.read_config(tmp_path / "a", "thing"), lambda: artifact.digest(tmp_path / "a")):
+            with pytest.raises(UserError, match="a/config.json: cut or edited.*`dvc checkout`.*`semtok doctor`"):
+                read()
+    path.write_text(whole.replace("\n", "\n "))  # the same content
+    assert artifact.checked(tmp_path / "a", "x").read_text() == "1"
 
 
 def test_still_maps_leave_images_unchanged_and_hflip_flips_them():

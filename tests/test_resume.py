@@ -98,3 +98,21 @@ def test_changed_params_never_resume_foreign_work(toy, tmp_path):
     toys.write_params(root, {"generator": {"ar": {"seed": 1}}})
     run_apart("generator@kmeans-ar", root)
     assert "resuming" not in (root / "generator@kmeans-ar.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "file"), [("features", "train-*.tar"), ("tokens", "train-*.npy"), ("generator@kmeans-ar", "*-state.*")]
+)
+def test_work_damaged_after_the_kill_is_done_again(command, file, toy, tmp_path):
+    undisturbed, killed = workplace(toy, tmp_path / "a", 1e9), workplace(toy, tmp_path / "b", 0.0)
+    for root in (undisturbed, killed):
+        shutil.rmtree(root / OUTS[command], ignore_errors=True)
+    run_apart(command, undisturbed)
+    kill_half_way(command, killed)
+    for path in killed.glob(f"scratch/*/*/{file}"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    run_apart(command, killed)
+    assert toys.hashes(killed / OUTS[command]) == toys.hashes(undisturbed / OUTS[command])
+    assert ": damaged since" in (killed / f"{command}.log").read_text()

@@ -25,7 +25,7 @@ from stages.core.params import Machine, load
 def check_features(inputs: Inputs, expected: Path) -> None:
     """`UserError` if the features are missing, or others than those on which DVC lets this tokenizer depend."""
     digest, named = artifact.digest(inputs.features), expected / "features"
-    if not named.is_file() or named.read_text() != digest:
+    if not named.is_file() or named.read_bytes() != digest.encode():
         again = f"Run `dvc repro tokenizer_inputs@{inputs.name}`."
         raise UserError(f"{inputs.features}: not the features that {named} names. {again}")
 

@@ -17,6 +17,7 @@ import torch
 from stages.codebook.encoder_features import EncoderFeatures, FeatureMap
 from stages.codebook.params import Inputs, Kmeans
 from stages.core import artifact
+from stages.core.checkpoint import read_hashed, write_hashed
 from stages.core.distributed import random_subset
 from stages.core.errors import UserError
 from stages.core.images import to_float
@@ -156,7 +157,7 @@ def computed_features(
         with bar(f"features {split}", len(starts), 0, "part") as progress:
             for start in starts:
                 path, part = work / f"{split}-{start:09d}.npy", images[start : start + PART_IMAGES]
-                if not path.is_file():
+                if read_hashed(path) is None:
                     write_part(path, network, source, part, layout, machine.infer_batch_size)
                 pieces.setdefault(split, []).append(partial(read_part, path))
                 progress.update()
@@ -183,7 +184,7 @@ def write_part(
             found.append(network(pixels).unflatten(1, (-1, layout.patches)).half().cpu().numpy())
     buffer = io.BytesIO()
     np.save(buffer, np.concatenate(found))
-    artifact.write_atomically(path, buffer.getvalue())
+    write_hashed(path, buffer.getvalue())
 
 
 def read_part(path: Path) -> Iterator[np.ndarray]:

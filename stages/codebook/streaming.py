@@ -16,14 +16,14 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 from scipy.sparse import csr_array
 
 from stages.codebook.kmeans_features import Features
 from stages.codebook.params import Kmeans
 from stages.codebook.quantizers import nearest
-from stages.core import artifact
+from stages.core.checkpoint import read_hashed, write_hashed
 from stages.core.distributed import seed_of
 from stages.core.progress import bar
 from stages.core.results import Curves
@@ -188,18 +188,18 @@ def fill_empty(vectors: np.ndarray, counts: np.ndarray, all_counts: np.ndarray) 
 
 
 def save(state: State, path: Path) -> None:
-    """Write the state atomically as one file."""
+    """Write the state atomically as one file; its facts are JSON in an array of bytes."""
     facts = {"squares": state.squares, "passes": state.passes, "converged": state.converged, "history": state.history}
-    tensors = {"vectors": state.vectors, "counts": state.counts}
-    artifact.write_atomically(path, to_bytes(tensors, metadata={"facts": json.dumps(facts)}))
+    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    write_hashed(path, to_bytes({"vectors": state.vectors, "counts": state.counts, "facts": text}))
 
 
 def load(path: Path) -> State | None:
-    """The state that a killed fit left, if any."""
-    if not path.is_file():
+    """The state that a killed fit left, if any; a damaged one is set aside."""
+    if (content := read_hashed(path)) is None:
         return None
-    with safe_open(path, "numpy") as file:
-        facts: dict[str, Any] = json.loads(file.metadata()["facts"])
-        state = State(file.get_tensor("vectors"), file.get_tensor("counts"), **facts)
+    found = from_bytes(content)
+    facts: dict[str, Any] = json.loads(found["facts"].tobytes())
+    state = State(found["vectors"], found["counts"], **facts)
     print(f"resuming at pass {state.passes}", flush=True)
     return state

@@ -111,7 +111,7 @@ def read_config(artifact: Path, type_: str) -> dict[str, Any]:
 
 def type_of(artifact: Path) -> str:
     """What kind of artifact a folder holds, such as "codebook"."""
-    return json.loads((find(artifact) / CONFIG).read_text())["artifact"]
+    return read(artifact)["artifact"]
 
 
 def check_made_from(made: Path, again: str, **sources: Path) -> None:
@@ -119,7 +119,7 @@ def check_made_from(made: Path, again: str, **sources: Path) -> None:
 
     Inputs that it does not record are not compared.
     """
-    recorded = json.loads((find(made) / CONFIG).read_text()).get("inputs", {})
+    recorded = read(made).get("inputs", {})
     for name, source in sources.items():
         if name in recorded and recorded[name] != digest(source):
             raise UserError(f"{made}: made from another {name} artifact than {source}. Run `dvc repro {again}`.")
@@ -127,7 +127,7 @@ def check_made_from(made: Path, again: str, **sources: Path) -> None:
 
 def images_digest(source: Path) -> str:
     """12 hex digits of an images artifact's digest; of any other artifact, those of the images it was made from."""
-    config = json.loads((find(source) / CONFIG).read_text())
+    config = read(source)
     return (digest(source) if config["artifact"] == "images" else config["inputs"]["images"])[:12]
 
 

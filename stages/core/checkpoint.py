@@ -1,6 +1,11 @@
-"""Tensors and training states on disk; a training that resumes from one ends like an uninterrupted one."""
+"""Tensors and training states on disk; a training that resumes from one ends like an uninterrupted one.
 
-import json
+What a killed stage left in scratch/ is compared with its sha256 before it is used. Damaged files are set aside, as
+*.damaged, and their work is done again.
+"""
+
+import hashlib
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,9 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stages.core import code
-from stages.core.artifact import checked, flush, write_atomically
+from stages.core.artifact import checked, flush, read_sealed, sealed, sha256, write_atomically
+from stages.core.distributed import rank
 
-STATE = "state.safetensors"
+STATE, HASH_BYTES = "state.safetensors", 32
 
 
 def load_tensors(artifact: Path, name: str) -> dict[str, Tensor]:
@@ -23,6 +29,30 @@ def load_tensors(artifact: Path, name: str) -> dict[str, Tensor]:
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors of any device as .safetensors."""
     save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
+
+
+def write_hashed(path: Path, content: bytes) -> None:
+    """Write a file of unfinished work atomically, with its sha256 behind the content: NumPy reads it all the same."""
+    write_atomically(path, content + hashlib.sha256(content).digest())
+
+
+def read_hashed(path: Path) -> bytes | None:
+    """The content that `write_hashed` wrote; None if there is no file, or a damaged one, which is set aside."""
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    content, found = content[:-HASH_BYTES], content[-HASH_BYTES:]
+    if hashlib.sha256(content).digest() == found:
+        return content
+    set_aside([path], "its work is done again")
+    return None
+
+
+def set_aside(paths: list[Path], then: str) -> None:
+    """Rename damaged files of unfinished work, and say so."""
+    print(f"{', '.join(map(str, paths))}: damaged since it was written: set aside, {then}", flush=True)
+    for path in paths:
+        os.replace(path, path.with_name(f"{path.name}.damaged"))
 
 
 class Checkpoint:
@@ -46,12 +76,14 @@ class Checkpoint:
     def save(self, facts: dict[str, Any]) -> None:
         """Write a new state beside the old one, then point to it: a kill at any moment leaves one whole state.
 
+        `latest.json` holds the hash of the state and of the pictures that the training has drawn into the folder.
         Then stop with a `UserError` if code, params or inputs have changed since the start.
         """
         name = f"{facts['step']:09d}-{STATE}"
         save_tensors(self.folder / name, self._tensors())
         flush(self.folder / name)
-        write_atomically(self.folder / "latest.json", json.dumps({"state": name, **facts}).encode())
+        files = {path.name: sha256(path) for path in (self.folder / name, *sorted(self.folder.glob("*.png")))}
+        write_atomically(self.folder / "latest.json", sealed({"state": name, "files": files, **facts}))
         self.saved_at = time.monotonic()
         for path in self.folder.glob(f"*-{STATE}"):
             if path.name != name:
@@ -59,14 +91,24 @@ class Checkpoint:
         code.check()
 
     def load(self) -> dict[str, Any] | None:
-        """Restore the newest state into the models, optimizers and averages; its facts, or None at the start."""
+        """Restore the newest state into the models, optimizers and averages; its facts, or None at the start.
+
+        A checkpoint of which a file is gone or damaged is set aside, and the training begins anew.
+        """
         latest = self.folder / "latest.json"
         if not latest.is_file():
             return None
-        facts = json.loads(latest.read_text())
+        facts = read_sealed(latest)
+        if facts is None or not all(self._is_intact(*one) for one in facts.pop("files").items()):
+            if rank() == 0:
+                set_aside([latest, *self.folder.glob(f"*-{STATE}")], "and the training begins anew")
+            return None
         self._restore(load_file(self.folder / facts.pop("state")))
         print(f"resuming at step {facts['step']}", flush=True)
         return facts
+
+    def _is_intact(self, name: str, expected: str) -> bool:
+        return (self.folder / name).is_file() and sha256(self.folder / name) == expected
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {

@@ -155,7 +155,7 @@ def write_lines(path: Path, hashes: dict[str, str]) -> None:
 
 def read_lines(path: Path) -> dict[str, str]:
     """What `write_lines` wrote."""
-    return dict(line.rsplit(" ", 1) for line in path.read_text().splitlines())
+    return dict(line.rpartition(" ")[::2] for line in path.read_text(errors="replace").splitlines())
 
 
 def merge_kinds(modules: Iterable[str], out: Path) -> None:

@@ -140,7 +140,7 @@ def sole_writer(output: str) -> Generator[None]:
     """Hold the lock of one output; `UserError` at once if another process holds it."""
     LOCKS.mkdir(parents=True, exist_ok=True)
     path = LOCKS / output.strip("/").replace("/", "-")
-    with open(path, "a+") as lock:
+    with open(path, "a+", errors="replace") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -163,7 +163,7 @@ def read_metrics(folder: Path) -> Metrics | None:
         return None
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}). Run `dvc repro`.") from None
 
 
@@ -208,7 +208,7 @@ def read_run(name: str, folder: Path) -> Run:
 
 def read_tsv(path: Path) -> dict[str, Series]:
     """A table with a `step` column: {other column: (steps, values)}."""
-    rows = [line.split("\t") for line in path.read_text().splitlines() if line]
+    rows = [line.split("\t") for line in path.read_text(errors="replace").splitlines() if line]
     try:
         place = rows[0].index("step")
         columns = {name: [float(row[i]) for row in rows[1:]] for i, name in enumerate(rows[0])}

@@ -10,6 +10,7 @@ import torch
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import artifact, distributed
 from stages.core.artifact import scratch
+from stages.core.checkpoint import read_hashed, write_hashed
 from stages.core.distributed import seed_of
 from stages.core.hardware import barrier, pick_device, process_group
 from stages.core.images import seeded_maps, to_float, warp
@@ -81,7 +82,7 @@ def encode_part(
     path: Path, part: Part, source: ImageSplit, tokenizer: Tokenizer, params: Params, batch_size: int
 ) -> None:
     """Write the codes [images, N] of one part, unless they are there."""
-    if path.is_file():
+    if read_hashed(path) is not None:
         return
     _, view, start, stop = part
     batches = [range(i, min(i + batch_size, stop)) for i in range(start, stop, batch_size)]
@@ -92,7 +93,7 @@ def encode_part(
         ]
     content = io.BytesIO()
     np.save(content, np.concatenate(codes).astype(tokenizer.config["dtype"]))
-    artifact.write_atomically(path, content.getvalue())
+    write_hashed(path, content.getvalue())
 
 
 def view_pixels(source: ImageSplit, batch: range, view: int, params: Params, device: torch.device) -> torch.Tensor:
