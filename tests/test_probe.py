@@ -85,14 +85,22 @@ def test_images_without_classes_are_skipped(toy, tmp_path):
 def test_impossible_settings_are_named(toy, tmp_path):
     with pytest.raises(UserError, match=r"probe.block = 2: the encoder has 2 blocks: expected -2 … 1"):
         run(toy, tmp_path, block=2)
-    with pytest.raises(UserError, match=r"probe.shots = 100: class \d has \d+ among the \d+ train images used"):
-        run(toy, tmp_path, shots=100)
 
 
-def test_too_few_labels_are_refused_before_any_image_is_read(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(ImageSplit, "read", lambda *_: pytest.fail("read an image first"))
-    with pytest.raises(UserError, match="probe.shots = 100"):
-        run(toy, tmp_path, shots=100)
+def test_of_a_class_with_few_images_all_are_drawn():
+    labels = np.repeat(np.arange(3), [20, 2, 1])
+    for draw in few_label_draws(labels, PARAMS):
+        assert np.bincount(labels[draw]).tolist() == [5, 2, 1]
+
+
+def test_val_images_of_a_class_that_no_train_image_used_shows_are_not_asked_for(toy, tmp_path):
+    """Of 20 train images used, some of the ten digits are missing."""
+    metrics = run(toy, tmp_path, max_images=20, seed=3)
+    entry, splits = metrics["protocol"][0], {name: ImageSplit(toy / "images", name) for name in ("train", "val")}
+    labels = {name: split.labels[random_subset(len(split), 20, 3)] for name, split in splits.items()}
+    known = np.isin(labels["val"], labels["train"])
+    assert entry["val_images"] == known.sum() < 20 and entry["classes"] == len(np.unique(labels["train"])) < 10
+    assert entry["val_classes"] == len(np.unique(labels["val"][known])) and entry["fewest_train_images_of_a_class"] == 1
 
 
 def test_the_choice_is_seeded_sorted_and_without_repetition():

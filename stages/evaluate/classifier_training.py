@@ -14,6 +14,7 @@ from stages.core.artifact import scratch
 from stages.core.checkpoint import save_tensors
 from stages.core.hardware import compute, pick_device
 from stages.core.images import to_float
+from stages.core.metrics import count_train
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves, write_metrics
@@ -38,6 +39,7 @@ def _train(
 ) -> None:
     """Train, publish the averaged weights, report the accuracy on val."""
     splits = {split: ImageSplit(images, split, machine.num_workers) for split in ("train", "val")}
+    count_train(images, splits["train"].labels, config["classes"])
     shape = {"img_px": params.img_px, "widths": params.widths, "num_classes": len(config["classes"])}
     _print_cost_estimate(out, len(splits["train"]), params)
     device, curves = pick_device(machine.device), Curves()
@@ -58,7 +60,7 @@ def _train(
             work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name="classifier",
             batch_keys=batches.batch_keys,
         )  # fmt: skip
-        metrics = {"val_accuracy": curves.last()["val/accuracy"]}
+        metrics = {"val_accuracy": curves.last()["val/accuracy"], "val_classes": len(np.unique(splits["val"].labels))}
         write_metrics(report, {**metrics, "images": artifact.images_digest(images)})
         _publish(out, network, {"shape": shape, **config, **metrics})
 

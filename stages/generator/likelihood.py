@@ -41,6 +41,7 @@ def likelihood_facts(model: Any, data: dict[str, Tokens], kind: ModuleType, devi
     return {
         "bound": kind.BOUND,
         "val_images": len(nats),
+        "val_classes": len(np.unique(val.labels[val.labels >= 0])),
         "val_nats_per_code": round(mean / codes, 6),
         "val_perplexity": round(perplexity, 4),
         "val_perplexity_std": round(perplexity * std / codes, 4),

@@ -21,7 +21,7 @@ SHARED = ("model", "draws")  # sections beside those of the generators, whose na
 class Model(TransformerConfig):
     """The transformer of every generator."""
 
-    class_dropout: float = Field(ge=0, le=1)
+    class_dropout: float = Field(ge=0, lt=1)  # 1 would train no class
 
 
 class Training(Optim):

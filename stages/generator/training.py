@@ -52,8 +52,8 @@ def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machin
             likelihood = likelihood_facts(network, data, kind, device)
             publish(out, network, {
                 "kind": optim.kind, "name": params.name, "tokenizer": facts["tokenizer"], "classes": facts["classes"],
-                "train_per_class": per_class, "shape": shape, "sampling": KINDS[optim.kind].plain.model_dump(),
-                "likelihood": likelihood,
+                "train_per_class": per_class, "class_dropout": params.model.class_dropout, "shape": shape,
+                "sampling": KINDS[optim.kind].plain.model_dump(), "likelihood": likelihood,
                 "inputs": {"tokens": artifact.digest(tokens), **facts["inputs"]},  # whose codes, of which images
             })  # fmt: skip
         barrier()

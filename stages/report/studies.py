@@ -68,7 +68,13 @@ def code_analysis(reports: Reports) -> Section | None:
         for caption, file in (("gallery of codes", "gallery.png"), ("t-SNE of features and code vectors", "tsne.png"))
     })  # fmt: skip
     both = [*tables(["tokenizer", "probe of"], rows), *tables(["tokenizer"], lookups)]
-    return Section("code_analysis", "Code analysis", {}, both, shown)
+    return Section("code_analysis", "Code analysis", {"skipped": parts_skipped(found)}, both, shown)
+
+
+def parts_skipped(found: dict[str, Metrics]) -> list[str]:
+    """Which groups of metrics are missing, and why."""
+    groups = [(f"{name}, {group}", own) for name, one in found.items() for group, own in one.items()]
+    return [f"{where}: {own['skipped']}" for where, own in groups if isinstance(own, dict) and "skipped" in own]
 
 
 def probe_cells(metrics: Metrics, of_class: str, of_color: str) -> dict[str, str]:
@@ -92,20 +98,27 @@ def ablation(reports: Reports) -> Section | None:
     """Codebook size x dimension: a row and a point per cell."""
     if not (named := reports.metrics("ablation")):
         return None
-    found = sorted(named.values(), key=lambda cell: (cell["dim"], cell["num_codes"]))
+    cells, facts = measured(named)
+    found = sorted(cells.values(), key=lambda cell: (cell["dim"], cell["num_codes"]))
     rows = [
         Row([number(one["num_codes"]), number(one["dim"])], ablation_cells(one), protocol_of(one, "ablation"))
         for one in found
     ]
-    shown = [Picture(ablation_plot(found), "By codebook size, one line per dimension")]
-    return Section("ablation", "Codebook size and dimension", {}, tables(["K", "dim"], rows), shown)
+    shown = [Picture(ablation_plot(found), "By codebook size, one line per dimension")] if found else []
+    return Section("ablation", "Codebook size and dimension", facts, tables(["K", "dim"], rows), shown)
+
+
+def measured(found: dict[str, Metrics]) -> tuple[dict[str, Metrics], dict[str, list[str]]]:
+    """The members of a study that could be measured, and as a fact why the others could not."""
+    why = [f"{name}: {one['skipped']}" for name, one in found.items() if "skipped" in one]
+    return {name: one for name, one in found.items() if "skipped" not in one}, {"skipped": why}
 
 
 def ablation_cells(cell: Metrics) -> dict[str, str]:
     """The metrics of one cell."""
     features = cell["features"]
-    cells = usage_cells(cell["usage"]) | {"variance lost": number(features["quantization_error"])}
-    cells |= {"left out": number(features["projection_error"]), "class from bag": spread(cell["class"], "bag")}
+    cells = usage_cells(cell["usage"]) | {"variance lost": spread(features, "quantization_error")}
+    cells |= {"left out": spread(features, "projection_error"), "class from bag": spread(cell["class"], "bag")}
     return cells | {"lookup PSNR dB": spread(cell["lookup"], "psnr_db")}
 
 
@@ -135,8 +148,9 @@ def sizes_as_ticks(sizes: list[int], axis: Axes) -> None:
 
 def noise_robustness(reports: Reports, evaluations: dict[str, Evaluation]) -> Section | None:
     """Codes under noise: every metric of all tokenizers, SNR by SNR; tables and plots by protocol."""
-    if not (found := reports.metrics("noise_robustness")):
+    if not (every := reports.metrics("noise_robustness")):
         return None
+    found, facts = measured(every)
     baseline, groups = baseline_of(reports, evaluations), by_protocol(found, "noise_robustness")
     kept = {name: evaluation_cells(evaluations, name) for name in found}
     rows = [
@@ -145,7 +159,7 @@ def noise_robustness(reports: Reports, evaluations: dict[str, Evaluation]) -> Se
     shown = [Picture(noise_plot(group), f"{', '.join(group)}: by signal-to-noise ratio") for group in groups]
     details = [(f"{name}: noise", metric_table(one, protocol_of(one, "tokenizer"))) for name, one in found.items()]
     shared = tables(["SNR", "tokenizer", "codes"], rows)
-    return Section("noise_robustness", "Noise robustness", {"baseline": baseline}, shared, shown, details)
+    return Section("noise_robustness", "Noise robustness", {**facts, "baseline": baseline}, shared, shown, details)
 
 
 def baseline_of(reports: Reports, evaluations: dict[str, Evaluation]) -> str:

@@ -35,6 +35,11 @@ class Inputs:
 def measure(inputs: Inputs, report: Path, params: AblationCell, machine: Machine) -> None:
     """Write metrics.json of one cell to the folder `report`."""
     chosen = check(inputs, params)
+    if inputs.num_codes > (there := vectors_used(inputs, chosen, params)):
+        why = f"{inputs.num_codes:,} codes need as many vectors to cluster, {there:,} there"
+        print(f"ablation: skipped: {why}")
+        write_metrics(report, {"num_codes": inputs.num_codes, "dim": inputs.dim, "skipped": why})
+        return
     estimate_cost(inputs.features, report, chosen)
     splits = {name: FeatureSplit(inputs.features, name) for name in chosen}
     keys = {name: splits[name].keys(index) for name, index in chosen.items()}
@@ -57,19 +62,24 @@ def measure(inputs: Inputs, report: Path, params: AblationCell, machine: Machine
 
 
 def check(inputs: Inputs, params: AblationCell) -> dict[str, np.ndarray]:
-    """Numbers of the images used per split; more codes than vectors, or dimensions than features have, is an error."""
+    """Numbers of the images used per split; more codes than max_vectors, or too many dimensions, are an error."""
     artifact.check_made_from(inputs.features, "features", images=inputs.images)
     config = artifact.read_config(inputs.features, "features")
     chosen = {split: random_subset(config["splits"][split]["images"], params.max_images, params.seed)
               for split in ("train", "val")}  # fmt: skip
-    total = len(chosen["train"]) * config["num_patches"]
-    used = min(total, params.max_vectors or total)
-    if not 0 < inputs.num_codes <= used:
-        raise impossible("ablation.num_codes", inputs.num_codes, f"expected from 1 to the {used:,} vectors to cluster")
+    most = params.max_vectors or inputs.num_codes
+    if not 0 < inputs.num_codes <= most:
+        raise impossible("ablation.num_codes", inputs.num_codes, f"expected from 1 to the {most:,} vectors to cluster")
     if not 0 <= inputs.dim <= config["dim"]:
         raise impossible("ablation.dims", inputs.dim, f"expected from 0 to the {config['dim']} dimensions of a feature")
     patch_side(image_facts(inputs.images)["img_px"], round(config["num_patches"] ** 0.5))
     return chosen
+
+
+def vectors_used(inputs: Inputs, chosen: dict[str, np.ndarray], params: AblationCell) -> int:
+    """How many train vectors are clustered."""
+    total = len(chosen["train"]) * artifact.read_config(inputs.features, "features")["num_patches"]
+    return min(total, params.max_vectors or total)
 
 
 def estimate_cost(features: Path, report: Path, chosen: dict[str, np.ndarray]) -> None:
@@ -122,7 +132,7 @@ def quantize(index: Any, features: np.ndarray) -> tuple[np.ndarray, float]:
     return codes.reshape(features.shape[:2]), float(distances.sum(dtype=np.float64))
 
 
-def errors(features: np.ndarray, pca: Pca, squared_error: float) -> dict[str, float]:
+def errors(features: np.ndarray, pca: Pca, squared_error: float) -> dict[str, float | str]:
     """`quantization_error`: share of the variance of float32 [M, N, D], all dimensions counted, that the codes lose;
     `projection_error`: the part of it that the PCA had already lost.
 
@@ -134,6 +144,8 @@ def errors(features: np.ndarray, pca: Pca, squared_error: float) -> dict[str, fl
         total += float(np.square(part - pca.mean).sum())
         kept += float(np.square(pca.project(part), dtype=np.float64).sum())
     lost = max(0.0, total - kept)
+    if not total:
+        return {"skipped": "all features are equal"}
     return {"quantization_error": (lost + squared_error) / total, "projection_error": lost / total}
 
 

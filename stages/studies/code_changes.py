@@ -13,7 +13,6 @@ from torch.nn.functional import cosine_similarity
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import artifact
 from stages.core.distributed import random_subset
-from stages.core.errors import UserError
 from stages.core.hardware import pick_device
 from stages.core.images import to_float
 from stages.core.params import Machine
@@ -73,8 +72,11 @@ def measure(inputs: Inputs, report: Path, params: NoiseRobustness, machine: Mach
         counts.append(positions_counted(batch))
     used = sum(map(len, counts))
     if used < 2:
-        why = f"{used} of the {len(chosen)} val images used are not of one flat color: expected 2 or more to add noise"
-        raise UserError(f"{inputs.images}: {why}")
+        why = f"{used} of the {len(chosen)} val images used are not of one flat color: 2 are needed to add noise"
+        print(f"noise_robustness: skipped: {why}")
+        write_metrics(report, {"skipped": why})
+        write_table(report / "noise_robustness.tsv", ["snr_db", "change"], [])
+        return
     count = torch.cat(counts)
     levels = summary(torch.cat(sums).numpy(), count.numpy(), params)
     share = {"foreground_share": float(count.sum(0)[1] / count.sum(0)[0])}

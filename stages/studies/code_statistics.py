@@ -56,6 +56,8 @@ def analyze(inputs: Inputs, report: Path, params: CodeAnalysis, machine: Machine
         "color": probe.metrics(params.bootstrap_draws, params.seed),
         "lookup": lookup.metrics(params.bootstrap_draws, params.seed),
     }
+    if why := subset.obstacle():
+        metrics["tsne"] = {"skipped": why}
     print_metrics(metrics)
     metrics |= {"images": artifact.images_digest(inputs.images)}
     write_metrics(report, {**metrics, "protocol": protocol(inputs.images, tokenizer, chosen, params)})

@@ -12,7 +12,8 @@ from stages.core import artifact
 from stages.core.distributed import random_subset, seed_of
 from stages.core.hardware import pick_device
 from stages.core.images import seeded_maps, thumbnails, to_float, to_uint8, warp
-from stages.core.params import Machine, impossible
+from stages.core.metrics import count_train
+from stages.core.params import Machine
 from stages.core.results import enlarge, grid, save_png, write_metrics
 from stages.data.reader import ImageSplit, image_facts
 from stages.encoder.encoder import Encoder, block_number, check_final_norm, load_encoder, random_twin
@@ -34,9 +35,13 @@ def probe(inputs: Inputs, report: Path, params: Probe, machine: Machine) -> None
     """Write metrics.json and augmented.png to the folder `report`."""
     block_number("probe.block", params.block, artifact.read_config(inputs.encoder, "encoder")["depth"])
     splits = {name: ImageSplit(inputs.images, name, machine.num_workers) for name in ("train", "val")}
+    count_train(inputs.images, splits["train"].labels, splits["train"].classes)
     chosen = {name: random_subset(len(split), params.max_images, params.seed) for name, split in splits.items()}
     train_labels, val_labels = (splits[name].labels[chosen[name]] for name in ("train", "val"))
     with_classes = has_classes(train_labels, val_labels)
+    if with_classes:  # val images of classes that the subset of train lacks are left out
+        chosen["val"] = chosen["val"][np.isin(val_labels, train_labels)]
+        val_labels = splits["val"].labels[chosen["val"]]
     few = few_label_draws(train_labels, params) if with_classes else []
     save_augmented(report / "augmented.png", splits["val"], params)
     images = {"images": artifact.images_digest(inputs.images)}
@@ -55,7 +60,8 @@ def probe(inputs: Inputs, report: Path, params: Probe, machine: Machine) -> None
         tests["augmented"] = extractor.extract(splits["val"], chosen["val"], augmented=True)
         metrics[name] = accuracies(train, train_labels, tests, val_labels, few, params)
         print(f"probe: {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in metrics[name].items()))
-    write_metrics(report, {**images, **metrics, "protocol": [protocol(inputs, chosen, params)]})
+    entry = protocol(inputs, chosen, params) | classes_probed(train_labels, val_labels)
+    write_metrics(report, {**images, **metrics, "protocol": [entry]})
 
 
 @dataclass(frozen=True)
@@ -107,16 +113,11 @@ def accuracies(
 
 
 def few_label_draws(labels: np.ndarray, params: Probe) -> list[np.ndarray]:
-    """few_draws seeded subsets, int64, with `shots` images of every class; a smaller class is an error."""
-    members = {int(one): np.flatnonzero(labels == one) for one in np.unique(labels)}
-    smallest = min(members, key=lambda one: len(members[one]))
-    if len(members[smallest]) < params.shots:
-        among = f"among the {len(labels):,} train images used (probe.max_images)"
-        allowed = f"class {smallest} has {len(members[smallest])} {among}"
-        raise impossible("probe.shots", params.shots, allowed)
+    """few_draws seeded subsets, int64, with `shots` images of every class in `labels`, or all of a smaller class."""
+    members = [np.flatnonzero(labels == one) for one in np.unique(labels)]
     rng = np.random.default_rng(params.seed)
     return [
-        np.concatenate([rng.choice(own, params.shots, replace=False) for own in members.values()])
+        np.concatenate([rng.choice(own, min(params.shots, len(own)), replace=False) for own in members])
         for _ in range(params.few_draws)
     ]
 
@@ -134,6 +135,13 @@ def protocol(inputs: Inputs, chosen: dict[str, np.ndarray], params: Probe) -> di
         "encoder_sha256": artifact.read_config(inputs.encoder, "encoder")["files"]["model.safetensors"],
         **params.model_dump(),
     }
+
+
+def classes_probed(train_labels: np.ndarray, val_labels: np.ndarray) -> dict[str, int]:
+    """How many classes are learned, how many of them are tested, and the images of the smallest one learned."""
+    learned, counts = np.unique(train_labels, return_counts=True)
+    tested = len(np.unique(val_labels))
+    return {"classes": len(learned), "val_classes": tested, "fewest_train_images_of_a_class": int(counts.min())}
 
 
 def save_augmented(path: Path, val: ImageSplit, params: Probe) -> None:

@@ -21,14 +21,21 @@ def fit_classifier(
 
 
 def has_classes(train_labels: np.ndarray, val_labels: np.ndarray) -> bool:
-    """Whether a classifier can be trained: every image has a class (not -1), and train has two or more."""
-    return bool(min(train_labels.min(), val_labels.min()) >= 0) and len(set(train_labels.tolist())) > 1
+    """Whether a classifier can be trained and tested: every image has a class (not -1), train has two or more, and val
+    has one of them."""
+    every = min(train_labels.min(), val_labels.min()) >= 0
+    return bool(every and len(np.unique(train_labels)) > 1 and np.isin(val_labels, train_labels).any())
 
 
 def class_hits(
     train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray, inverse_regularization: float
 ) -> np.ndarray:
-    """float64 [M], 1 where a classifier fitted on `train` predicts the class of a val image."""
+    """float64 [M], 1 where a classifier fitted on `train` predicts the class of a val image.
+
+    M val images have a class of `train`: of another class the classifier could not know, it is not asked.
+    """
+    known = np.isin(val_labels, train_labels)
+    val, val_labels = val[known], val_labels[known]
     return (fit_classifier(train, train_labels, inverse_regularization)(val) == val_labels).astype(float)
 
 

@@ -32,8 +32,9 @@ class FeatureSubset:
         self.images, self.positions = images[flat // num_patches], flat % num_patches
         self.labels = labels[self.images]
         self.collected: list[np.ndarray] = []
-        if params.perplexity >= len(flat):
-            allowed = f"expected less than the {len(flat)} features"
+        self.perplexity = params.perplexity
+        if params.perplexity >= params.features:
+            allowed = f"expected less than the {params.features} features"
             raise impossible("code_analysis.tsne.perplexity", params.perplexity, allowed)
 
     def collect(self, batch: Batch) -> None:
@@ -44,6 +45,13 @@ class FeatureSubset:
     def features(self) -> np.ndarray:
         """float32 [F, D]."""
         return np.concatenate(self.collected)
+
+    def obstacle(self) -> str:
+        """Why there is no t-SNE of these features; empty if there is one."""
+        features = self.features()
+        if self.perplexity >= len(features):
+            return f"{len(features)} features, more than code_analysis.tsne.perplexity ({self.perplexity:g}) are needed"
+        return "all features are equal" if (features == features[0]).all() else ""
 
 
 def majority_class(codes: np.ndarray, labels: np.ndarray, num_codes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +68,12 @@ def save_tsne(
     path: Path, subset: FeatureSubset, train: Survey, vectors_KD: np.ndarray, names: list[str], params: CodeAnalysis
 ) -> None:
     """Features as dots in the color of their image's class; the most used codes as ringed dots in the color of the
-    class they occur in most, the larger the greater its share of their uses."""
+    class they occur in most, the larger the greater its share of their uses. Where there is none, its obstacle."""
+    if why := subset.obstacle():
+        figure = Figure(figsize=(9, 2), dpi=110)
+        figure.text(0.5, 0.5, f"no t-SNE: {why}", ha="center")
+        save_figure(path, figure)
+        return
     codes = most_used(np.bincount(train.codes.ravel(), minlength=len(vectors_KD)), params.tsne.codes)
     majority, share = majority_class(train.codes, train.labels, len(vectors_KD))
     features = subset.features()
