@@ -4,6 +4,7 @@ Run: uv run pytest tests/test_decoder.py
 """
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -13,7 +14,7 @@ import toy as toys
 from PIL import Image
 
 from stages.codebook.tokenizer import load_tokenizer
-from stages.core import artifact
+from stages.core import artifact, discriminator
 from stages.core.discriminator import PatchDiscriminator
 from stages.core.errors import UserError
 from stages.core.gan_trainer import GanTrainer
@@ -49,6 +50,22 @@ def test_it_learns_and_shows_a_picture_per_evaluation(trained):
     with Image.open(pictures[-1]) as picture:
         assert len(pictures) == len(psnr) and picture.height >= 32
     assert curve(trained, "discriminator"), "the discriminator was active"
+
+
+def test_a_discriminator_that_chases_costs_less_because_its_term_is_off(trained, toy, tmp_path, monkeypatch, capsys):
+    assert max(curve(trained, "adversarial_off")) == 0, "a discriminator that learns keeps its term"
+    gan = {"weight": 0.8, "lr": 0.5, "start_step": 0, "width": 8}
+    changes, psnr = {"gan": gan, "optim": {"total_steps": 80, "lr_peak": 0.02, "eval_every": 20}}, []
+    for ceiling in (discriminator.CEILING, math.inf):
+        monkeypatch.setattr(discriminator, "CEILING", ceiling)
+        root = shutil.copytree(toy, tmp_path / str(ceiling))
+        toys.write_params(root, {"decoder": {"onestep": changes}})
+        toys.run("decoder", root)
+        off = curve(root, "adversarial_off")[-1]
+        assert (off > 0.5) == (ceiling < math.inf)
+        assert f"no adversarial term in {80 * off:.0f} of 80 steps ({off:.1%})" in capsys.readouterr().out
+        psnr.append(curve(root, "val/psnr_db")[-1])
+    assert psnr[0] > psnr[1] + 0.4, "without any discriminator it is 10.0 dB"
 
 
 def test_a_moved_artifact_decodes_to_uint8_images_that_do_not_depend_on_the_batch(trained, tmp_path):

@@ -3,6 +3,8 @@
 Run: uv run pytest tests/test_discriminator.py
 """
 
+import json
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -187,13 +189,35 @@ def test_a_broken_discriminator_with_an_adaptive_weight_leaves_finite_gradients_
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
-def test_the_gate_closes_when_the_discriminator_has_won_and_opens_again():
-    gate = DiscriminatorGate(floor=0.1, device=CPU)
+@pytest.mark.parametrize("chance", [1.0, 0.6931])
+def test_the_gate_is_closed_while_the_discriminator_has_won_or_is_far_worse_than_chance(chance):
+    gate = DiscriminatorGate(0.1, chance, CPU)
     assert gate.open() == 1
-    for loss, expected in ((0.0, 0), (0.8, 1)):
+    for loss, expected in ((0.0, 0), (1.1, 1), (1.5, 0), (0.8, 1), (1e9, 0), (0.8, 1), (math.nan, 0)):
         for _ in range(300):
-            gate.update(torch.tensor(loss))
-        assert gate.open() == expected
+            gate.update(torch.tensor(loss * chance))
+        assert gate.open() == expected, loss
+
+
+def test_one_spike_of_the_discriminators_loss_closes_nothing_and_a_few_steps_of_it_do():
+    gate, opened = DiscriminatorGate(0.1, 1.0, CPU), []
+    for loss in (1e30, *[0.9] * 20, *[100.0] * 20):
+        gate.update(torch.tensor(loss))
+        opened.append(bool(gate.open()))
+    assert all(opened[:22]) and not any(opened[-10:])
+
+
+def test_the_share_of_steps_without_the_term_counts_those_of_the_network_and_survives_a_checkpoint():
+    adversarial = hinge(torch.ones(1))
+    for loss in (1.0, 0.0, 0.0, 1.0):  # the average of each step
+        adversarial.gate.average = torch.tensor(loss)
+        fake = torch.randn(2, 3, 8, 8, requires_grad=True)
+        term, scalars = adversarial.term(Reconstruction(fake, fake.mean()), fake.mean())
+        assert bool(term.detach()) == bool(loss)
+    assert float(scalars["adversarial_off"]) == 0.5
+    other = DiscriminatorGate(0.02, 1.0, CPU)
+    other.restore(json.loads(json.dumps(adversarial.gate.state())))
+    assert other.state() == adversarial.gate.state() and other.off_share() == 0.5
 
 
 def test_the_feature_discriminator_trains_heads_alone_and_scores_patches(toy):

@@ -65,8 +65,10 @@ def fit_autoencoder(
             split: count_usage(codes_of(network, images, machine, device), len(quantizer.vectors))
             for split, images in splits.items()
         }
-        last = {split: trainer.curves.last()[f"{split}/psnr_db"] for split in splits}
-        write_usage(inputs, trainer.curves, len(quantizer.vectors), usage, quantizer.remedy, eval_psnr_db=last)
+        last = trainer.curves.last()
+        more = {"eval_psnr_db": {split: last[f"{split}/psnr_db"] for split in splits}}
+        more |= {name: last[name] for name in ("adversarial_off",) if name in last}  # only with a discriminator
+        write_usage(inputs, trainer.curves, len(quantizer.vectors), usage, quantizer.remedy, **more)
         publish(inputs, params.kind, network, {**facts, **shape}, img_px)
 
 

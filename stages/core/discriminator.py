@@ -1,4 +1,4 @@
-"""Discriminators, the losses of both sides of a GAN, and protection against a collapsed discriminator."""
+"""Discriminators, the losses of both sides of a GAN, and protection against a discriminator that wins or fails."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,6 +14,10 @@ from stages.core.schemas import Gan, HingeGan, HingeLossConfig
 from stages.core.train import backward
 
 Scalars = dict[str, Tensor]
+# Times chance. Trainings that go well stay below 1.03 on average, a discriminator with a learning rate of 0.5 is at 1.7
+# (the tests' toy) to 9 (digits).
+CEILING = 1.25
+MOST = 5.0  # times chance; a larger loss counts as this, so that no spike closes the gate for long
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,17 @@ class Reconstruction:
 class AdversarialLoss(ABC):
     """A discriminator with its optimizer; subclasses define the losses.
 
-    `discriminator(pixels, *context)` gives scores [B, ...], high for real images.
+    `discriminator(pixels, *context)` gives scores [B, ...], high for real images. `chance` is its classification loss
+    where it scores all images 0.
     """
 
     betas = (0.5, 0.9)
+    chance: float
 
     def __init__(self, discriminator: nn.Module, gan: Gan, device: torch.device):
         self.discriminator, self.gan = discriminator.to(device), gan
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=gan.lr, betas=self.betas, fused=True)
-        self.gate = DiscriminatorGate(gan.disc_loss_floor, device)
+        self.gate = DiscriminatorGate(gan.disc_loss_floor, self.chance, device)
 
     @abstractmethod
     def generator_loss(self, scores: Tensor) -> Tensor:
@@ -63,8 +69,8 @@ class AdversarialLoss(ABC):
         adversarial = self.generator_loss(self.discriminator(fake.pixels, *fake.context))
         term = bounded(adversarial, fake.pixels)
         factors = self.adaptive_factor(loss, term)
-        weighted = self.gan.weight * self.gate.open() * factors.get("adaptive", 1.0) * term
-        return weighted, {"adversarial": adversarial.detach(), **factors}
+        weighted = self.gan.weight * self.gate.count() * factors.get("adaptive", 1.0) * term
+        return weighted, {"adversarial": adversarial.detach(), "adversarial_off": self.gate.off_share(), **factors}
 
     def step(self, real: Tensor, fake: Reconstruction, clip_norm: float) -> Scalars:
         """One optimizer step of the discriminator, skipped if a gradient is not finite; `gate` gets the loss anyway."""
@@ -101,21 +107,46 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
 
 
 class DiscriminatorGate:
-    """Switches the adversarial term off while the averaged loss of the discriminator is at most `floor`.
+    """Switches the adversarial term off while the averaged loss of the discriminator is at most `floor`, or above
+    CEILING times `chance`.
 
-    A discriminator that separates perfectly has no useful gradient and drives the decoder into artifacts.
+    A discriminator that separates perfectly has no useful gradient and drives the decoder into artifacts. One that is
+    worse than chance is broken, or chases images that its last step has scored too high: its gradient is noise.
     """
 
-    def __init__(self, floor: float, device: torch.device):
-        self.floor, self.average = floor, torch.ones((), device=device)
+    def __init__(self, floor: float, chance: float, device: torch.device):
+        self.floor, self.chance = floor, chance
+        self.average, self.closed = torch.full((), chance, device=device), torch.zeros((), device=device)
+        self.steps = 0  # of the network since the discriminator's start; `closed` of them had no adversarial term
 
     def update(self, discriminator_loss: Tensor) -> None:
-        """Update the average over about 50 steps; a non-finite loss counts as 0, which closes the gate."""
-        self.average = self.average.lerp(discriminator_loss.detach().float().nan_to_num(0.0, 0.0, 0.0), 0.02)
+        """Update the average over about 50 steps; a non-finite loss counts as MOST times chance."""
+        most = MOST * self.chance
+        loss = discriminator_loss.detach().float().nan_to_num(most, most).clamp(0, most)
+        self.average = self.average.lerp(loss, 0.02)
 
     def open(self) -> Tensor:
         """1 while the adversarial term counts, else 0."""
-        return (self.average > self.floor).float()
+        return ((self.average > self.floor) & (self.average <= CEILING * self.chance)).float()
+
+    def count(self) -> Tensor:
+        """`open`, for one more step of the network."""
+        now = self.open()
+        self.steps, self.closed = self.steps + 1, self.closed + 1 - now
+        return now
+
+    def off_share(self) -> Tensor:
+        """Scalar: the share of the counted steps without the adversarial term."""
+        return self.closed / max(1, self.steps)
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return {"average": float(self.average), "closed": float(self.closed), "steps": self.steps}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Continue from `state`."""
+        self.average, self.closed = (self.average.new_tensor(state[name]) for name in ("average", "closed"))
+        self.steps = int(state["steps"])
 
 
 class HingeAdversarialLoss(AdversarialLoss):
@@ -125,6 +156,7 @@ class HingeAdversarialLoss(AdversarialLoss):
     `gan.discriminator: features`.
     """
 
+    chance = 1.0
     gan: HingeGan
 
     def __init__(self, config: HingeLossConfig, last_layer: Tensor, encoder: nn.Module, device: torch.device):

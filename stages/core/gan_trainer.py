@@ -86,6 +86,9 @@ class GanTrainer:
                     monitor.check(self.batches.batch_keys)
                     self.save(done)
         self.ema.copy_to(self.network)
+        if rank() == 0 and (gate := self.adversarial.gate).steps:
+            off = f"{int(gate.closed):,} of {gate.steps:,} steps ({float(gate.off_share()):.1%})"
+            print(f"{self.name}: no adversarial term in {off} since the discriminator started")
 
     def step(self, step: int, pixels: Tensor, monitor: NonFiniteMonitor) -> Scalars:
         """One optimizer step of the network and, from `gan.start_step` on, one of the discriminator."""
@@ -149,7 +152,7 @@ class GanTrainer:
 
     def save(self, done: int) -> None:
         """Save everything that the next step needs."""
-        self.checkpoint.save({"step": done, "curves": self.curves.rows, "gate": float(self.adversarial.gate.average)})
+        self.checkpoint.save({"step": done, "curves": self.curves.rows, "gate": self.adversarial.gate.state()})
 
     def resume(self) -> int:
         """The step to continue from."""
@@ -157,5 +160,5 @@ class GanTrainer:
         if state is None:
             return 0
         self.curves.rows = [(step, scalars) for step, scalars in state["curves"]]
-        self.adversarial.gate.average = torch.tensor(state["gate"], device=self.device)
+        self.adversarial.gate.restore(state["gate"])
         return state["step"]

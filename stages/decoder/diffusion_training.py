@@ -10,6 +10,7 @@ decoder uses AdamW with betas 0.9 and `optim.beta2`, as onestep does, so that th
 """
 
 from functools import partial
+from math import log
 
 import numpy as np
 import torch
@@ -111,6 +112,7 @@ class TrajectoryAdversarialLoss(AdversarialLoss):
     """
 
     betas = (0.0, 0.999)
+    chance = log(2)
     gan: TrajectoryGan
 
     def __init__(self, gan: TrajectoryGan, device: torch.device):
