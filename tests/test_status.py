@@ -160,7 +160,7 @@ def test_nothing_waits_for_a_frozen_stage(project):
 def test_nothing_waits_for_a_check_of_params_unless_more_than_params_has_changed(project):
     text = (project / "dvc.yaml").read_text()
     (project / "dvc.yaml").write_text(
-        text.replace("    desc: the first\n", "    meta: {prefect: {checks_params: true}}\n")
+        text.replace("    desc: the first\n", "    desc: the first\n    meta: {prefect: {checks_params: true}}\n")
     )
     edited = tiny.semtok(project, "set", "first.seed=1")
     assert tiny.stages_in(edited) == ["one"]
