@@ -7,12 +7,16 @@ import warnings
 import numpy as np
 import pytest
 import webdataset
+from torch.nn import Identity
+from toy_pipeline import MACHINE, write_encoder, write_images
 
 from stages.core.errors import UserError
 from stages.core.images import to_float
 from stages.data.reader import ImageSplit
 from stages.encoder.encoder import load_encoder
+from stages.features.params import Params
 from stages.features.reader import FeatureSplit
+from stages.features.writer import write_features
 
 
 def test_features_are_one_row_per_patch_in_half_precision(toy):
@@ -23,6 +27,15 @@ def test_features_are_one_row_per_patch_in_half_precision(toy):
     found = np.stack(list(split))
     assert found.dtype == np.float16 and found.shape == (len(images), 16, 32)
     np.testing.assert_allclose(found, wanted.numpy(), atol=2e-3)
+
+
+def test_a_final_norm_that_the_encoder_lacks_is_refused(tmp_path, monkeypatch):
+    write_images(tmp_path / "images")
+    write_encoder(tmp_path / "encoder")
+    monkeypatch.setattr("stages.encoder.encoder.last_norm", lambda vit: Identity())
+    params = Params(block=-1, final_norm=True, max_train_images=0, shard_images=10, seed=0)
+    with pytest.raises(UserError, match="features.final_norm = True.*expected false"):
+        write_features(tmp_path / "images", tmp_path / "encoder", tmp_path / "features", params, MACHINE)
 
 
 def test_features_are_read_in_any_order(toy):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from torch.nn import Identity
 from toy_pipeline import MACHINE, write_encoder, write_image_artifact, write_images
 
 from stages.core.artifact import images_digest
@@ -47,6 +48,12 @@ def test_three_feature_sets_four_tests_and_a_protocol(whole):
     assert metrics["raw"]["clean"] > 0.85 > 0.6 > metrics["raw"]["augmented"]
     assert metrics["random_twin"] != metrics["encoder"]
     assert metrics["protocol"][0]["augmented"] == AUGMENTED.model_dump() and (report / "augmented.png").is_file()
+
+
+def test_a_final_norm_that_the_encoder_lacks_is_refused(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.encoder.encoder.last_norm", lambda vit: Identity())
+    with pytest.raises(UserError, match="probe.final_norm = True.*expected false"):
+        run(toy, tmp_path)
 
 
 def test_an_identity_map_changes_nothing(toy, tmp_path):
