@@ -24,7 +24,8 @@ from pathlib import Path
 from PIL import Image
 from pydantic import Field
 from stages.core import runtime
-from stages.core.artifact import new_artifact, read_config, scratch, write_atomically
+from stages.core.artifact import new_artifact, read_config, write_atomically
+from stages.core.checkpoint import scratch
 from stages.core.params import Section, load
 from stages.core.progress import bar, emit_picture
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import toy as toys
 
+from stages.core import checkpoint
+
 STEPS = {"total_steps": 120, "eval_every": 60}
 LONG = {
     "machine": {"checkpoint_secs": 0.0},
@@ -104,7 +106,6 @@ def test_a_comment_in_every_file_changes_nothing_and_a_real_edit_stops_the_train
 
 
 def test_checkpoints_go_when_dvc_lock_names_the_output_and_others_stay(toy, tmp_path):
-    from stages.core import artifact
 
     root = shutil.copytree(toy, tmp_path / "toy", ignore=shutil.ignore_patterns("scratch"))
     toys.write_params(root)
@@ -114,7 +115,7 @@ def test_checkpoints_go_when_dvc_lock_names_the_output_and_others_stay(toy, tmp_
     toys.run("generator@kmeans-ar", root)
     folders = {*root.glob("scratch/data-generator-kmeans-ar/*")}
     [second] = folders - {first}
-    lock = {"path": "data/generator/kmeans-ar", "md5": artifact.dvc_hash(root / "data/generator/kmeans-ar")}
+    lock = {"path": "data/generator/kmeans-ar", "md5": checkpoint.dvc_hash(root / "data/generator/kmeans-ar")}
     (root / "dvc.lock").write_text(json.dumps({"stages": {"generator@kmeans-ar": {"outs": [lock]}}}))
     toys.write_params(root, {"generator": {"ar": {"seed": 2}}})
     toys.run("generator@kmeans-ar", root)

@@ -14,7 +14,7 @@ from stages.codebook.quantizers import Fsq as FsqQuantizer
 from stages.codebook.quantizers import Vq
 from stages.codebook.tokenizer import new_codebook
 from stages.core import artifact
-from stages.core.checkpoint import save_tensors
+from stages.core.checkpoint import save_tensors, scratch
 from stages.core.discriminator import HingeAdversarialLoss, Reconstruction
 from stages.core.gan_trainer import GanTrainer
 from stages.core.hardware import pick_device
@@ -51,7 +51,7 @@ def fit_autoencoder(
     torch.manual_seed(params.optim.seed)
     network = Autoencoder(quantizer, shape, params.input_noise, revive).to(device)
     perceptual = artifact.sha256(Path(params.lpips_vgg16)) if params.lpips_vgg16 else ""
-    with artifact.scratch(inputs.out, params, [inputs.images, inputs.encoder], perceptual) as work:
+    with scratch(inputs.out, params, [inputs.images, inputs.encoder], perceptual) as work:
         splits = {split: ImageSplit(inputs.images, split, machine.num_workers) for split in SPLITS}
         encoder = load_encoder(inputs.encoder, device)
         gan = HingeAdversarialLoss(params, network.decoder.to_pixels.weight, encoder, device)
@@ -66,7 +66,7 @@ def fit_autoencoder(
             for split, images in splits.items()
         }
         last = trainer.curves.last()
-        more = {"eval_psnr_db": {split: last[f"{split}/psnr_db"] for split in splits}}
+        more: dict[str, Any] = {"eval_psnr_db": {split: last[f"{split}/psnr_db"] for split in splits}}
         more |= {name: last[name] for name in ("adversarial_off",) if name in last}  # only with a discriminator
         write_usage(inputs, trainer.curves, len(quantizer.vectors), usage, quantizer.remedy, **more)
         publish(inputs, params.kind, network, {**facts, **shape}, img_px)

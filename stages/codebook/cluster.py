@@ -26,6 +26,7 @@ from stages.codebook.params import Cluster, Inputs
 from stages.codebook.quantizers import Codebook, nearest
 from stages.codebook.tokenizer import new_codebook
 from stages.core import artifact
+from stages.core.checkpoint import scratch
 from stages.core.distributed import linspace_indices
 from stages.core.hardware import pick_device
 from stages.core.params import Machine, impossible
@@ -93,7 +94,7 @@ def fit(inputs: Inputs, params: Cluster, machine: Machine) -> None:
     splits = {split: FeatureSplit(inputs.features, split) for split in ("train", "val")}
     dim = artifact.read_config(inputs.features, "features")["dim"]
     model = OnlineClusters(params.num_codes, dim, params.revive_dead_codes).to(device)
-    with artifact.scratch(inputs.out, params, [inputs.features]) as work:
+    with scratch(inputs.out, params, [inputs.features]) as work:
         batch_at, batch_keys = batches(splits["train"], optim, device)
         train(
             model, optim, batch_at, lambda model, features, step: model(features),

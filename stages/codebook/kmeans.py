@@ -35,7 +35,7 @@ from stages.codebook.quantizers import Codebook, nearest
 from stages.codebook.streaming import faiss_kmeans, initial_vectors, stream
 from stages.codebook.tokenizer import new_codebook
 from stages.core import artifact
-from stages.core.checkpoint import save_tensors
+from stages.core.checkpoint import save_tensors, scratch
 from stages.core.distributed import seed_of
 from stages.core.hardware import pick_device
 from stages.core.params import Machine, impossible
@@ -72,7 +72,7 @@ def fit(inputs: Inputs, params: Kmeans, machine: Machine) -> None:
         check_flash(inputs.section, machine)
     total, used = layout.train_vectors, vectors_used(layout, params)
     estimate(inputs.out, layout, used, params)
-    with artifact.scratch(inputs.out, params, [inputs.images, inputs.encoder, inputs.features]) as work:
+    with scratch(inputs.out, params, [inputs.images, inputs.encoder, inputs.features]) as work:
         device = pick_device(machine.device)
         twin = make_twin(inputs, params.seed, device) if params.encoder == "random" else None
         features = open_features(inputs, layout, twin, params, machine, work, device)

@@ -18,7 +18,7 @@ from stages.codebook.params import Inputs, Vqkd
 from stages.codebook.tokenizer import new_codebook
 from stages.codebook.vqkd_encoder import VQKD, WEIGHTS, EmaVq, FeatureDecoder, VqkdEncoder, cosine_loss
 from stages.core import artifact
-from stages.core.checkpoint import save_tensors
+from stages.core.checkpoint import save_tensors, scratch
 from stages.core.distributed import linspace_indices
 from stages.core.hardware import compute, pick_device
 from stages.core.images import to_float
@@ -66,7 +66,7 @@ def fit(inputs: Inputs, params: Vqkd, machine: Machine) -> None:
     teacher = open_teacher(inputs, device)
     model = build(shape, params, teacher.encoder.dim).to(device)
     splits = {split: ImageSplit(inputs.images, split, machine.num_workers) for split in ("train", "val")}
-    with artifact.scratch(inputs.out, params, [inputs.images, inputs.encoder, inputs.features]) as work:
+    with scratch(inputs.out, params, [inputs.images, inputs.encoder, inputs.features]) as work:
         augmented = Batches("vqkd", splits, params.augment, optim, device)
         with torch.no_grad():
             model.quantizer.start_from(model.encoder(augmented.batch_at(0)).flatten(0, 1))

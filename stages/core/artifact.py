@@ -1,12 +1,8 @@
-"""Artifacts: folders that a config.json describes and that appear all at once; unfinished work is kept in scratch/.
+"""Artifacts: folders that a config.json describes and that appear all at once.
 
 The config.json holds the artifact's type, the digests of its inputs, the sha256 of its files, with which each is
 compared before it is read, and a checksum of all that. An artifact is written under a temporary name, flushed and
 renamed, so a killed stage leaves either the whole artifact or none.
-
-Unfinished work is in scratch/<output>/<key of params, inputs and code>/, ignored by git and DVC. A killed command that
-runs again continues from its own folder; changed params, inputs or code give another key. The folder is removed once
-dvc.lock records the finished output. Until then a second run publishes that output again without repeating the work.
 """
 
 import hashlib
@@ -20,17 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from stages.core import code
 from stages.core.code import track
-from stages.core.distributed import rank
 from stages.core.errors import UserError
-from stages.core.params import Section
 
 CONFIG = "config.json"
-SCRATCH, PUBLISHED = Path("scratch"), "published.json"
-VERIFIED, RECENT_NS = SCRATCH / "verified", 10**8
+VERIFIED, RECENT_NS = Path("scratch/verified"), 10**8
 _verified: set[tuple[str, str]] = set()  # what this process has hashed: sha256, stamp of the file
 
 
@@ -222,51 +213,3 @@ def write_atomically(path: Path, content: bytes) -> None:
     aside.write_bytes(content)
     flush(aside)
     os.replace(aside, path)
-
-
-@contextmanager
-def scratch(out: Path, params: Section, inputs: list[Path], facts: str = "") -> Generator[Path]:
-    """The folder of unfinished work on `out` with these params, inputs and code; the block publishes `out`.
-
-    `facts` describes inputs that are not artifacts. Rank 0 records the end of the work, so the block of a parallel
-    stage ends with a barrier. Finished work that dvc.lock records is removed here, by `semtok run` and by
-    `semtok doctor --fix`.
-    """
-    task = SCRATCH / out.as_posix().strip("/").replace("/", "-")
-    if rank() == 0:
-        for folder in filter(accepted, task.glob("*")):
-            shutil.rmtree(folder)
-    folder = task / key_of(params, inputs, facts)
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
-    if rank() == 0:
-        write_atomically(folder / PUBLISHED, sealed({"out": out.as_posix(), "md5": dvc_hash(out)}))
-
-
-def key_of(params: Section, inputs: list[Path], facts: str) -> str:
-    """16 hex digits of the params, the input artifacts' digests, this command's code, and `facts`."""
-    known = [params.model_dump(), {str(path): digest(path) for path in inputs}, code.fingerprint(), facts]
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def accepted(folder: Path) -> bool:
-    """True if the work in a folder of scratch/ was published and dvc.lock records exactly that output."""
-    note = read_sealed(folder / PUBLISHED)
-    if note is None or not Path("dvc.lock").is_file():
-        return False
-    stages = (YAML(typ="safe").load(Path("dvc.lock")) or {}).get("stages", {})
-    outs = [out for stage in stages.values() for out in stage.get("outs", [])]
-    return any(out["path"] == note["out"] and out.get("md5") == note["md5"] for out in outs)
-
-
-def dvc_hash(folder: Path) -> str:
-    """The md5 under which DVC 3 records a folder: that of the list of its files' md5s, sorted by path."""
-    paths = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
-    listed = [{"md5": md5(path), "relpath": name} for name, path in paths]
-    return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
-
-
-def md5(path: Path) -> str:
-    """Hex md5 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from stages.core import artifact, distributed, shards
-from stages.core.artifact import scratch
+from stages.core.checkpoint import scratch
 from stages.core.errors import UserError
 from stages.core.hardware import barrier, process_group
 from stages.core.params import Machine

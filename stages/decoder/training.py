@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import artifact, distributed
-from stages.core.checkpoint import save_tensors
+from stages.core.checkpoint import save_tensors, scratch
 from stages.core.discriminator import AdversarialLoss, Reconstruction
 from stages.core.errors import UserError
 from stages.core.gan_trainer import GanTrainer
@@ -105,7 +105,7 @@ def train(
 
     vgg16_hash = artifact.sha256(Path(params.lpips_vgg16)) if params.lpips_vgg16 else ""
     sources = [inputs.images, inputs.encoder, inputs.codebook]
-    with process_group(), artifact.scratch(inputs.out, params, sources, vgg16_hash) as work:
+    with process_group(), scratch(inputs.out, params, sources, vgg16_hash) as work:
         trainer = GanTrainer(
             f"decoder {inputs.out.name}", network, encode_and_reconstruct, adversarial,
             setup.encoder, setup.splits, params, setup.machine, work, device,

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core import artifact
-from stages.core.artifact import scratch
-from stages.core.checkpoint import save_tensors
+from stages.core.checkpoint import save_tensors, scratch
 from stages.core.distributed import seed_of
 from stages.core.errors import UserError
 from stages.core.hardware import compute, pick_device

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.core import artifact
-from stages.core.artifact import scratch
-from stages.core.checkpoint import save_tensors
+from stages.core.checkpoint import save_tensors, scratch
 from stages.core.hardware import compute, pick_device
 from stages.core.images import to_float
 from stages.core.metrics import count_train

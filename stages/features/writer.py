@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from stages.core import artifact, distributed, shards
-from stages.core.artifact import scratch
+from stages.core.checkpoint import scratch
 from stages.core.distributed import random_subset
 from stages.core.hardware import barrier, pick_device, process_group
 from stages.core.images import to_float

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core import artifact, distributed
-from stages.core.artifact import scratch
-from stages.core.checkpoint import save_tensors
+from stages.core.checkpoint import save_tensors, scratch
 from stages.core.code import import_kind
 from stages.core.distributed import seed_of
 from stages.core.hardware import barrier, compute, pick_device, process_group

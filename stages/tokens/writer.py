@@ -9,8 +9,7 @@ import torch
 
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import artifact, distributed
-from stages.core.artifact import scratch
-from stages.core.checkpoint import read_hashed, write_hashed
+from stages.core.checkpoint import read_hashed, scratch, write_hashed
 from stages.core.distributed import seed_of
 from stages.core.hardware import barrier, pick_device, process_group
 from stages.core.images import seeded_maps, to_float, warp
