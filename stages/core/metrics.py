@@ -56,7 +56,7 @@ def usage(counts: np.ndarray) -> dict[str, float]:
 
 
 def few_live(live: int, num_codes: int) -> str:
-    """ "13 of 4,096 codes (0.32 %)" where fewer than FEW_LIVE of the codes occur, else ""."""
+    """Such as "13 of 4,096 codes (0.32 %)" where fewer than FEW_LIVE of the codes occur, else ""."""
     return f"{live:,} of {num_codes:,} codes ({100 * live / num_codes:.2g} %)" if live < FEW_LIVE * num_codes else ""
 
 
