@@ -23,6 +23,7 @@ from prefect.settings import get_current_settings
 from pipeline.errors import PipelineError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PAGE_HOSTS = ("127.0.0.1", "localhost", "[::1]")  # of the UI's own page: other pages may not ask this server
 START_SECS, STOP_SECS, ANSWER_SECS = 120, 15, 2
 
 
@@ -87,10 +88,11 @@ def launch(host: str, port: int) -> subprocess.Popen[bytes]:
     # Without the port in its own settings, the server's pages would call port 4200 whatever it listens on.
     place = {"PREFECT_SERVER_API_HOST": host, "PREFECT_SERVER_API_PORT": str(port)}
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    origins = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in PAGE_HOSTS)}
     log_file().parent.mkdir(parents=True, exist_ok=True)
     with open(log_file(), "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start"], env={**os.environ, **place, **quiet},
+            [sys.executable, "-m", "prefect", "server", "start"], env={**origins, **os.environ, **place, **quiet},
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     pid_file().write_text(str(process.pid))

@@ -50,7 +50,7 @@ def test_a_project_in_order(project):
     found = ask(project)
     assert {subject: [state for state, _ in lines] for subject, lines in found.items()} == {
         "python": ["ok"], "packages": ["ok"], "git": ["warn"], "dvc": ["ok"], "data": ["ok"], "dvc cache": ["ok", "ok"],
-        "issues": ["ok"], "scratch": ["ok"], "prefect": ["warn"],
+        "cache objects": ["ok"], "issues": ["ok"], "scratch": ["ok"], "prefect": ["warn"],
     }  # fmt: skip
     assert found["git"][0][1].endswith("→ git init") and found["prefect"][0][1].endswith("→ semtok ui")
     assert "MB, files come out as reflink or copy" in found["dvc cache"][1][1]

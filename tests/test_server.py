@@ -12,7 +12,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import psutil
+import pytest
 import serving
 
 
@@ -30,6 +32,25 @@ def test_its_settings_are_the_repositorys(server):
     assert settings["server"]["analytics_enabled"] is False
     assert settings["server"]["ephemeral"]["startup_timeout_seconds"] == 120
     assert settings["server"]["ui"]["show_promotional_content"] is False
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+def test_only_the_uis_own_page_may_read_answers_in_a_browser(method, server):
+    own = [server.url, server.url.replace("127.0.0.1", "localhost")]
+    foreign = ["https://example.com", "http://127.0.0.1:1", "http://127.0.0.1", f"{server.url}.example.com", "null"]
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    for origin in own + foreign:
+        done = httpx.request(method, f"{server.url}/api/health", headers={"Origin": origin, **asked}, trust_env=False)
+        allowed = done.headers.get("access-control-allow-origin")
+        assert allowed == (origin if origin in own else None), origin
+
+
+def test_a_request_that_another_page_can_send_without_asking_changes_nothing(server):
+    form = {"Origin": "https://example.com", "Content-Type": "text/plain"}
+    path = f"{server.url}/api/flows/"
+    done = httpx.post(path, content='{"name": "foreign"}', headers=form, trust_env=False)
+    assert done.status_code == 403 and "CSRF" in done.text
+    assert not server.ask("flows/filter", {"flows": {"name": {"any_": ["foreign"]}}})
 
 
 def test_help_loads_neither_dvc_nor_prefect():
