@@ -76,8 +76,8 @@ def test_every_tokenizer_is_in_the_legend_of_the_reports_plots(monkeypatch):
 
 def test_titles_of_curves_are_no_formulas():
     curve = {"train": ([0.0, 1.0], [1.0, 2.0])}
-    assert plots.curves({"$x^{": curve, "$x$": curve}).startswith("data:image/png")
-    assert draw_curves({"$x^{": [[0.0, 1.0], [1.0, 2.0]]}).startswith(b"\x89PNG")
+    assert plots.curves({"$x^{$": curve, "$x$": curve}).startswith("data:image/png")
+    assert draw_curves({"$x^{$": [[0.0, 1.0], [1.0, 2.0]]}).startswith(b"\x89PNG")
 
 
 def test_names_are_text_on_the_page():
