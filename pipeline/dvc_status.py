@@ -21,7 +21,7 @@ from pipeline.graph import Node, reach, read_graph, reverse
 from pipeline.params_check import find_errors
 
 CHANGED = " -> "  # between the old value of a parameter and the new one, in a reason
-UNFORESEEN = (TypeError, ValueError, AttributeError, KeyError)  # DVC raises them for odd values in params.yaml
+UNFORESEEN = (TypeError, ValueError, AttributeError, KeyError, AssertionError)  # by DVC, for odd values in params.yaml
 TRIES, PAUSE_SECS = 5, 0.2  # DVC writes dvc.lock in place: for a moment it is not whole
 
 
@@ -106,11 +106,7 @@ def wait_for_lockfile(repo: Repo) -> None:
         except DvcException:
             if not lockfile_problem():
                 raise
-        except (
-            AssertionError,
-            AttributeError,
-            TypeError,
-        ):  # a value that DVC fills into dvc.yaml
+        except UNFORESEEN:
             raise PipelineError("\n".join(find_errors()) or "DVC cannot fill params.yaml into dvc.yaml") from None
         if not lockfile_problem():
             return

@@ -177,3 +177,31 @@ def test_twelve_flat_images_of_one_class_reach_the_report(tmp_path, colors):
         toys.run(command, tmp_path)
     page = (tmp_path / "reports/index.html").read_text()
     assert "are not of one flat color" in page and "gkid (200 images needed" in page
+
+
+@pytest.mark.slow
+def test_forty_one_classes_agree_from_the_folder_to_the_report(tmp_path):
+    """Two images per class, one class of one image, three of junk."""
+    toys.write_params(tmp_path, {"data": {"val_fraction": 0.4}, "classifier": {"widths": [8, 48]}})
+    names = [f"c{number:02d}" for number in range(41)]
+    for number, name in enumerate([*names, "a_junk", "c17_junk", "z_junk"]):
+        (folder := tmp_path / "pictures" / name).mkdir(parents=True)
+        for image in range(1 if name == "c20" else 2):
+            path = folder / f"{image}.png"
+            pixels = np.random.default_rng([number, image]).integers(0, 256, (16, 16, 3), np.uint8)
+            path.write_text("no image") if "junk" in name else Image.fromarray(pixels).save(path)
+    for command in toys.COMMANDS:
+        toys.run(command, tmp_path)
+    images = artifact.read_config(tmp_path / "data/images", "images")
+    assert images["classes"] == names and min(images["splits"]["train"]["per_class"].values()) == 1
+    trained = [*images["splits"]["train"]["per_class"].values()]
+    for kind in ("ar", "masked"):
+        config = artifact.read_config(tmp_path / f"data/generator/kmeans-{kind}", "generator")
+        assert (config["classes"], config["train_per_class"]) == (names, trained)
+        drawn = np.bincount(np.load(tmp_path / f"data/samples/kmeans/{kind}/labels.npy"), minlength=41)
+        assert drawn.sum() == 41 * 5 and drawn.min() > 0 and len(drawn) == 41
+    assert artifact.read_config(tmp_path / "data/classifier", "classifier")["classes"] == names
+    metrics = json.loads((tmp_path / "reports/generation/kmeans-onestep/metrics.json").read_text())
+    assert {one["per_class"]["classes"] for one in metrics["protocol"] if one["of"] in ("ar", "masked")} == {41}
+    assert {one["reference_per_class"]["classes"] for one in metrics["protocol"]} == {41}
+    assert "kmeans-onestep" in (tmp_path / "reports/index.html").read_text()

@@ -20,15 +20,16 @@ BOUND_MASKS = 5_000  # masks drawn for the bound of kind masked: several per val
 def nats_per_image(
     model: Any, data: Tokens, kind: ModuleType, device: torch.device, limit: int, draws: int
 ) -> np.ndarray:
-    """float64 [M]: -ln p of at most `limit` images given their class, mean over `draws` seeded masks; view 0 alone."""
+    """float64 [M]: -ln p of view 0 of at most `limit` images, given their class; mean over at least `draws` masks."""
     rng, chosen = torch.Generator().manual_seed(0), linspace_indices(len(data.labels), limit)
-    parts = np.array_split(chosen, math.ceil(len(chosen) / BATCH))
+    copies = min(draws, max(1, BATCH // len(chosen)))  # few images fill a batch several times
+    parts = np.array_split(np.tile(chosen, copies), math.ceil(len(chosen) * copies / BATCH))
     found: list[Tensor] = []
-    for part in parts * draws:
+    for part in parts * math.ceil(draws / copies):
         labels = np.where(data.labels[part] < 0, data.num_classes, data.labels[part])
         given = torch.from_numpy(labels), torch.from_numpy(data.codes[0][part].astype(np.int64))
         found.append(kind.nats(model, *(tensor.to(device) for tensor in given), rng).double().cpu())
-    return torch.cat(found).view(draws, -1).mean(0).numpy()
+    return torch.cat(found).view(-1, len(chosen)).mean(0).numpy()
 
 
 def likelihood_facts(model: Any, data: dict[str, Tokens], kind: ModuleType, device: torch.device) -> dict[str, Any]:
