@@ -1,4 +1,4 @@
-"""Names that a user gives stand in every plot and on the page as they are, whatever characters they have.
+"""Names of classes, which are any text, stand in every plot and on the page as they are, whatever characters they have.
 
 Run: uv run pytest tests/test_plots.py
 """
@@ -11,11 +11,11 @@ from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
 
 from pipeline.curves import draw_curves
-from stages.core.results import literal, png_of
+from stages.core.results import png_of
 from stages.report import page, plots
 from stages.report.sections import Section
 from stages.report.tables import Table
-from stages.studies.tsne import scatter
+from stages.studies.tsne import literal, scatter
 
 SHOWN = {  # name -> text of its legend entry
     "cat": "cat",
@@ -66,14 +66,6 @@ def test_every_class_is_in_the_legend_of_the_tsne_plot():
     assert legend_of(figure) == [*SHOWN.values()]
 
 
-def test_every_tokenizer_is_in_the_legend_of_the_reports_plots(monkeypatch):
-    drawn: list[Figure] = []
-    monkeypatch.setattr(plots, "png_of", lambda figure: drawn.append(figure) or b"")
-    lines = {name: ([0.0, 1.0], [0.0, 1.0], [0.1, 0.1]) for name in SHOWN}
-    plots.bands({"PSNR $ {": lines}, "bits", plots.log2_ticks, ("PSNR $ {",))
-    assert legend_of(drawn[0]) == [*SHOWN.values()]
-
-
 def test_titles_of_curves_are_no_formulas():
     curve = {"train": ([0.0, 1.0], [1.0, 2.0])}
     assert plots.curves({"$x^{$": curve, "$x$": curve}).startswith("data:image/png")
@@ -83,5 +75,6 @@ def test_titles_of_curves_are_no_formulas():
 def test_names_are_text_on_the_page():
     names = ["<b>bold</b>", "&amp;", "{{ 1 }}"]
     shown = Section("codebooks", names[0], {}, [Table(["name"], [[name] for name in names])])
-    html = page.render([shown], names, names, "")
+    reports = SimpleNamespace(left_out=lambda: names, stale=lambda: names, params={}, images="")
+    html = page.render([shown], names, reports)
     assert "<b>" not in html and "&lt;b&gt;bold&lt;/b&gt;" in html and "&amp;amp;" in html and "{{ 1 }}" in html

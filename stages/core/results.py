@@ -3,13 +3,11 @@
 import io
 import json
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from dvclive import Live
-from matplotlib import font_manager
 from PIL import Image
 
 from stages.core.artifact import write_atomically
@@ -17,7 +15,6 @@ from stages.core.progress import emit_picture, emit_table
 
 GAP_PX = 1
 PAPER = 255
-NAME_STARTS, NAME_ENDS = 24, 15  # characters of a long name that plots show
 
 
 def rounded(metrics: Any) -> Any:
@@ -111,25 +108,6 @@ def png_of(figure: Any) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()
-
-
-def literal(name: str) -> str:
-    """A user's name as text for matplotlib, which takes $ for formulas and leaves labels that begin with _ out.
-
-    Characters that do not print or that the font lacks are written as Python writes them in ASCII; the middle of a long
-    name is left out.
-    """
-    shown = "".join(char if has_glyph(char) else char.encode("unicode_escape").decode() for char in name)
-    if len(shown) > NAME_STARTS + NAME_ENDS + 1:
-        shown = f"{shown[:NAME_STARTS]}…{shown[-NAME_ENDS:]}"
-    return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
-
-
-@cache
-def has_glyph(char: str) -> bool:
-    """True if matplotlib's font shows the character."""
-    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
-    return char.isprintable() and font.get_char_index(ord(char)) > 0
 
 
 def save_picture(path: Path, png: bytes) -> None:

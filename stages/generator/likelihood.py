@@ -23,7 +23,8 @@ def nats_per_image(
     """float64 [M]: -ln p of view 0 of at most `limit` images, given their class; mean over at least `draws` masks."""
     rng, chosen = torch.Generator().manual_seed(0), linspace_indices(len(data.labels), limit)
     copies = min(draws, max(1, BATCH // len(chosen)))  # few images fill a batch several times
-    parts = np.array_split(np.tile(chosen, copies), math.ceil(len(chosen) * copies / BATCH))
+    filled: np.ndarray = np.tile(chosen, copies)
+    parts = np.array_split(filled, math.ceil(len(filled) / BATCH))
     found: list[Tensor] = []
     for part in parts * math.ceil(draws / copies):
         labels = np.where(data.labels[part] < 0, data.num_classes, data.labels[part])

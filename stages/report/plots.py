@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from stages.core.results import PAPER, literal, png_of
+from stages.core.results import PAPER, png_of
 from stages.report.gather import Metrics, Series
 from stages.report.tables import protocol_of
 
@@ -61,7 +61,7 @@ def bands(
         for place, (label, (x, mean, std)) in enumerate(lines.items()):
             color, style = CYCLE[place % len(CYCLE)], STYLES[place // len(CYCLE) % len(STYLES)]
             look: dict[str, Any] = {"color": color, "linestyle": style, "marker": ".", "capsize": 2, "linewidth": 1.4}
-            axis.errorbar(x, mean, std, label=literal(label), **look)
+            axis.errorbar(x, mean, std, label=label, **look)
         adjust(axis)
         if name in log_scaled:
             axis.set_yscale("log")

@@ -1,10 +1,11 @@
 """tsne.png: features and code vectors in one plane, colored by class (van der Maaten & Hinton 2008)."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
@@ -12,12 +13,13 @@ from threadpoolctl import threadpool_limits
 
 from stages.core.distributed import random_subset
 from stages.core.params import impossible
-from stages.core.results import literal, save_figure
+from stages.core.results import save_figure
 from stages.studies.code_gallery import most_used
 from stages.studies.code_survey import Batch, Survey
 from stages.studies.params import CodeAnalysis, Tsne
 
 NO_CLASS, OTHER_CLASS = "#9aa1ab", "white"
+NAME_STARTS, NAME_ENDS = 24, 15  # characters of a long name that the legend shows
 
 
 class FeatureSubset:
@@ -105,3 +107,22 @@ def scatter(plane: np.ndarray, subset: FeatureSubset, names: list[str]) -> tuple
         label = literal(names[one]) if one >= 0 else "feature"
         axis.scatter(*plane[subset.labels == one].T, s=16, color=color, alpha=0.7, linewidths=0, label=label)
     return figure, axis, colors
+
+
+def literal(name: str) -> str:
+    """The name of a class as text for matplotlib, which takes $ for formulas and leaves labels that begin with _ out.
+
+    Characters that do not print or that the font lacks are written as Python writes them in ASCII; the middle of a long
+    name is left out.
+    """
+    shown = "".join(char if has_glyph(char) else char.encode("unicode_escape").decode() for char in name)
+    if len(shown) > NAME_STARTS + NAME_ENDS + 1:
+        shown = f"{shown[:NAME_STARTS]}…{shown[-NAME_ENDS:]}"
+    return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
+
+
+@cache
+def has_glyph(char: str) -> bool:
+    """True if matplotlib's font shows the character."""
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    return char.isprintable() and font.get_char_index(ord(char)) > 0
