@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from stages.core import artifact
+from stages.core import checkpoint
 from stages.core.errors import UserError
 from stages.core.gan_trainer import GanTrainer
 from stages.core.hardware import compute
@@ -152,7 +152,7 @@ def main() -> None:
             torch.cuda.reset_peak_memory_stats()
         with (
             tempfile.TemporaryDirectory() as folder,
-            patch.object(artifact, "SCRATCH", Path(folder) / "scratch"),
+            patch.object(checkpoint, "SCRATCH", Path(folder) / "scratch"),
             measured,
             silent,
         ):

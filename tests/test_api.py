@@ -67,8 +67,8 @@ def test_impossible_classes_and_settings_are_refused(trained, classes, changes, 
 def test_settings_are_those_of_the_samples_beside_it_else_plain_and_any_can_be_given(trained, tmp_path):
     beside = semtok.load_generator(trained / "generator/kmeans-ar")
     assert beside.sampling.model_dump() == SETTINGS
-    drawn = np.load(trained / "samples/kmeans/ar/codes.npy")[0]
-    assert np.array_equal(beside.sample([0] * 5 + [1] * 5 + [2] * 5 + [3] * 5, seed=0).codes, drawn)
+    drawn, labels = (np.load(trained / f"samples/kmeans/ar/{name}.npy") for name in ("codes", "labels"))
+    assert np.array_equal(beside.sample(labels.tolist(), seed=0).codes, drawn[0])
     alone, decoder = (
         shutil.copytree(trained / "generator/kmeans-ar", tmp_path / "mine"),
         trained / "decoder/kmeans-onestep",

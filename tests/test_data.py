@@ -16,7 +16,7 @@ import webdataset
 from digits import YAML, make
 from sklearn.datasets import load_digits
 
-from stages.core import artifact
+from stages.core import checkpoint
 from stages.core.artifact import read_config
 from stages.core.errors import UserError
 from stages.core.params import load
@@ -173,8 +173,8 @@ def test_unfinished_work_has_another_key_with_other_params_or_files(workdir):
     Path("params.yaml").write_text(YAML)
     params = load("data", Params)
     keys = {
-        artifact.key_of(params, [], ""),
-        artifact.key_of(params, [], "other files"),
-        artifact.key_of(params.model_copy(update={"seed": 1}), [], ""),
+        checkpoint.key_of(params, [], ""),
+        checkpoint.key_of(params, [], "other files"),
+        checkpoint.key_of(params.model_copy(update={"seed": 1}), [], ""),
     }
-    assert len(keys) == 3 and artifact.key_of(params, [], "") in keys
+    assert len(keys) == 3 and checkpoint.key_of(params, [], "") in keys

@@ -9,7 +9,7 @@ import pytest
 import toy as toys
 
 import semtok
-from stages.core.artifact import digest, images_digest
+from stages.core.artifact import CONFIG, digest, images_digest, read, sealed
 from stages.core.errors import UserError
 from stages.decoder.decoder import check_codes_of, check_drawn, codebook_of
 from stages.decoder.params import Inputs
@@ -37,13 +37,13 @@ def root(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "toy")
 
 
-def config(artifact: Path) -> dict:
-    return json.loads((artifact / "config.json").read_text())
+def config(folder: Path) -> dict:
+    return read(folder)
 
 
-def remake(artifact: Path, **changes) -> None:
+def remake(folder: Path, **changes) -> None:
     """Another artifact in the same place, as far as its digest tells; `changes` of its config."""
-    (artifact / "config.json").write_text(json.dumps({**config(artifact), "remade": True, **changes}))
+    (folder / CONFIG).write_bytes(sealed({**config(folder), "remade": True, **changes}))
 
 
 def move_codebook(root: Path, artifact: str) -> None:

@@ -82,8 +82,9 @@ def unbalanced(tmp_path_factory):
     images = (shades + rng.normal(0, 20, (len(labels), 16, 16, 3))).clip(0, 255).astype(np.uint8)
     write_image_artifact(root / "images", images, labels, NAMES)
     write_encoder(root / "encoder")
-    with artifact.new_artifact(root / "classifier", "classifier", {"shape": None}):
-        pass
+    for name, facts in (("classifier", {"shape": None}), ("decoder", {})):
+        with artifact.new_artifact(root / name, name, facts):
+            pass
     toy = SimpleNamespace(root=root, **{name: root / name for name in ("images", "encoder", "classifier", "reference")})
     write_reference(toy.images, toy.encoder, toy.classifier, toy.reference, MACHINE)
     splits = {split: ImageSplit(toy.images, split).labels for split in ("train", "val")}

@@ -78,7 +78,7 @@ def test_a_larger_decoder_makes_larger_images_of_more_codes_with_the_same_weight
     large = decoder.enlarged(4).decode(codes.repeat(1, 16))
     assert large.shape == (3, 32, 32, 3) and (large[0] != large[1]).any()
     assert decoder.config["grid"] == 2 and decoder.num_patches == 8, "the decoder itself stays as it was"
-    with pytest.raises(UserError, match=r"of shape \[B, 128\]"):
+    with pytest.raises(UserError, match=r"expected \[B, 128\]"):
         decoder.enlarged(4).decode(codes)
 
 
