@@ -26,13 +26,8 @@ from stages.evaluate.extractors import open_extractors
 
 COUNT = 500  # damages
 COMMANDS = ("decoder", "generator@kmeans-ar", "samples@kmeans-ar", "classifier", "reference")
-UNREAD = ("data/code/no_folder", "data/decoder_code/*/*", *(f"data/inputs/*/{name}" for name in ("fit", "load", "config.json")))
-    "data/code/no_folder",
-    "data/inputs/*/fit",
-    "data/inputs/*/load",
-    "data/inputs/*/config.json",
-    "data/decoder_code/*/*",
-)
+INPUTS = tuple(f"data/inputs/*/{name}" for name in ("fit", "load", "config.json"))
+UNREAD = ("data/code/no_folder", "data/decoder_code/*/*", *INPUTS)
 SAME = ("scratch/*/*/*state*", "scratch/*/*/latest.json", "scratch/*/*/step-*")  # as scratch/training
 DAMAGES = {
     "bit": lambda content, rng: flipped(content, int(rng.integers(8 * len(content)))),
