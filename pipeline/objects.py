@@ -50,7 +50,10 @@ def look_through(folder: Path) -> tuple[int, int, list[Path]]:
                         damaged.append(path)
                         continue
                 right[name_of(path)] = facts
-    finally:  # interrupted: what was read need not be read again
+    except BaseException:  # interrupted: what was read need not be read again
+        right = known | right
+        raise
+    finally:
         write(KNOWN, json.dumps(right))
     return len(right) + len(damaged), size, damaged
 

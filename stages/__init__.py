@@ -62,7 +62,7 @@ def dvc_pids() -> set[int]:
             return set()
         except ValueError:
             time.sleep(POLL_SECS)
-    return set()
+    sys.exit(f"error: {CLAIMS}: not readable, so the DVC process above is unknown. Run `semtok doctor --fix`.")
 
 
 def _follow(child: int, dvc: int) -> None:
@@ -76,7 +76,7 @@ def parent_of(pid: int) -> int:
     """The pid of a process's parent, 0 if there is no such process."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # it has ended, or /proc hides it
         return 0
 
 

@@ -15,7 +15,6 @@ from stages import names
 from stages.codebook import params as codebook
 from stages.core.params import impossible, load
 from stages.core.schemas import ReconstructionLossConfig, check_blocks, check_perceptual
-from stages.data.params import Params as Data
 from stages.decoder import params as decoder
 from stages.encoder.params import EncoderParams
 from stages.features.params import Params as Features
@@ -28,7 +27,9 @@ def checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> list[C
     """One check per section; none without an encoder whose facts are known."""
     if not (facts := facts_of(names.value_at(params, "encoder.name"))):
         return []
-    depth, patch_px = facts["depth"], facts["patch_px"]
+    depth, patch_px, img_px = facts["depth"], facts["patch_px"], names.value_at(params, "data.img_px")
+    if not isinstance(img_px, int):  # the check of the section `data` says so
+        return []
     tokenizers = [item["item.tokenizer"] for item in names.items(stages["codebook"], params)]
     decoders = [item["item.decoder"] for item in names.items(stages["pixel_tokenizer"], params)]
     return [
@@ -36,9 +37,9 @@ def checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> list[C
         partial(check_block, "features", Features, depth, path),
         partial(check_block, "probe", Probe, depth, path),
         partial(check_study, depth, path),
-        *(partial(check_tokenizer, name, depth, path) for name in tokenizers),
+        *(partial(check_tokenizer, name, depth, img_px, path) for name in tokenizers),
         *(partial(check_decoder, name, depth, path) for name in decoders),
-        *(partial(check_grid, *pair, patch_px, path) for pair in product(tokenizers, decoders)),
+        *(partial(check_grid, *pair, patch_px, img_px, path) for pair in product(tokenizers, decoders)),
     ]
 
 
@@ -79,14 +80,14 @@ def check_study(depth: int, path: Path) -> None:
     )
 
 
-def check_tokenizer(name: str, depth: int, path: Path) -> None:
+def check_tokenizer(name: str, depth: int, img_px: int, path: Path) -> None:
     """Refuse blocks that the encoder lacks, and halvings that do not divide the image."""
     params = codebook.load_params(name, path)
     if isinstance(params, codebook.Kmeans):
         refuse_blocks(f"codebook.{name}.blocks", params.blocks, depth)
     elif isinstance(params, codebook.AutoencoderParams):
         check_perceptual(f"codebook.{name}", params, depth)
-        img_px, halvings = load("data", Data, path).img_px, len(params.widths) - 1
+        halvings = len(params.widths) - 1
         if img_px % 2**halvings:
             why = f"{halvings} halvings need an image of a multiple of {2**halvings} px; data.img_px is {img_px}"
             raise impossible(f"codebook.{name}.widths", params.widths, why)
@@ -99,9 +100,9 @@ def check_decoder(name: str, depth: int, path: Path) -> None:
         check_perceptual(f"decoder.{name}", params, depth)
 
 
-def check_grid(tokenizer: str, name: str, patch_px: int, path: Path) -> None:
+def check_grid(tokenizer: str, name: str, patch_px: int, img_px: int, path: Path) -> None:
     """Refuse patches that no number of doublings turns into the image, where codes of patches are decoded so."""
-    side, img_px = load("encoder", EncoderParams, path).img_px // patch_px, load("data", Data, path).img_px
+    side = load("encoder", EncoderParams, path).img_px // patch_px
     doubles = isinstance(decoder.load_params(name, path), ReconstructionLossConfig)
     if not doubles or not codebook.load_kind(tokenizer, path).reads_features:
         return

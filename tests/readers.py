@@ -133,7 +133,7 @@ def shard(path: Path) -> list[bytes]:
                 key, _, field = member.name.partition(".")
                 records.setdefault(key, {})[field] = tar.extractfile(member).read()
         Path("facts").write_bytes(ORIGINAL[files[2]])
-        facts = artifact.read_sealed(Path("facts"))
+        facts = artifact.read_with_checksum(Path("facts"))
         return records.items(), {key: value for key, value in facts.items() if key not in OWN}
 
     shards.write_shards(path.parent, [path.stem], build, lambda: None)

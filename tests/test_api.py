@@ -97,7 +97,18 @@ def test_without_one_decoder_for_its_codes_it_asks_for_a_path(trained, tmp_path)
     with pytest.raises(UserError, match="found kmeans-a, kmeans-b. Pass"):
         semtok.load_generator(moved)
     foreign = tmp_path / "data/decoder/kmeans-b/config.json"
-    foreign.write_bytes(artifact.sealed({**artifact.read(foreign.parent), "tokenizer": "vqgan"}))
+    foreign.write_bytes(artifact.with_checksum({**artifact.read(foreign.parent), "tokenizer": "vqgan"}))
     assert semtok.load_generator(moved).decoder.config["tokenizer"] == "kmeans"
     with pytest.raises(UserError, match="decodes codes of vqgan, .* draws codes of kmeans"):
         semtok.load_generator(moved, foreign.parent)
+
+
+def test_a_generator_never_trained_without_a_class_draws_no_sample_without_one(trained, tmp_path):
+    moved = shutil.copytree(trained / "generator/kmeans-ar", tmp_path / "data/generator/kmeans-ar")
+    facts = {**artifact.read(moved), "class_dropout": 0.0}
+    (moved / "config.json").write_bytes(artifact.with_checksum(facts))
+    generator = semtok.load_generator(moved, trained / "decoder/kmeans-onestep")
+    assert len(generator.sample([0], guidance=1.0).codes) == 1
+    for classes, guidance in (([None], 1.0), ([0], 1.5)):
+        with pytest.raises(UserError, match="trained with class_dropout 0, so never without a class"):
+            generator.sample(classes, guidance=guidance)

@@ -55,7 +55,7 @@ def test_the_shipped_file_is_possible():
         ("{kind: masked,", "{kind: mask,", "generator.masked.kind = 'mask': expected one of ar, masked"),
         ("  source: digits", "  source: folder", "data: folder = 'data/code/no_folder': with source: folder"),
         ("[ar, masked]", "[ar, diffusion]", "generators = ['ar', 'diffusion']: no diffusion; generator has"),
-        ("[ar, masked]", "[ar, model]", "generator.model is no generator; choose another name"),
+        ("[ar, masked]", "[ar, model]", "this name has another meaning; choose another one"),
         ("[ar, masked]", "[ar, ar]", "expected different names"),
         ("[ar, masked]", "[]", "generators = []: expected a list of at least one name"),
         ("[kmeans]", "[model]", "tokenizers = ['model']: no model; codebook has kmeans, cluster"),

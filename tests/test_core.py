@@ -113,6 +113,13 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_training_begins_anew(name, da
     assert checkpoint.load() == {"step": 2}
 
 
+def test_pictures_of_steps_after_the_checkpoint_do_not_count_and_go_when_it_is_loaded(tmp_path):
+    checkpoint = Checkpoint(tmp_path, 0, {"m": torch.nn.Linear(1, 1)}, {}, {})
+    checkpoint.save({"step": 1})
+    (tmp_path / "step-2.png").write_bytes(b"drawn before a kill")
+    assert checkpoint.load() == {"step": 1} and not (tmp_path / "step-2.png").exists()
+
+
 def test_the_monitor_names_the_first_bad_step_and_its_batch():
     monitor = NonFiniteMonitor(torch.device("cpu"))
     monitor.update(3, torch.tensor(1.0))

@@ -139,6 +139,18 @@ def test_killed_at_any_shard_and_resumed_gives_the_bytes_of_one_run(photos, monk
     assert last[0] < 25, "no shard is written more than once per plan"
 
 
+@pytest.mark.parametrize("name", ["train-000000.json", "refused.json"])
+@pytest.mark.parametrize("damaged", [b"", b"{", b"\xff\x00", b'{"names": []}'])
+def test_damaged_notes_of_unfinished_work_are_made_again(photos, name, damaged):
+    junk_in_train(photos)
+    whole = {path.name: path.read_bytes() for path in make(photos).iterdir()}
+    [work] = [path for path in Path("scratch/images").iterdir() if path.is_dir()]
+    assert (work / name).is_file()
+    (work / name).write_bytes(damaged)
+    shutil.rmtree("images")
+    assert {path.name: path.read_bytes() for path in make(photos).iterdir()} == whole
+
+
 def test_the_split_of_digits_and_scenes_is_kept(workdir):
     source = open_folder(params(workdir))
     images = [Candidate(f"{n:08d}", f"{n}", n % 2) for n in range(3)]

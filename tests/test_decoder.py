@@ -122,14 +122,14 @@ def test_levels_are_as_many_as_the_grid_needs_and_the_last_width_is_at_full_size
 def test_a_grid_that_doubling_does_not_bring_to_the_images_size_is_refused(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "toy")
     folder = tmp_path / "toy/data/codebook/kmeans"
-    (folder / "config.json").write_bytes(artifact.sealed({**artifact.read(folder), "grid": 3}))
+    (folder / "config.json").write_bytes(artifact.with_checksum({**artifact.read(folder), "grid": 3}))
     with pytest.raises(UserError, match="3 x 3 codes do not become 16 px by doubling"):
         toys.run_line(toys.COMMANDS["decoder"], tmp_path / "toy")
 
 
 def test_a_decoder_of_an_unknown_kind_is_refused(trained, tmp_path):
     config = artifact.read(trained / "data/decoder/kmeans-onestep")
-    (tmp_path / "config.json").write_bytes(artifact.sealed({**config, "kind": "crystal"}))
+    (tmp_path / "config.json").write_bytes(artifact.with_checksum({**config, "kind": "crystal"}))
     with pytest.raises(UserError, match="a decoder of kind 'crystal'"):
         load_decoder(tmp_path)
 
@@ -139,7 +139,7 @@ def test_a_decoder_of_another_tokenizers_codes_is_refused(command, trained, tmp_
     root = tmp_path / "toy"
     shutil.copytree(trained, root)
     config = artifact.read(root / "data/codebook/kmeans")
-    (root / "data/codebook/kmeans/config.json").write_bytes(artifact.sealed({**config, "seed": 1}))
+    (root / "data/codebook/kmeans/config.json").write_bytes(artifact.with_checksum({**config, "seed": 1}))
     with pytest.raises(UserError, match="kmeans-onestep: was not trained on the codes of data/codebook/kmeans"):
         toys.run_line(toys.COMMANDS[command], root)
 

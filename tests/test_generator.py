@@ -221,7 +221,8 @@ def test_a_generator_of_any_name_is_trained_and_sampled_as_its_kind(toy, tmp_pat
         ("wide", {"kind": "diffusion"}, "generator.wide.kind = 'diffusion': expected one of ar, masked"),
         ("wide", {"batch_size": 0}, "generator.wide.batch_size = 0: "),
         ("wide", {"top_k": 3}, "generator.wide.top_k = 3: unknown key; generator.wide has total_steps"),
-        ("model", {}, "generators = 'model': generator.model is no generator"),
+        ("model", {}, "generators = 'model': this name has another meaning"),
+        ("images", {}, "generators = 'images': this name has another meaning"),
     ],
 )
 def test_impossible_sections_are_refused(tmp_path, variant, name, section, said):

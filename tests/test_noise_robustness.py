@@ -198,7 +198,7 @@ def test_flat_images_have_no_signal_and_are_left_out(toy, tmp_path):
     assert 0 < entry["flat_images"] == sum(len(np.unique(image.reshape(-1, 3), axis=0)) == 1 for image in val)
     write_image_artifact(tmp_path / "flat", images[::2], np.full(15, -1), [])
     metrics = run(toy, tmp_path / "none", tmp_path / "flat")
-    assert list(metrics) == ["skipped"] and "val images used are not of one flat color: 2 are" in metrics["skipped"]
+    assert list(metrics) == ["images", "skipped"] and "are not of one flat color: 2 are" in metrics["skipped"]
     assert (tmp_path / "none/noise_robustness.tsv").read_text() == "snr_db\tchange\n", "the stage's plot, empty"
 
 

@@ -9,7 +9,7 @@ import pytest
 import toy as toys
 
 import semtok
-from stages.core.artifact import CONFIG, digest, images_digest, read, sealed
+from stages.core.artifact import CONFIG, digest, images_digest, read, with_checksum
 from stages.core.errors import UserError
 from stages.decoder.decoder import check_codes_of, check_drawn, codebook_of
 from stages.decoder.params import Inputs
@@ -43,7 +43,7 @@ def config(folder: Path) -> dict:
 
 def remake(folder: Path, **changes) -> None:
     """Another artifact in the same place, as far as its digest tells; `changes` of its config."""
-    (folder / CONFIG).write_bytes(sealed({**config(folder), "remade": True, **changes}))
+    (folder / CONFIG).write_bytes(with_checksum({**config(folder), "remade": True, **changes}))
 
 
 def move_codebook(root: Path, artifact: str) -> None:

@@ -127,7 +127,10 @@ def test_more_codes_than_vectors_and_equal_features_are_reasons_not_errors(tmp_p
     params = load("ablation.cell", AblationCell, tmp_path / "params.yaml")
     measure(AblationInputs(tmp_path / "images", tmp_path / "features", 1024, 0), tmp_path / "report", params, MACHINE)
     said = json.loads((tmp_path / "report/metrics.json").read_text())
-    assert said == {"num_codes": 1024, "dim": 0, "skipped": "1,024 codes need as many vectors to cluster, 640 there"}
+    why = "1,024 codes need as many vectors to cluster, 640 there"
+    assert said == {
+        "images": artifact.images_digest(tmp_path / "images"), "num_codes": 1024, "dim": 0, "skipped": why
+    }  # fmt: skip
     features = np.ones((2, 4, 3), np.float32)
     assert errors(features, fit_pca(features.reshape(-1, 3), 0), 0.0) == {"skipped": "all features are equal"}
 

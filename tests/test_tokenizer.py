@@ -88,7 +88,7 @@ def test_a_codebook_refuses_another_file_in_its_place(name, moved):
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(moved):
-    (moved / "config.json").write_bytes(artifact.sealed({**artifact.read(moved), "kind": "vqvae"}))
+    (moved / "config.json").write_bytes(artifact.with_checksum({**artifact.read(moved), "kind": "vqvae"}))
     with pytest.raises(UserError, match="kind 'vqvae': expected one of kmeans, cluster, vqkd, vqgan, fsq"):
         load_tokenizer(moved)
 

@@ -110,7 +110,7 @@ def test_what_cannot_be_is_refused_at_the_door(root, changes, words):
 
 def test_a_teacher_whose_patches_the_encoder_cannot_have_is_refused(root):
     config = artifact.read(root / "data/features")
-    (root / "data/features/config.json").write_bytes(artifact.sealed({**config, "num_patches": 9}))
+    (root / "data/features/config.json").write_bytes(artifact.with_checksum({**config, "num_patches": 9}))
     toys.write_params(root)
     inputs = Inputs("vqkd", *(root / "data" / name for name in ("images", "encoder", "features")), root, root)
     with pytest.raises(UserError, match="data.img_px = 16: the teacher has 3 patches per side"):

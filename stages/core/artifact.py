@@ -34,7 +34,8 @@ def sha256(path: Path) -> str:
 def is_intact(path: Path, expected: str) -> bool:
     """True if a file has this sha256; not hashed again while its size, time and inode are the same.
 
-    A line per copy in scratch/verified/<sha256> tells later stages; without a folder scratch/ this process alone knows.
+    scratch/verified/<sha256> holds a line with these facts, for later stages. Without a folder scratch/ this process
+    alone remembers them.
     """
     facts, note = path.stat(), VERIFIED / expected
     stamp = f"{facts.st_dev} {facts.st_ino} {facts.st_size} {facts.st_mtime_ns}"
@@ -50,13 +51,13 @@ def is_intact(path: Path, expected: str) -> bool:
     return intact
 
 
-def sealed(facts: dict[str, Any], indent: int | None = None) -> bytes:
-    """JSON that `read_sealed` reads: its last key is a checksum of the others."""
+def with_checksum(facts: dict[str, Any], indent: int | None = None) -> bytes:
+    """JSON that `read_with_checksum` reads: its last key is a checksum of the others."""
     return json.dumps({**facts, "checksum": checksum(facts)}, indent=indent).encode() + b"\n"
 
 
-def read_sealed(path: Path) -> dict[str, Any] | None:
-    """What `sealed` was given; None for a file that is absent, cut or changed."""
+def read_with_checksum(path: Path) -> dict[str, Any] | None:
+    """What `with_checksum` was given; None for a file that is absent, cut or changed."""
     try:
         facts = json.loads(path.read_bytes())
         return facts if facts.pop("checksum") == checksum(facts) else None
@@ -86,9 +87,9 @@ def find(artifact: Path) -> Path:
 
 def read(artifact: Path) -> dict[str, Any]:
     """The config.json of an artifact of any type; `UserError` if it is damaged."""
-    config = read_sealed(find(artifact) / CONFIG)
+    config = read_with_checksum(find(artifact) / CONFIG)
     if config is None:
-        raise UserError(f"{artifact / CONFIG}: cut or edited: its checksum does not fit. {again(artifact)}")
+        raise UserError(f"{artifact / CONFIG}: cut or edited: its checksum does not fit. {restoring(artifact)}")
     return config
 
 
@@ -105,15 +106,15 @@ def type_of(artifact: Path) -> str:
     return read(artifact)["artifact"]
 
 
-def check_made_from(made: Path, again: str, **sources: Path) -> None:
-    """`UserError` if the artifact `made` records other inputs than `sources`, such as images=…; `again`: what to run.
+def check_made_from(made: Path, stage: str, **sources: Path) -> None:
+    """`UserError` if the artifact `made` records other inputs than `sources`, such as images=…; `stage` makes it again.
 
     Inputs that it does not record are not compared.
     """
     recorded = read(made).get("inputs", {})
     for name, source in sources.items():
         if name in recorded and recorded[name] != digest(source):
-            raise UserError(f"{made}: made from another {name} artifact than {source}. Run `dvc repro {again}`.")
+            raise UserError(f"{made}: made from another {name} artifact than {source}. Run `dvc repro {stage}`.")
 
 
 def images_digest(source: Path) -> str:
@@ -129,11 +130,11 @@ def checked(artifact: Path, name: str) -> Path:
         raise UserError(f"{path}: missing, though {artifact / CONFIG} lists it. Run `dvc checkout` or `dvc repro`.")
     if not is_intact(path, expected):
         why = f"its sha256 differs from {expected[:12]}… in {CONFIG}: truncated or edited"
-        raise UserError(f"{path}: {why}. {again(artifact)}")
+        raise UserError(f"{path}: {why}. {restoring(artifact)}")
     return path
 
 
-def again(artifact: Path) -> str:
+def restoring(artifact: Path) -> str:
     """How to get a damaged artifact anew."""
     advice = f"Delete {artifact} and run `dvc checkout` or `dvc repro`. "
     return f"{advice}If it comes back damaged, DVC's cache is: run `semtok doctor`."
@@ -177,7 +178,7 @@ def seal(folder: Path, type_: str, config: dict[str, Any], known: dict[str, str]
     """Write config.json with the sha256 of every file below the folder; those in `known` are not computed again."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files = {name: (known or {}).get(name) or sha256(folder / name) for name in names}
-    (folder / CONFIG).write_bytes(sealed({"artifact": type_, **config, "files": files}, indent=1))
+    (folder / CONFIG).write_bytes(with_checksum({"artifact": type_, **config, "files": files}, indent=1))
 
 
 def publish(folder: Path, out: Path) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stages.core import code
-from stages.core.artifact import checked, digest, flush, read_sealed, sealed, sha256, write_atomically
+from stages.core.artifact import checked, digest, flush, read_with_checksum, sha256, with_checksum, write_atomically
 from stages.core.distributed import rank
 from stages.core.params import Section
 
@@ -58,7 +58,7 @@ def scratch(out: Path, params: Section, inputs: list[Path], facts: str = "") -> 
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
     if rank() == 0:
-        write_atomically(folder / PUBLISHED, sealed({"out": out.as_posix(), "md5": dvc_hash(out)}))
+        write_atomically(folder / PUBLISHED, with_checksum({"out": out.as_posix(), "md5": dvc_hash(out)}))
 
 
 def key_of(params: Section, inputs: list[Path], facts: str) -> str:
@@ -69,7 +69,7 @@ def key_of(params: Section, inputs: list[Path], facts: str) -> str:
 
 def accepted(folder: Path) -> bool:
     """True if the work in a folder of scratch/ was published and dvc.lock records exactly that output."""
-    note = read_sealed(folder / PUBLISHED)
+    note = read_with_checksum(folder / PUBLISHED)
     if note is None or not Path("dvc.lock").is_file():
         return False
     stages = (YAML(typ="safe").load(Path("dvc.lock")) or {}).get("stages", {})
@@ -142,7 +142,7 @@ class Checkpoint:
         save_tensors(self.folder / name, self._tensors())
         flush(self.folder / name)
         files = {path.name: sha256(path) for path in (self.folder / name, *sorted(self.folder.glob("*.png")))}
-        write_atomically(self.folder / "latest.json", sealed({"state": name, "files": files, **facts}))
+        write_atomically(self.folder / "latest.json", with_checksum({"state": name, "files": files, **facts}))
         self.saved_at = time.monotonic()
         for path in self.folder.glob(f"*-{STATE}"):
             if path.name != name:
@@ -157,17 +157,24 @@ class Checkpoint:
         latest = self.folder / "latest.json"
         if not latest.is_file():
             return None
-        facts = read_sealed(latest)
-        if facts is None or not all(self._is_intact(*one) for one in facts.pop("files").items()):
+        facts = read_with_checksum(latest)
+        files: dict[str, str] = facts.pop("files") if facts else {}
+        if facts is None or not all(self._is_intact(*one) for one in files.items()):
             if rank() == 0:
                 set_aside([latest, *self.folder.glob(f"*-{STATE}")], "and the training begins anew")
             return None
         self._restore(load_file(self.folder / facts.pop("state")))
+        if rank() == 0:
+            for picture in set(self.folder.glob("*.png")) - {self.folder / name for name in files}:
+                picture.unlink()  # of a later step, which this training has yet to reach
         print(f"resuming at step {facts['step']}", flush=True)
         return facts
 
     def _is_intact(self, name: str, expected: str) -> bool:
-        return (self.folder / name).is_file() and sha256(self.folder / name) == expected
+        try:
+            return sha256(self.folder / name) == expected
+        except OSError:  # gone, perhaps set aside by rank 0
+            return False
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {

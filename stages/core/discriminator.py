@@ -14,8 +14,8 @@ from stages.core.schemas import Gan, HingeGan, HingeLossConfig
 from stages.core.train import backward
 
 Scalars = dict[str, Tensor]
-# Times chance. In the tests' toy a discriminator that learns stays below 1.03, one with a learning rate of 0.5 is at
-# 1.7 on average; on digits the latter is at 9.
+# Times chance. In tests/test_decoder.py a discriminator that learns stays below 1.03; one with a learning rate of 0.5
+# is at 1.7 on average, on digits at 9.
 CEILING = 1.25
 MOST = 5.0  # times chance; a larger loss counts as this, so that no spike closes the gate for long
 

@@ -52,7 +52,7 @@ def is_finished(folder: Path, name: str) -> bool:
     """True if an earlier attempt finished a shard; one that was damaged since then is named on the console."""
     if not (folder / f"{name}.json").is_file():
         return False
-    facts = artifact.read_sealed(folder / f"{name}.json")
+    facts = artifact.read_with_checksum(folder / f"{name}.json")
     hashes = {f"{name}.tar": facts["sha256"], f"{name}.npy": facts["index_sha256"]} if facts else {}
     if facts and all((folder / file).is_file() and artifact.is_intact(folder / file, hashes[file]) for file in hashes):
         return True
@@ -73,7 +73,7 @@ def write_shard(folder: Path, name: str, build: Build) -> None:
     artifact.write_atomically(folder / f"{name}.npy", content.getvalue())
     entry = {"name": f"{name}.tar", "samples": len(placed), "bytes": file.size, "sha256": file.sha256.hexdigest()}
     entry["index_sha256"] = hashlib.sha256(content.getvalue()).hexdigest()
-    artifact.write_atomically(folder / f"{name}.json", artifact.sealed({**entry, **facts}))
+    artifact.write_atomically(folder / f"{name}.json", artifact.with_checksum({**entry, **facts}))
 
 
 class HashedFile(io.BufferedWriter):
@@ -124,7 +124,7 @@ def index_type(fields: Iterable[str]) -> np.dtype:
 
 def read_facts(folder: Path, names: list[str]) -> list[dict[str, Any]]:
     """The facts of finished shards, in order."""
-    found = {name: artifact.read_sealed(folder / f"{name}.json") for name in names}
+    found = {name: artifact.read_with_checksum(folder / f"{name}.json") for name in names}
     if damaged := [name for name, facts in found.items() if facts is None]:
         raise UserError(f"{folder / damaged[0]}.json: damaged. Run the stage again, which writes this shard anew.")
     return [facts for facts in found.values() if facts is not None]
@@ -235,4 +235,4 @@ def read_range(path: Path, offset: int, size: int) -> bytes:
 
 def broken(path: Path, why: str) -> UserError:
     """The error for a shard that cannot be read as the index says."""
-    return UserError(f"{path}: broken shard ({why}). {artifact.again(path.parent)}")
+    return UserError(f"{path}: broken shard ({why}). {artifact.restoring(path.parent)}")

@@ -25,6 +25,7 @@ SHOWN = 5  # linked folders on the console
 def open_folder(params: Params) -> Source:
     """The images below `params.folder`, each put into train or val by a hash of its own name, or by its folder."""
     folder = Path(params.folder)
+    facts = track(f"the files in {folder}", partial(facts_of, folder))  # first: a later file is then a change
     listing = list_folder(folder)
     images, sidecars, others = sort_by_role(listing.files)
     given = holds_splits(folder, images)
@@ -42,7 +43,7 @@ def open_folder(params: Params) -> Source:
         open=one_by_one(lambda candidate: open_image(folder, candidate.name, sidecars, params.img_px)),
         decode_bytes=DECODE_BYTES + min(FILE_BYTES, max((size for size, _ in listing.files.values()), default=0)),
         refused=listing.refused + unused,
-        facts=track(f"the files in {folder}", partial(facts_of, folder)),
+        facts=facts,
         order=None if given else partial(hash_of, params.seed),
         notes=[GIVEN_SPLITS] * given + unwatched(listing.links),
     )

@@ -26,9 +26,9 @@ class Listing(NamedTuple):
 def list_folder(folder: Path) -> Listing:
     """Every file below `folder`."""
     found, entered = Listing({}, [], []), dict[Identity, str]()
-    ways = [""]
-    while ways:
-        ways = [link for way in sorted(ways) for link in enter(folder, way, entered, found)]
+    pending = [""]
+    while pending:
+        pending = [link for start in sorted(pending) for link in read_below(folder, start, entered, found)]
     return found._replace(files=dict(sorted(found.files.items())), links=sorted(found.links))
 
 
@@ -37,16 +37,16 @@ def facts_of(folder: Path) -> str:
     return hashlib.sha256(repr(list(list_folder(folder).files.items())).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def enter(folder: Path, way: str, entered: dict[Identity, str], found: Listing) -> list[str]:
-    """Add the files at `way` and in the folders below it; return the links to folders that stand there."""
+def read_below(folder: Path, start: str, entered: dict[Identity, str], found: Listing) -> list[str]:
+    """Add the files at `start` and in the folders below it; return the links to folders that stand there."""
 
     def unreadable(error: OSError) -> None:
         refuse(found, os.path.relpath(error.filename, folder), f"unreadable folder: {error.strerror}")
 
     links = []
-    for root, dirs, names in os.walk(folder / way, onerror=unreadable):
+    for root, dirs, names in os.walk(folder / start, onerror=unreadable):
         here = Path(root).relative_to(folder)
-        if reason := why_not(folder, here, entered):
+        if reason := mark_entered(folder, here, entered):
             refuse(found, here.as_posix(), reason)
             dirs.clear()
             continue
@@ -56,13 +56,13 @@ def enter(folder: Path, way: str, entered: dict[Identity, str], found: Listing) 
         for name in names:
             if not name.startswith("."):
                 add_file(folder, (here / name).as_posix(), found)
-        if way and here == Path(way):
-            found.links.append(way)
+        if start and here == Path(start):
+            found.links.append(start)
     return links
 
 
-def why_not(folder: Path, here: Path, entered: dict[Identity, str]) -> str:
-    """Why the folder `here` is not entered; empty if it is, and then it is known as entered."""
+def mark_entered(folder: Path, here: Path, entered: dict[Identity, str]) -> str:
+    """Note the folder `here` as entered and return ""; or return why it is not entered."""
     place, facts = folder / here, (folder / here).stat()
     around = [above.resolve() for above in (place.parent, folder)] if place.is_symlink() and here != Path() else []
     if any(path.is_relative_to(place.resolve()) for path in around):

@@ -65,7 +65,7 @@ def write_planned(work: Path, source: Source, params: Params, machine: Machine) 
     are written again. What is known is kept in `work`, so that a killed run continues with the last plan.
     """
     known = work / REFUSED
-    refused = set(json.loads(known.read_text())) if known.is_file() else set()
+    refused = set((artifact.read_with_checksum(known) or {"names": []})["names"])
     while True:
         plan = arrange(source, refused)
         entries = write_shards(work, source, split_into_shards(plan.splits, params.shard_images), params, machine)
@@ -73,7 +73,7 @@ def write_planned(work: Path, source: Source, params: Params, machine: Machine) 
         if (changed := arrange(source, refused)) == plan:
             return plan, entries
         if distributed.rank() == 0:
-            artifact.write_atomically(known, json.dumps(sorted(refused)).encode())
+            artifact.write_atomically(known, artifact.with_checksum({"names": sorted(refused)}))
             print(f"data: {explain(plan, changed)}; the shards that this changes are written again", flush=True)
 
 
@@ -89,9 +89,9 @@ def write_shards(
     """Write the shards that are not there, or there with other images; the facts of all."""
     names = list(parts)
     for name in shards.share(names):
-        entry = work / f"{name}.json"
-        if entry.is_file() and json.loads(entry.read_text())["candidates"] != digest(parts[name]):
-            entry.unlink()
+        facts = artifact.read_with_checksum(entry := work / f"{name}.json")
+        if facts is None or facts["candidates"] != digest(parts[name]):
+            entry.unlink(missing_ok=True)
     build = shard_builder(source, parts, params.format, machine.num_workers)
     with bar("data", len(shards.share(names)), 0, "shards") as progress:
         shards.write_shards(work, names, build, progress.update)

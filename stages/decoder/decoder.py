@@ -132,8 +132,9 @@ def check_drawn(drawn: Path, config: dict[str, Any], decoder: Path) -> None:
     if codebook_of(decoder) in (None, config["inputs"].get("codebook")):
         return
     tokenizer, own = config["tokenizer"], artifact.read_config(decoder, "decoder")
-    again = f"dvc repro decoder@{own['tokenizer']}-{own['name']} samples@{tokenizer}-{config['name']}"
-    raise UserError(f"{drawn}: draws codes of another {tokenizer} than {decoder} decodes. Run `{again}`.")
+    remake = "" if own["name"] == "joint" else f"decoder@{own['tokenizer']}-{own['name']} "
+    stages = f"{remake}samples@{tokenizer}-{config['name']}"
+    raise UserError(f"{drawn}: draws codes of another {tokenizer} than {decoder} decodes. Run `dvc repro {stages}`.")
 
 
 def codebook_of(decoder: Path) -> str | None:

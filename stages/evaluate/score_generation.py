@@ -93,7 +93,8 @@ def score_val(
     if len(chosen) < 2:
         return {"skipped": f"{len(chosen)} val images in the samples' proportions of the classes: 2 are needed"}, None
     missing = np.setdiff1d(most.labels, val_labels[chosen])
-    how = f"val images, none twice, in the samples' proportions; without {len(missing)} of the samples' classes"
+    how = "val images, none twice, in the samples' proportions"
+    how += f"; without {len(missing)} of the samples' classes" if len(missing) else ""
     labels = val_labels[chosen]
     entry = describe("val", labels, evaluator, params, labels_drawn=most.config["labels"], sampler=how)
     return score_real(evaluator.reference.val.subset(chosen), labels, evaluator, params), entry

@@ -21,7 +21,7 @@ from stages.core.code import import_kind
 from stages.core.errors import UserError
 from stages.decoder.decoder import Decoder, check_drawn, codebook_of, load_decoder
 from stages.generator.params import KINDS, Sampling
-from stages.generator.transformer import TokenTransformer, load_transformer
+from stages.generator.transformer import TokenTransformer, check_unconditional, load_transformer
 
 NAMES_SHOWN = 20  # class names in an error message
 
@@ -46,6 +46,8 @@ class Generator:
         `changes` replaces sampling settings, such as temperature=0.9.
         """
         sampling = changed(self.sampling, changes)
+        if None in classes or sampling.guidance != 1:
+            check_unconditional("this generator", self.config, f"None or guidance {sampling.guidance}")
         labels = torch.tensor([self.class_number(one) for one in classes], device=self.network.device)
         codes = self.kind.sample(self.network, labels, sampling, seed).cpu()
         return Sample(codes.numpy(), self.decoder.decode(codes, torch.Generator().manual_seed(seed)))

@@ -15,7 +15,8 @@ from pydantic import Field
 from stages.core.params import DIFFERENT, Section, impossible, kind_of, load
 from stages.core.schemas import Optim, TransformerConfig
 
-SHARED = ("model", "draws")  # sections beside those of the generators, whose names no generator may have
+# Names that no generator may have: of the sections beside theirs, and of what metrics.json holds beside their metrics.
+RESERVED = ("model", "draws", "images", "tokenizer", "val", "protocol")
 
 
 class Model(TransformerConfig):
@@ -84,8 +85,8 @@ KINDS = {
 def load_params(name: str, path: Path = Path("params.yaml")) -> Params:
     """`generator.model` and `generator.<name>`; `UserError` for an unknown kind."""
     section = f"generator.{name}"
-    if name in SHARED:
-        raise impossible("generators", name, f"{section} is no generator; choose another name")
+    if name in RESERVED:
+        raise impossible("generators", name, "this name has another meaning; choose another one")
     kind_of(section, KINDS, path)
     return Params(name=name, model=load("generator.model", Model, path), training=load(section, Training, path))
 

@@ -14,17 +14,18 @@ from stages.core.distributed import share_out
 from stages.core.errors import UserError
 from stages.core.hardware import pick_device
 from stages.core.metrics import code_dtype
-from stages.core.params import Machine, impossible
+from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
 from stages.generator.params import KINDS, Draws, Sampling
-from stages.generator.transformer import TokenTransformer, load_transformer
+from stages.generator.transformer import TokenTransformer, check_unconditional, load_transformer
 
 
 def draw_samples(generator: Path, out: Path, draws: Draws, sampling: Sampling, machine: Machine) -> None:
     """Write the samples artifact `out`: codes.npy [seeds, samples, N] and labels.npy int64 [samples]."""
     network, config = load_transformer(generator, pick_device(machine.device))
     kind, labels = import_kind(KINDS[config["kind"]].module), labels_of(trained_classes(generator, config), draws)
-    check_guidance(config, sampling)
+    if sampling.guidance != 1:
+        check_unconditional(generator, config, f"samples.{config['name']}.guidance = {sampling.guidance}")
     estimate_cost(out, network, len(draws.seeds) * len(labels), machine.infer_batch_size)
     with bar(f"samples {generator.name}", len(draws.seeds) * len(labels), 0, "sample") as progress:
         drawn = [
@@ -48,13 +49,6 @@ def trained_classes(generator: Path, config: dict[str, Any]) -> list[int]:
     if len(counts) != len(config["classes"]) or 0 in counts:
         raise UserError(f"{generator}: does not show that each class had train images. Run `dvc repro generator`.")
     return counts
-
-
-def check_guidance(config: dict[str, Any], sampling: Sampling) -> None:
-    """`UserError` for guidance by a model that was never trained without a class."""
-    if config["classes"] and not config["class_dropout"] and sampling.guidance != 1:
-        allowed = "expected 1: with generator.model.class_dropout 0, no image was trained without its class"
-        raise impossible(f"samples.{config['name']}.guidance", sampling.guidance, allowed)
 
 
 def labels_of(train_per_class: list[int], draws: Draws) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stages.core import artifact
 from stages.core.checkpoint import load_tensors
 from stages.core.distributed import seed_of
+from stages.core.errors import UserError
 from stages.core.networks import Block, Cache, new_cache, run, shrink_branches, start_weights
 
 
@@ -84,6 +85,12 @@ def load_transformer(folder: Path, device: torch.device | str) -> tuple[TokenTra
     network = TokenTransformer(**config["shape"])
     network.load_state_dict(load_tensors(folder, "model.safetensors"))
     return network.to(device).eval(), config
+
+
+def check_unconditional(folder: Path | str, config: dict[str, Any], asked: str) -> None:
+    """`UserError` where `asked` needs the model without a class, which it was never trained for."""
+    if config["classes"] and not config["class_dropout"]:
+        raise UserError(f"{asked}: {folder} was trained with class_dropout 0, so never without a class")
 
 
 def uniforms(seed: int, first: int, count: int, shape: tuple[int, ...], device: torch.device) -> Tensor:

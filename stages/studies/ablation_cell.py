@@ -38,7 +38,8 @@ def measure(inputs: Inputs, report: Path, params: AblationCell, machine: Machine
     if inputs.num_codes > (there := vectors_used(inputs, chosen, params)):
         why = f"{inputs.num_codes:,} codes need as many vectors to cluster, {there:,} there"
         print(f"ablation: skipped: {why}")
-        write_metrics(report, {"num_codes": inputs.num_codes, "dim": inputs.dim, "skipped": why})
+        cell = {"num_codes": inputs.num_codes, "dim": inputs.dim}
+        write_metrics(report, {"images": artifact.images_digest(inputs.images), **cell, "skipped": why})
         return
     estimate_cost(inputs.features, report, chosen)
     splits = {name: FeatureSplit(inputs.features, name) for name in chosen}

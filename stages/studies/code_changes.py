@@ -74,7 +74,7 @@ def measure(inputs: Inputs, report: Path, params: NoiseRobustness, machine: Mach
     if used < 2:
         why = f"{used} of the {len(chosen)} val images used are not of one flat color: 2 are needed to add noise"
         print(f"noise_robustness: skipped: {why}")
-        write_metrics(report, {"skipped": why})
+        write_metrics(report, {"images": artifact.images_digest(inputs.images), "skipped": why})
         write_table(report / "noise_robustness.tsv", ["snr_db", "change"], [])
         return
     count = torch.cat(counts)
