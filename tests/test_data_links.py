@@ -95,3 +95,15 @@ def test_a_folder_that_changes_while_the_stage_runs_is_not_recorded(photos, monk
     with pytest.raises(UserError, match="the files in .*photos changed while this stage ran"):
         make(photos)
     assert not Path("images").exists()
+
+
+def test_files_behind_a_link_that_are_no_images_are_counted_not_named(photos, tmp_path):
+    good_images(tmp_path / "elsewhere", 2)
+    for name in ("diary.doc", "letter.doc"):
+        (tmp_path / "elsewhere" / name).touch()
+    (photos / "a/notes.doc").touch()
+    (photos / "c").symlink_to(tmp_path / "elsewhere")
+    assert image_facts(make(photos))["refused"] == [
+        {"name": "a/notes.doc", "reason": "unsupported extension '.doc'"},
+        {"name": "c", "reason": "2 files behind this link have unsupported extensions"},
+    ]

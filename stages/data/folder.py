@@ -6,6 +6,7 @@ Hidden files are ignored, links to folders are followed. A 1x1 image is a valid 
 
 import hashlib
 import os
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -36,17 +37,27 @@ def open_folder(params: Params) -> Source:
         split = name.split("/")[0] if given else split_of(name, params.val_fraction, params.seed)
         label = labels[name.split("/")[part]] if classes else -1
         splits[split].append(Candidate(f"{number:08d}", name, label))
-    unused = [refusal(name, f"unsupported extension {os.path.splitext(name)[1]!r}") for name in others]
     return Source(
         classes=classes,
         splits=splits,
         open=one_by_one(lambda candidate: open_image(folder, candidate.name, sidecars, params.img_px)),
         decode_bytes=DECODE_BYTES + min(FILE_BYTES, max((size for size, _ in listing.files.values()), default=0)),
-        refused=listing.refused + unused,
+        refused=listing.refused + refuse_others(others, listing.links),
         facts=facts,
         order=None if given else partial(hash_of, params.seed),
         notes=[GIVEN_SPLITS] * given + unwatched(listing.links),
     )
+
+
+def refuse_others(names: list[str], links: list[str]) -> list[dict[str, str]]:
+    """The entries of files that are no images; behind a link they are counted, not named, since they lie elsewhere."""
+    behind = {name: link for name in names for link in links if name.startswith(f"{link}/")}
+    own = [name for name in names if name not in behind]
+    counts = sorted(Counter(behind.values()).items())
+    return [
+        *(refusal(name, f"unsupported extension {os.path.splitext(name)[1]!r}") for name in own),
+        *(refusal(link, f"{count} files behind this link have unsupported extensions") for link, count in counts),
+    ]
 
 
 def sort_by_role(files: dict[str, tuple[int, int]]) -> tuple[list[str], frozenset[str], list[str]]:
