@@ -1,5 +1,6 @@
 """Linear probes: logistic regression for classes, streamed ridge regression for continuous targets."""
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -16,13 +17,18 @@ def fit_classifier(
     which are black in every training image, and treat a raw-pixel baseline unfairly on augmented images.
     """
     mean, scale = features.mean(0), max(float(features.var(0).mean()), 1e-30) ** -0.5
-    classifier = LogisticRegression(C=inverse_regularization, max_iter=5000).fit((features - mean) * scale, labels)
+    classifier = LogisticRegression(C=inverse_regularization, max_iter=5000)
+    with warnings.catch_warnings():  # few images per class are no regression, whatever scikit-learn suspects
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
+        classifier.fit((features - mean) * scale, labels)
     return lambda asked: classifier.predict((asked - mean) * scale)
 
 
 def has_classes(train_labels: np.ndarray, val_labels: np.ndarray) -> bool:
-    """Whether a classifier can be trained and tested: every image has a class (not -1), train has two or more, and val
-    has one of them."""
+    """Whether a classifier can be trained and tested.
+
+    Every image has a class (not -1), train has two or more, and val has one of them.
+    """
     every = min(train_labels.min(), val_labels.min()) >= 0
     return bool(every and len(np.unique(train_labels)) > 1 and np.isin(val_labels, train_labels).any())
 
@@ -32,7 +38,7 @@ def class_hits(
 ) -> np.ndarray:
     """float64 [M], 1 where a classifier fitted on `train` predicts the class of a val image.
 
-    M val images have a class of `train`: of another class the classifier could not know, it is not asked.
+    M: the val images of classes that `train` has; the others are left out.
     """
     known = np.isin(val_labels, train_labels)
     val, val_labels = val[known], val_labels[known]
