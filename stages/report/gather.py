@@ -133,7 +133,7 @@ def used_params(lock: Path, stages: dict[str, Stage]) -> dict[str, Any]:
     The stage `report` is left out, because its record is of an earlier run. Keys of another file (pretrain.yaml) begin
     with that file's name.
     """
-    entries = YAML(typ="safe").load(lock).get("stages", {}) if lock.is_file() else {}
+    entries = (YAML(typ="safe").load(lock) or {}).get("stages", {}) if lock.is_file() else {}
     found: dict[str, Any] = {}
     for entry, run in entries.items():
         stage, _, name = entry.partition("@")
