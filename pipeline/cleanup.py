@@ -31,7 +31,7 @@ def accepted(folder: Path) -> bool:
     try:
         published = json.loads((folder / PUBLISHED).read_bytes())
         return lockfile.recorded_outputs(read(lockfile.LOCKFILE)).get(published["out"]) == published["md5"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return False  # damaged: the stage publishes again
 
 

@@ -13,7 +13,6 @@ from importlib import import_module
 
 from pipeline.finding import Finding
 
-FIXING = ("issues", "check", "partial_artifacts", "checkpoints", "dead_runs")  # functions that take `fix`
 CHECKS = {  # subject: function
     "python": "environment.interpreter",
     "packages": "environment.packages",
@@ -31,6 +30,7 @@ CHECKS = {  # subject: function
     "prefect server": "environment.prefect_server",
     "prefect": "flow_runs.dead_runs",
 }
+FIXING = ("cache objects", "issues", "unfinished", "scratch", "prefect")  # subjects whose function takes `fix`
 
 
 def main(fix: bool) -> int:
@@ -51,6 +51,6 @@ def run_check(fix: bool, check: tuple[str, str]) -> list[Finding]:
     subject, (module, _, function) = check[0], check[1].partition(".")
     try:
         call = getattr(import_module(f"pipeline.{module}"), function)
-        return call(fix) if function in FIXING else call()
+        return call(fix) if subject in FIXING else call()
     except Exception as error:
         return [Finding("FAIL", subject, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")]
