@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.hardware import pick_device
 from stages.decoder.decoder import Decoder, load_decoder
 

@@ -26,8 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from stages.core import checkpoint
-from stages.core.errors import UserError
+from stages.core import UserError, scratch
 from stages.core.gan_trainer import GanTrainer
 from stages.core.hardware import compute
 from stages.core.params import Machine, Precision, load
@@ -152,7 +151,7 @@ def main() -> None:
             torch.cuda.reset_peak_memory_stats()
         with (
             tempfile.TemporaryDirectory() as folder,
-            patch.object(checkpoint, "SCRATCH", Path(folder) / "scratch"),
+            patch.object(scratch, "SCRATCH", Path(folder) / "scratch"),
             measured,
             silent,
         ):

@@ -24,7 +24,7 @@ def accepted(folder: Path) -> bool:
     """Whether dvc.lock records the very artifact that this training published, so that its checkpoints may go.
 
     An older entry of dvc.lock does not count: DVC may have been killed before it recorded the artifact. The stage
-    itself applies the same rule when it runs again (stages/core/checkpoint.py).
+    itself applies the same rule when it runs again (stages/core/scratch.py).
     """
     if not (folder / PUBLISHED).is_file():
         return False

@@ -16,7 +16,7 @@ from typing import Any
 
 from stages import encoder_fit, names
 from stages.codebook import params as codebook
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.params import Machine, Section, load, load_file, load_list, shown
 from stages.data.params import Params as Data
 from stages.decoder import params as decoder

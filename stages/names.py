@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.params import NAME, NAME_RULE, load_list, shown
 
 OWNERS = {"tokenizers": "codebook", "decoders": "decoder", "generators": "generator"}  # list -> sections that it names

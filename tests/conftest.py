@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 import serving
 import toy as toys
-import toy_pipeline
 
 from pipeline.cli import keep_bytecode
 
@@ -45,6 +44,8 @@ def toy(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def digits_toy(tmp_path_factory) -> SimpleNamespace:
     """The artifacts of toy_pipeline.build, by name. Read only, except samples of new names."""
+    import toy_pipeline  # here, since xdist's controlling process runs no test and needs no torch
+
     return toy_pipeline.build(tmp_path_factory.mktemp("digits_toy"))
 
 
@@ -54,4 +55,4 @@ def server(tmp_path_factory):
     started = serving.Server(tmp_path_factory.mktemp("prefect"))
     started.start()
     yield started
-    started.stop()
+    started.kill()

@@ -7,13 +7,14 @@ Each stage adds its params' value to those of its inputs, step by step, with a c
 `code` writes, the hashes of the files that they import.
 """
 
-import json
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +26,7 @@ from PIL import Image
 from pydantic import Field
 from stages.core import runtime
 from stages.core.artifact import new_artifact, read_config, write_atomically
-from stages.core.checkpoint import scratch
+from stages.core.scratch import scratch
 from stages.core.params import Section, load
 from stages.core.progress import bar, emit_picture
 
@@ -139,4 +140,5 @@ def dvc(root: Path, *arguments: str) -> str:
 
 def status(root: Path) -> dict:
     """What `dvc status` calls stale."""
-    return json.loads(run([sys.executable, "-m", "dvc", "status", "--json"], root).stdout)
+    with contextlib.chdir(root), Repo() as repo:
+        return repo.status()

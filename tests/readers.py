@@ -12,10 +12,11 @@ from pipeline import cleanup, dvc_locks, status
 from stages.codebook import fit, kmeans_features, streaming
 from stages.codebook.params import Inputs
 from stages.codebook.tokenizer import load_tokenizer
-from stages.core import artifact, checkpoint, code, runtime, shards
-from stages.core.checkpoint import Checkpoint, read_hashed, write_hashed
+from stages.core import artifact, code, runtime, scratch, shards
+from stages.core.checkpoint import Checkpoint
 from stages.core.params import load
 from stages.core.results import save_png
+from stages.core.scratch import read_hashed, write_hashed
 from stages.core.train import Ema
 from stages.data.reader import ImageSplit, image_facts
 from stages.decoder.decoder import load_decoder
@@ -189,7 +190,7 @@ READERS = {
     "scratch/training/*": resume,
     "scratch/train-*.npy": feature_part,
     "scratch/kmeans-*": lambda path: vars(streaming.load(path) or state_of_kmeans()),
-    "scratch/*/*/published.json": lambda path: (checkpoint.accepted(path.parent), cleanup.accepted(path.parent)),
+    "scratch/*/*/published.json": lambda path: (scratch.accepted(path.parent), cleanup.accepted(path.parent)),
     "scratch/verified/*": lambda path: [read_images(path), read_features(path)],
     "scratch/locks/*": lock,
     "scratch/durations/*": lambda path: (status.last_duration(path.stem), None)[1],

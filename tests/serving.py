@@ -36,9 +36,6 @@ class Server:
         (self.home / "dvc.yaml").touch()
         self.semtok("ui")
 
-    def stop(self) -> None:
-        subprocess.run([*SEMTOK, "ui", "--stop"], cwd=self.home, env={**os.environ, **self.env}, capture_output=True)
-
     def semtok(self, *arguments: str, status: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         """`semtok …` in a repository that has Prefect's settings and no stages."""
         command = [*SEMTOK, *arguments]

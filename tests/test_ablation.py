@@ -7,7 +7,7 @@ import pytest
 import toy as toys
 from pydantic import ValidationError
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.params import Machine, load
 from stages.data.reader import ImageSplit
 from stages.features.reader import FeatureSplit

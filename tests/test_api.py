@@ -12,8 +12,7 @@ import pytest
 import toy as toys
 
 import semtok
-from stages.core import artifact
-from stages.core.errors import UserError
+from stages.core import UserError, artifact
 from stages.generator.params import KINDS
 
 SETTINGS = {"temperature": 1.0, "top_k": 0, "top_p": 0.95, "guidance": 1.5}  # samples.ar in params.yaml

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from benchmarks import decoders, engines, throughput
 from benchmarks.trainings import seeded
-from stages.core.errors import UserError
+from stages.core import UserError
 
 TEXT = (toys.ROOT / "params.yaml").read_text()
 

@@ -40,7 +40,7 @@ def page():
 def project(tmp_path_factory):
     """A project of which one branch has run; `join`, the next one, takes its time."""
     root = mini.build(tmp_path_factory.mktemp("browser") / "project")
-    mini.write_params(root, join={"steps": 400})
+    mini.write_params(root, join={"steps": 250})
     mini.dvc(root, "repro", "left", "right")
     return root
 
@@ -86,10 +86,10 @@ def test_the_page_shows_stages_dependencies_states_live_progress_and_pictures(pr
         for stage in ("first", "left", "right@1", "right@2", "join"):
             expect(page.get_by_text(stage, exact=True).first).to_be_visible()
         page.get_by_text("Artifacts", exact=True).last.click()
-        expect(page.get_by_text(re.compile(r"^join: \d+ of 400 step, ")).first).to_be_visible()
+        expect(page.get_by_text(re.compile(r"^join: \d+ of 250 step, ")).first).to_be_visible()
         shoot(page, "run")
         page.goto(f"{server.url}/artifacts/artifact/{progress['id']}")
-        expect(page.get_by_text(re.compile(r"join: \d+ of 400 step, .* left")).first).to_be_visible()
+        expect(page.get_by_text(re.compile(r"join: \d+ of 250 step, .* left")).first).to_be_visible()
         shoot(page, "progress")
         assert child.wait(120) == 0
     nodes = [node for _, node in server.ask(graphs[-1])["nodes"]]

@@ -31,16 +31,13 @@ KINDS = [
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A project, the hashes of its undisturbed outputs, and a server that may be killed."""
+def place(tmp_path_factory, server):
+    """A project, the hashes of its undisturbed outputs, and a server that may be killed: it is started again."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, by all children too
     root = mini.build(tmp_path_factory.mktemp("chaos") / "project")
     mini.dvc(root, "repro")
     expected = outputs(root)
-    server = serving.Server(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield root, expected, server
-    server.stop()
+    return root, expected, server
 
 
 def outputs(root) -> dict[str, str]:

@@ -12,7 +12,7 @@ import toy as toys
 
 from stages.check import errors_in
 from stages.codebook.params import KINDS as TOKENIZERS
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.decoder.params import KINDS as DECODERS
 from stages.generator.params import KINDS as GENERATORS
 

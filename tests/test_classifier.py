@@ -9,8 +9,8 @@ import toy
 from scoring import write_classifier
 from toy_pipeline import MACHINE, write_image_artifact, write_images
 
+from stages.core import UserError
 from stages.core.artifact import images_digest
-from stages.core.errors import UserError
 from stages.core.images import to_float
 from stages.core.params import load
 from stages.data.reader import ImageSplit

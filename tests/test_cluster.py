@@ -19,9 +19,8 @@ from stages.codebook.cluster import OnlineClusters
 from stages.codebook.dead_codes import kept_fraction, live_fraction, revive_dead_codes, running_share
 from stages.codebook.quantizers import load_codebook, nearest
 from stages.codebook.tokenizer import load_tokenizer
-from stages.core import artifact
+from stages.core import UserError, artifact
 from stages.core.checkpoint import Checkpoint
-from stages.core.errors import UserError
 from stages.features.reader import FeatureSplit
 
 

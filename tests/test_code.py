@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import toy as toys
 
-from stages.core import artifact, checkpoint, code
-from stages.core.errors import UserError
+from stages.core import UserError, artifact, code, scratch
 
 TOKENIZERS, DECODERS = ["kmeans", "vqgan"], ["onestep", "diffusion"]
 SAMPLE = '''"""A module."""
@@ -245,4 +244,4 @@ def test_the_digest_of_a_folder_is_the_one_that_dvc_records(tmp_path):
     Repo.init(str(tmp_path), no_scm=True)
     with Repo(str(tmp_path)) as repo:
         [stage] = repo.add(str(folder))
-    assert checkpoint.dvc_hash(folder) == stage.outs[0].hash_info.value
+    assert scratch.dvc_hash(folder) == stage.outs[0].hash_info.value

@@ -8,7 +8,7 @@ import pytest
 import toy as toys
 
 from stages.codebook.tokenizer import load_tokenizer
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.metrics import bags, usage
 from stages.core.params import Machine, load
 from stages.data.reader import ImageSplit

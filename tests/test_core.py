@@ -11,10 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core import artifact
+from stages.core import UserError, artifact
 from stages.core.checkpoint import Checkpoint
 from stages.core.distributed import seed_of
-from stages.core.errors import UserError
 from stages.core.hardware import _has_instructions, compute, pick_device
 from stages.core.images import random_maps, seeded_maps, warp
 from stages.core.results import Curves

@@ -19,9 +19,8 @@ import torch
 import toy as toys
 
 from stages.codebook import streaming
-from stages.core import runtime
-from stages.core.checkpoint import write_hashed
-from stages.core.errors import UserError
+from stages.core import UserError, runtime
+from stages.core.scratch import write_hashed
 from stages.evaluate.extractors import open_extractors
 
 COUNT = 500  # damages

@@ -16,9 +16,8 @@ import webdataset
 from digits import YAML, make
 from sklearn.datasets import load_digits
 
-from stages.core import checkpoint
+from stages.core import UserError, scratch
 from stages.core.artifact import read_config
-from stages.core.errors import UserError
 from stages.core.params import load
 from stages.data.digits import enlarge, split_digits
 from stages.data.params import Params
@@ -173,8 +172,8 @@ def test_unfinished_work_has_another_key_with_other_params_or_files(workdir):
     Path("params.yaml").write_text(YAML)
     params = load("data", Params)
     keys = {
-        checkpoint.key_of(params, [], ""),
-        checkpoint.key_of(params, [], "other files"),
-        checkpoint.key_of(params.model_copy(update={"seed": 1}), [], ""),
+        scratch.key_of(params, [], ""),
+        scratch.key_of(params, [], "other files"),
+        scratch.key_of(params.model_copy(update={"seed": 1}), [], ""),
     }
-    assert len(keys) == 3 and checkpoint.key_of(params, [], "") in keys
+    assert len(keys) == 3 and scratch.key_of(params, [], "") in keys

@@ -14,7 +14,7 @@ from photos import good_images, params, save
 from ruamel.yaml import YAML
 
 from stages.check import errors_in
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.params import load
 from stages.data.params import Params
 

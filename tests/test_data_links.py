@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from photos import by_name, good_images, make, save
 
-from stages.core import code
-from stages.core.errors import UserError
+from stages.core import UserError, code
 from stages.data import listing
 from stages.data.listing import list_folder
 from stages.data.reader import image_facts

@@ -14,7 +14,7 @@ import pytest
 from photos import MACHINE, good_images, halves, make, params, save
 from PIL import Image, ImageFile, ImageOps
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.data import decode
 from stages.data.decode import decode_rgb, to_8_bits
 from stages.data.folder import open_folder

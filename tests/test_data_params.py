@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from digits import YAML, make
 
-from stages.core import progress
-from stages.core.errors import UserError
+from stages.core import UserError, progress
 from stages.core.params import load
 from stages.data.params import Params
 

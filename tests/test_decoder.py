@@ -14,9 +14,8 @@ import toy as toys
 from PIL import Image
 
 from stages.codebook.tokenizer import load_tokenizer
-from stages.core import artifact, discriminator
+from stages.core import UserError, artifact, discriminator
 from stages.core.discriminator import PatchDiscriminator
-from stages.core.errors import UserError
 from stages.core.gan_trainer import GanTrainer
 from stages.core.losses import EncoderPerceptual, LpipsPerceptual
 from stages.decoder.decoder import load_decoder, standardized

@@ -15,7 +15,7 @@ from scoring import write_classifier
 from toy_pipeline import MACHINE, NUM_CODES, PatchDecoder, write_image_artifact
 
 from stages.codebook.tokenizer import Tokenizer
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.data.reader import ImageSplit
 from stages.decoder.decoder import Decoder, normal
 from stages.decoder.onestep import OneStep, OneStepDecoder

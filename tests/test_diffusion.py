@@ -13,7 +13,7 @@ import torch
 import toy as toys
 from safetensors.torch import load_file
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.data.reader import ImageSplit
 from stages.decoder.decoder import load_decoder
 from stages.decoder.diffusion_training import TimedDiscriminator, denoise

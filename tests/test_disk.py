@@ -12,8 +12,7 @@ from types import SimpleNamespace
 import mini
 import pytest
 
-from stages.core import progress
-from stages.core.errors import UserError
+from stages.core import UserError, progress
 
 FULL = """
 import os, sys

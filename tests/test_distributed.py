@@ -22,8 +22,7 @@ import pytest
 import torch
 import toy as toys
 
-from stages.core import distributed
-from stages.core.errors import UserError
+from stages.core import UserError, distributed
 from stages.core.results import Curves
 from stages.core.schemas import Optim
 from stages.core.train import fit

@@ -204,6 +204,8 @@ def test_runs_whose_process_is_gone_are_set_to_crashed_and_no_others(server, tmp
     def state(kind: str, name: str) -> str:
         return server.ask(f"{kind}/{name}")["state"]["type"]
 
+    look(fix=True)  # runs that other tests killed
+    left = begin(f"pid:{dead.pid}", f"host:{host}")
     [[word, text]] = look(fix=False)
     assert word == "warn" and "Running, but its process has ended" in text and state("flow_runs", left) == "RUNNING"
     [[word, text]] = look(fix=True)

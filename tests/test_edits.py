@@ -4,20 +4,17 @@ Run: uv run pytest tests/test_edits.py        (the other kinds of training: -m s
 """
 
 import json
-import os
-import shlex
 import shutil
-import subprocess
-import sys
 import time
+from multiprocessing import Process
 from pathlib import Path
 
 import pytest
 import toy as toys
 
-from stages.core import checkpoint
+from stages.core import scratch
 
-STEPS = {"total_steps": 120, "eval_every": 60}
+STEPS = {"total_steps": 80, "eval_every": 40}
 LONG = {
     "machine": {"checkpoint_secs": 0.0},
     "codebook": {"vqgan": {"optim": STEPS}},
@@ -46,10 +43,16 @@ def project(toy: Path, root: Path) -> Path:
     return root
 
 
-def start(name: str, root: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", *shlex.split(TRAININGS[name][0])]
-    env = {**os.environ, "PYTHONPATH": ""}
-    return subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def wait_for_step(step: int, child: Process, root: Path) -> None:
+    while step_of(root) < step:
+        assert child.is_alive(), (root / "said.log").read_text()
+        time.sleep(0.005)
+
+
+def end_of(child: Process, root: Path) -> tuple[int, str]:
+    """Exit status and output of a training."""
+    child.join()
+    return child.exitcode, (root / "said.log").read_text()
 
 
 def step_of(root: Path) -> int:
@@ -57,47 +60,36 @@ def step_of(root: Path) -> int:
     return json.loads(latest.read_text())["step"] if latest else 0
 
 
-def edit_while_it_runs(name: str, root: Path, files: list[Path], text: str) -> tuple[int, str]:
-    """Exit status and output of a training in which `text` is appended to files after its third step."""
-    with start(name, root) as child:
-        while step_of(root) < 3:
-            assert child.poll() is None, child.stdout.read()
-            time.sleep(0.005)
-        for file in files:
-            file.write_text(file.read_text() + text)
-        said = child.communicate()[0]
-    return child.returncode, said
-
-
 def run(name: str, root: Path) -> str:
-    with start(name, root) as child:
-        said = child.communicate()[0]
-    assert child.returncode == 0, said
+    with toys.process_of_its_own_stages(TRAININGS[name][0], root) as child:
+        status, said = end_of(child, root)
+    assert status == 0, said
     return said
 
 
 @pytest.mark.parametrize("name", EACH)
 def test_a_comment_in_every_file_changes_nothing_and_a_real_edit_stops_the_training(name, toy, tmp_path):
     undisturbed, edited = project(toy, tmp_path / "a"), project(toy, tmp_path / "b")
-    _, out, file = TRAININGS[name]
+    command, out, file = TRAININGS[name]
     run(name, undisturbed)
     stages = [*(edited / "stages").rglob("*.py")]
     changed = edited / "stages" / file
     before = changed.read_text()
-    status, said = edit_while_it_runs(name, edited, [changed], "EDITED = 1\n")
+    with toys.process_of_its_own_stages(command, edited) as child:
+        wait_for_step(3, child, edited)
+        changed.write_text(f"{before}EDITED = 1\n")
+        status, said = end_of(child, edited)
     stopped_at = step_of(edited)
     assert status == 2 and f"stages/{file} changed while this stage ran" in said, said
     assert not (edited / out).exists() and 3 <= stopped_at < STEPS["total_steps"]
 
     changed.write_text(before)
-    with start(name, edited) as child:
-        while step_of(edited) < stopped_at + 3:
-            assert child.poll() is None, child.stdout.read()
-            time.sleep(0.005)
+    with toys.process_of_its_own_stages(command, edited) as child:
+        wait_for_step(stopped_at + 3, child, edited)
         for path in stages:
             path.write_text(path.read_text() + "# a comment\n")
-        said = child.communicate()[0]
-    assert child.returncode == 0 and f"resuming at step {stopped_at}" in said, said
+        status, said = end_of(child, edited)
+    assert status == 0 and f"resuming at step {stopped_at}" in said, said
     assert toys.hashes(edited / out) == toys.hashes(undisturbed / out)
 
     shutil.rmtree(edited / out)  # as DVC does when the stage ended and dvc.lock was not written
@@ -115,7 +107,7 @@ def test_checkpoints_go_when_dvc_lock_names_the_output_and_others_stay(toy, tmp_
     toys.run("generator@kmeans-ar", root)
     folders = {*root.glob("scratch/data-generator-kmeans-ar/*")}
     [second] = folders - {first}
-    lock = {"path": "data/generator/kmeans-ar", "md5": checkpoint.dvc_hash(root / "data/generator/kmeans-ar")}
+    lock = {"path": "data/generator/kmeans-ar", "md5": scratch.dvc_hash(root / "data/generator/kmeans-ar")}
     (root / "dvc.lock").write_text(json.dumps({"stages": {"generator@kmeans-ar": {"outs": [lock]}}}))
     toys.write_params(root, {"generator": {"ar": {"seed": 2}}})
     toys.run("generator@kmeans-ar", root)

@@ -12,7 +12,7 @@ import torch
 import toy as toys
 from safetensors.torch import load_file, save_file
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.encoder.encoder import Encoder, block_number, load_encoder, random_twin
 from stages.encoder.params import EncoderParams
 from stages.encoder.sources import check, fetch

@@ -14,8 +14,7 @@ from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from toy_pipeline import MACHINE, PatchDecoder, write_image_artifact, write_samples
 
-from stages.core import artifact
-from stages.core.errors import UserError
+from stages.core import UserError, artifact
 from stages.data.reader import ImageSplit
 from stages.evaluate import metrics
 from stages.evaluate.evaluator import Inputs, open_evaluator

@@ -9,8 +9,7 @@ import pytest
 from scoring import GENERATION, REFERENCE, inputs_of, write_decoder, write_reference
 from toy_pipeline import MACHINE, PatchDecoder, write_samples
 
-from stages.core import artifact
-from stages.core.errors import UserError
+from stages.core import UserError, artifact
 from stages.core.params import load
 from stages.evaluate.metrics import too_few
 from stages.evaluate.params import ReferenceParams

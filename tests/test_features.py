@@ -10,7 +10,7 @@ import webdataset
 from torch.nn import Identity
 from toy_pipeline import MACHINE, write_encoder, write_images
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.images import to_float
 from stages.data.reader import ImageSplit
 from stages.encoder.encoder import load_encoder

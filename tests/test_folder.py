@@ -11,7 +11,7 @@ import pytest
 from photos import MACHINE, PX, by_name, good_images, halves, make, params, save
 from PIL import Image
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.data.folder import open_folder, split_of
 from stages.data.reader import ImageSplit, image_facts
 from stages.data.sidecars import convert_boxes

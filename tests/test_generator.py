@@ -11,8 +11,7 @@ import pytest
 import torch
 import toy as toys
 
-from stages.core import artifact, sampling
-from stages.core.errors import UserError
+from stages.core import UserError, artifact, sampling
 from stages.generator import ar, masked
 from stages.generator.params import KINDS, MaskedSampling, Sampling, load_params, load_sampling
 from stages.generator.transformer import TokenTransformer

@@ -19,7 +19,7 @@ from stages.codebook.kmeans_features import Features, fit_feature_map, layout_of
 from stages.codebook.params import Inputs
 from stages.codebook.quantizers import Codebook, nearest
 from stages.codebook.streaming import REDO_SEED, initial_vectors, stream
-from stages.core.errors import UserError
+from stages.core import UserError
 
 # Codebook
 

@@ -13,7 +13,7 @@ import toy as toys
 
 from stages.codebook import kmeans
 from stages.codebook.tokenizer import load_tokenizer
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.data.reader import ImageSplit
 from stages.decoder.onestep import OneStep
 

@@ -14,8 +14,7 @@ from toy_pipeline import MACHINE, pixels_of, write_image_artifact
 
 from stages.codebook.quantizers import Codebook, Fsq
 from stages.codebook.tokenizer import load_tokenizer
-from stages.core import artifact
-from stages.core.errors import UserError
+from stages.core import UserError, artifact
 from stages.core.params import load
 from stages.data.masks import Masks
 from stages.data.reader import ImageSplit

@@ -10,8 +10,8 @@ import pytest
 import toy as toys
 
 from stages import check, names
+from stages.core import UserError
 from stages.core import params as core
-from stages.core.errors import UserError
 
 PARAMS = core.load_file(toys.ROOT / "params.yaml")
 STAGES = core.load_file(toys.ROOT / "dvc.yaml")["stages"]

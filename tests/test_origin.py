@@ -9,8 +9,8 @@ import pytest
 import toy as toys
 
 import semtok
+from stages.core import UserError
 from stages.core.artifact import CONFIG, digest, images_digest, read, with_checksum
-from stages.core.errors import UserError
 from stages.decoder.decoder import check_codes_of, check_drawn, codebook_of
 from stages.decoder.params import Inputs
 from stages.decoder.pixel_tokenizer import codebook_in, write_pixel_tokenizer

@@ -14,7 +14,7 @@ import pytest
 import toy as toys
 from ruamel.yaml import YAML
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.params import Section, load
 
 BAD = [

@@ -8,7 +8,7 @@ import toy as toys
 from scipy.stats import multivariate_normal, norm
 from toy import ROOT, write_params
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.params import load
 from stages.studies.gaussians import PROJECTIONS, bayes_accuracy, compare, direction, draw, fit
 from stages.studies.params import PcaVsLda

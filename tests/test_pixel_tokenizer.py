@@ -9,8 +9,7 @@ import pytest
 import toy as toys
 
 from stages.codebook.params import KINDS as TOKENIZER_KINDS
-from stages.core import artifact, code
-from stages.core.errors import UserError
+from stages.core import UserError, artifact, code
 from stages.decoder.params import KINDS
 from stages.decoder.pixel_tokenizer import codebook_in
 

@@ -12,7 +12,7 @@ import torch
 import toy as toys
 from safetensors.torch import load_file
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.images import random_clouds, random_colors
 from stages.encoder.losses import Objective
 from stages.encoder.vit import build_vit

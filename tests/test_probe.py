@@ -7,9 +7,9 @@ import pytest
 from torch.nn import Identity
 from toy_pipeline import MACHINE, write_encoder, write_image_artifact, write_images
 
+from stages.core import UserError
 from stages.core.artifact import images_digest
 from stages.core.distributed import random_subset
-from stages.core.errors import UserError
 from stages.core.schemas import Affine
 from stages.data.reader import ImageSplit
 from stages.studies.encoder_probe import Inputs, few_label_draws, probe

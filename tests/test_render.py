@@ -15,8 +15,8 @@ import toy as toys
 from PIL import Image
 
 from stages.codebook.tokenizer import load_tokenizer
+from stages.core import UserError
 from stages.core.checkpoint import Checkpoint
-from stages.core.errors import UserError
 from stages.core.hardware import pick_device
 from stages.core.params import Machine, load
 from stages.data.reader import ImageSplit

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.decoder.decoder import Decoder, seeds_of
 from stages.decoder.render import RenderDecoder, RenderTransformer
 from stages.decoder.render_training import LOSSES

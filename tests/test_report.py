@@ -10,7 +10,7 @@ import pytest
 import written_reports as written
 from written_reports import write_curve, write_evaluation, write_few, write_noise, write_reports
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.report.gather import read_evaluations, used_params
 from stages.report.page import as_yaml, write_page
 from stages.report.studies import baseline_of

@@ -4,7 +4,7 @@ import pytest
 import written_reports as written
 from written_reports import IMAGES, of_other_images, write_curve, write_evaluation, write_noise
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.report.page import write_page
 
 OTHER = "ba9876543210"

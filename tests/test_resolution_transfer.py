@@ -14,8 +14,8 @@ import toy as toys
 from PIL import Image
 
 from stages.codebook.tokenizer import load_tokenizer
+from stages.core import UserError
 from stages.core.artifact import images_digest
-from stages.core.errors import UserError
 from stages.core.metrics import psnr
 from stages.core.networks import to_grid
 from stages.data.reader import ImageSplit

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.report.gather import read_reports
 from stages.report.results_table import BLOCK, DOCUMENT, committed, tables_of, write
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import toy as toys
 
-from stages.core import checkpoint
+from stages.core import scratch
 
 OUTS = {
     "features": "data/features",
@@ -72,7 +72,7 @@ def test_killed_and_rerun_equals_undisturbed(command, toy, tmp_path):
     run_apart(command, killed)
     assert toys.hashes(killed / OUTS[command]) == toys.hashes(undisturbed / OUTS[command])
     [finished] = killed.glob("scratch/data-*/*")
-    assert (finished / checkpoint.PUBLISHED).is_file(), "finished work waits until dvc.lock names the output"
+    assert (finished / scratch.PUBLISHED).is_file(), "finished work waits until dvc.lock names the output"
     if command == "features":  # the shards are moved, not made again
         assert all((killed / OUTS[command] / name).stat().st_mtime_ns == time for name, time in before.items())
     elif command != "tokens":  # whose parts are joined to one file

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.params import Machine, load
 from stages.data.params import VAL_START, Params
 from stages.data.reader import ImageSplit, image_facts

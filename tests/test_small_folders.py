@@ -10,8 +10,7 @@ from PIL import Image
 from scoring import write_classifier
 from toy_pipeline import MACHINE, write_encoder
 
-from stages.core import artifact
-from stages.core.errors import UserError
+from stages.core import UserError, artifact
 from stages.core.metrics import count_train
 from stages.core.params import load
 from stages.evaluate.params import ReferenceParams

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.encoder import hub, sources
 from stages.encoder.encoder import Encoder, check_final_norm
 from stages.encoder.hub import address, offline_advice, quickgelu_name

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from stages.codebook.params import KINDS
 from stages.codebook.tokenizer import load_tokenizer
-from stages.core import artifact, code
-from stages.core.errors import UserError
+from stages.core import UserError, artifact, code
 from stages.core.images import to_float, to_uint8
 from stages.core.metrics import code_dtype, count_codes, usage
 from stages.data.reader import ImageSplit

@@ -14,7 +14,7 @@ import toy as toys
 from stages.codebook.autoencoder import Autoencoder
 from stages.codebook.quantizers import Fsq, Vq
 from stages.codebook.tokenizer import load_tokenizer
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.metrics import usage
 from stages.data.reader import ImageSplit
 from stages.decoder.decoder import load_decoder

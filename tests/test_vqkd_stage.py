@@ -16,9 +16,8 @@ from stages.codebook import vqkd
 from stages.codebook.params import Inputs, load_params
 from stages.codebook.tokenizer import load_tokenizer
 from stages.codebook.vqkd_encoder import EmaVq
-from stages.core import artifact
+from stages.core import UserError, artifact
 from stages.core.checkpoint import Checkpoint
-from stages.core.errors import UserError
 from stages.core.images import to_float
 from stages.data.reader import ImageSplit
 

@@ -7,9 +7,10 @@ import contextlib
 import multiprocessing
 import os
 import re
+import runpy
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from unittest import mock
@@ -174,13 +175,24 @@ def run_until_tokens(root: Path) -> None:
 
 @contextlib.contextmanager
 def process(command: str, root: Path) -> Iterator[multiprocessing.Process]:
-    """The command in a process of its own, forked from a server that has the slow imports behind it.
+    """The command in a process of its own. What it prints is appended to <command>.log in `root`."""
+    with forked(_child, command, str(root)) as child:
+        yield child
 
-    What it prints is appended to <command>.log in `root`.
-    """
+
+@contextlib.contextmanager
+def process_of_its_own_stages(line: str, root: Path) -> Iterator[multiprocessing.Process]:
+    """`python -m <line>` with the `stages` of `root`, not the repository's. What it prints is in said.log."""
+    with forked(_child_of_its_own_stages, line, str(root)) as child:
+        yield child
+
+
+@contextlib.contextmanager
+def forked(target: Callable, *arguments: str) -> Iterator[multiprocessing.Process]:
+    """A process forked from a server that has the slow imports behind it; killed at the end of the block."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "timm", "torch._dynamo", "dvclive", "toy"])
-    child = context.Process(target=_child, args=(command, str(root)))
+    child = context.Process(target=target, args=arguments)
     child.start()
     try:
         yield child
@@ -196,6 +208,15 @@ def _child(command: str, root: str) -> None:
     torch.set_num_threads(1)
     with open(f"{command}.log", "a") as log, contextlib.redirect_stdout(log):
         run(command, Path(root))
+
+
+def _child_of_its_own_stages(line: str, root: str) -> None:
+    assert "stages" not in sys.modules
+    os.chdir(root)
+    sys.path.insert(0, root)
+    sys.argv = shlex.split(line)
+    with open("said.log", "w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 def hashes(folder: Path) -> dict[str, str]:

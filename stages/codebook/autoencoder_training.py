@@ -14,7 +14,7 @@ from stages.codebook.quantizers import Fsq as FsqQuantizer
 from stages.codebook.quantizers import Vq
 from stages.codebook.tokenizer import new_codebook
 from stages.core import artifact
-from stages.core.checkpoint import save_tensors, scratch
+from stages.core.checkpoint import save_tensors
 from stages.core.discriminator import HingeAdversarialLoss, Reconstruction
 from stages.core.gan_trainer import GanTrainer
 from stages.core.hardware import pick_device
@@ -22,6 +22,7 @@ from stages.core.images import to_float
 from stages.core.params import Machine, impossible
 from stages.core.progress import print_cost_estimate
 from stages.core.schemas import check_perceptual
+from stages.core.scratch import scratch
 from stages.data.reader import ImageSplit, image_facts
 from stages.encoder.encoder import load_encoder
 

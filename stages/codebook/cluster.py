@@ -26,13 +26,13 @@ from stages.codebook.params import Cluster, Inputs
 from stages.codebook.quantizers import Codebook, nearest
 from stages.codebook.tokenizer import new_codebook
 from stages.core import artifact
-from stages.core.checkpoint import scratch
 from stages.core.distributed import linspace_indices
 from stages.core.hardware import pick_device
 from stages.core.params import Machine, impossible
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
 from stages.core.schemas import Optim
+from stages.core.scratch import scratch
 from stages.core.train import epoch_batch
 from stages.core.train import fit as train
 from stages.features.reader import FeatureSplit

@@ -16,9 +16,8 @@ import argparse
 from pathlib import Path
 
 from stages.codebook.params import KINDS, PARAMS, Inputs, load_params
-from stages.core import artifact, runtime
+from stages.core import UserError, artifact, runtime
 from stages.core.code import import_kind
-from stages.core.errors import UserError
 from stages.core.params import Machine, load
 
 

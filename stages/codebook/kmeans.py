@@ -35,12 +35,13 @@ from stages.codebook.quantizers import Codebook, nearest
 from stages.codebook.streaming import faiss_kmeans, initial_vectors, stream
 from stages.codebook.tokenizer import new_codebook
 from stages.core import artifact
-from stages.core.checkpoint import save_tensors, scratch
+from stages.core.checkpoint import save_tensors
 from stages.core.distributed import seed_of
 from stages.core.hardware import pick_device
 from stages.core.params import Machine, impossible
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
+from stages.core.scratch import scratch
 from stages.encoder.encoder import Encoder, load_encoder, random_twin
 
 REMEDY = "lower num_codes, or cluster more different vectors (max_vectors: 0, more images)"  # for dead codes

@@ -16,13 +16,12 @@ import torch
 
 from stages.codebook.encoder_features import EncoderFeatures, FeatureMap
 from stages.codebook.params import Inputs, Kmeans
-from stages.core import artifact
-from stages.core.checkpoint import read_hashed, write_hashed
+from stages.core import UserError, artifact
 from stages.core.distributed import random_subset
-from stages.core.errors import UserError
 from stages.core.images import to_float
 from stages.core.params import Machine, impossible
 from stages.core.progress import bar
+from stages.core.scratch import read_hashed, write_hashed
 from stages.data.reader import ImageSplit
 from stages.encoder.encoder import block_number
 from stages.features.reader import FeatureSplit

@@ -23,10 +23,10 @@ from scipy.sparse import csr_array
 from stages.codebook.kmeans_features import Features
 from stages.codebook.params import Kmeans
 from stages.codebook.quantizers import nearest
-from stages.core.checkpoint import read_hashed, write_hashed
 from stages.core.distributed import seed_of
 from stages.core.progress import bar
 from stages.core.results import Curves
+from stages.core.scratch import read_hashed, write_hashed
 
 INIT = {"random": "RANDOM", "kmeans++": "KMEANS_PLUS_PLUS", "afk-mc2": "AFK_MC2"}
 SUM_VECTORS = 8192  # features summed in float32 before they enter the float64 sums

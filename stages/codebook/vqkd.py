@@ -18,13 +18,14 @@ from stages.codebook.params import Inputs, Vqkd
 from stages.codebook.tokenizer import new_codebook
 from stages.codebook.vqkd_encoder import VQKD, WEIGHTS, EmaVq, FeatureDecoder, VqkdEncoder, cosine_loss
 from stages.core import artifact
-from stages.core.checkpoint import save_tensors, scratch
+from stages.core.checkpoint import save_tensors
 from stages.core.distributed import linspace_indices
 from stages.core.hardware import compute, pick_device
 from stages.core.images import to_float
 from stages.core.params import Machine, impossible
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
+from stages.core.scratch import scratch
 from stages.core.train import Batches
 from stages.core.train import fit as train
 from stages.data.reader import ImageSplit, image_facts

@@ -16,9 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.core import code
+from stages.core import UserError, code
 from stages.core.code import track
-from stages.core.errors import UserError
 
 CONFIG = "config.json"
 VERIFIED, RECENT_NS = Path("scratch/verified"), 10**8

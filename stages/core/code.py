@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from stages.core.errors import UserError
+from stages.core import UserError
 
 ROOT = Path(__file__).absolute().parents[2]
 CODE = Path("data/code")  # below the current folder, where DVC runs the stages

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stages.core import UserError
 from stages.core.distributed import local_rank, world_size
-from stages.core.errors import UserError
 from stages.core.params import Precision
 
 

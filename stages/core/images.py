@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.schemas import Affine
 
 

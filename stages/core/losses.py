@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.params import Precision
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.core.errors import UserError
+from stages.core import UserError
 
 FEW_LIVE = 0.5  # of a tokenizer's codes; where fewer occur, console and report warn
 MIN_MSE = 1 / 12  # of rounding to integers; keeps the PSNR of equal images finite, at 58.9 dB

@@ -22,8 +22,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stages.core import UserError
 from stages.core.code import track
-from stages.core.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 NAME_RULE = "expected a name of 1 to 64 letters (a to z), digits, - and _, beginning with a letter or digit"

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from stages.core import UserError
 from stages.core.distributed import rank
-from stages.core.errors import UserError
+from stages.core.scratch import SCRATCH
 
 EVENT_SECS = 1.0
-SCRATCH = Path("scratch")
 FULL = re.compile(r"os error 28|No space left on device|\d+ requested and \d+ written")  # safetensors, torch, numpy
 
 

@@ -24,10 +24,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import stages
-from stages.core import code
+from stages.core import UserError, code
 from stages.core.artifact import write_atomically
 from stages.core.distributed import rank, world_size
-from stages.core.errors import UserError
 from stages.core.progress import full_disk
 
 LOCKS, DURATIONS = Path("scratch/locks"), Path("scratch/durations")

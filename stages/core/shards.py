@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 from webdataset.writer import TarWriter
 
-from stages.core import artifact, distributed
-from stages.core.errors import UserError
+from stages.core import UserError, artifact, distributed
 
 BLOCK = 512  # bytes per tar block: one block for a member's header, then its content, padded
 Record = tuple[str, dict[str, bytes]]  # key (8 digits), {field: bytes}

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stages.core import UserError
 from stages.core.checkpoint import Checkpoint
 from stages.core.distributed import linspace_indices, rank, seed_of, share_of
-from stages.core.errors import UserError
 from stages.core.hardware import average
 from stages.core.images import random_maps, to_float, warp
 from stages.core.progress import bar

@@ -10,8 +10,8 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from stages.core import UserError
 from stages.core.code import track
-from stages.core.errors import UserError
 from stages.data.decode import DECODE_BYTES, EXTENSIONS, FILE_BYTES, decode_rgb, read_file, to_square
 from stages.data.listing import facts_of, list_folder
 from stages.data.params import Params

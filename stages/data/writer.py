@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from stages.core import artifact, distributed, shards
-from stages.core.checkpoint import scratch
-from stages.core.errors import UserError
+from stages.core import UserError, artifact, distributed, shards
 from stages.core.hardware import barrier, process_group
 from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
+from stages.core.scratch import scratch
 from stages.data.decode import pillow_warnings
 from stages.data.digits import open_digits
 from stages.data.folder import open_folder

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.core import artifact
+from stages.core import UserError, artifact
 from stages.core.code import import_kind
-from stages.core.errors import UserError
 from stages.core.images import to_uint8
 from stages.core.metrics import checked_codes
 from stages.core.networks import to_grid

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.core import UserError
 from stages.core.discriminator import AdversarialLoss, PatchDiscriminator, Reconstruction, Scalars
 from stages.core.distributed import linspace_indices, share_of, world_size
-from stages.core.errors import UserError
 from stages.core.params import Machine
 from stages.data.reader import ImageSplit
 from stages.decoder import training

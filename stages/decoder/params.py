@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.params import Section, kind_of, load, load_value, shown
 from stages.core.schemas import Affine, Gan, HingeLossConfig, Optim, ReconstructionLossConfig, TransformerConfig
 

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
-from stages.core import artifact, distributed, train
-from stages.core.checkpoint import save_tensors, scratch
+from stages.core import UserError, artifact, distributed, train
+from stages.core.checkpoint import save_tensors
 from stages.core.distributed import linspace_indices, seed_of
-from stages.core.errors import UserError
 from stages.core.hardware import barrier, compute, pick_device, process_group
 from stages.core.images import to_float
 from stages.core.metrics import psnr
@@ -26,6 +25,7 @@ from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves, enlarge, grid, save_png
 from stages.core.sampling import autoregressive_loss, autoregressive_nats, masked_loss, masked_nats
 from stages.core.schemas import check_shares
+from stages.core.scratch import scratch
 from stages.core.train import Batches
 from stages.data.reader import ImageSplit, image_facts
 from stages.decoder.decoder import base_config, load_decoder

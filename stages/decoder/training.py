@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
-from stages.core import artifact, distributed
-from stages.core.checkpoint import save_tensors, scratch
+from stages.core import UserError, artifact, distributed
+from stages.core.checkpoint import save_tensors
 from stages.core.discriminator import AdversarialLoss, Reconstruction
-from stages.core.errors import UserError
 from stages.core.gan_trainer import GanTrainer
 from stages.core.hardware import barrier, pick_device, process_group
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.core.schemas import ReconstructionLossConfig, check_perceptual, check_shares
+from stages.core.scratch import scratch
 from stages.data.reader import ImageSplit, image_facts
 from stages.decoder.decoder import base_config
 from stages.decoder.params import Inputs

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.core import artifact
-from stages.core.checkpoint import save_tensors, scratch
+from stages.core import UserError, artifact
+from stages.core.checkpoint import save_tensors
 from stages.core.distributed import seed_of
-from stages.core.errors import UserError
 from stages.core.hardware import compute, pick_device
 from stages.core.images import random_clouds, random_colors, random_light, random_maps, to_float, warp
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
 from stages.core.schemas import Optim
+from stages.core.scratch import scratch
 from stages.core.train import epoch_batch, fit
 from stages.data.reader import ImageSplit, image_facts
 from stages.encoder.losses import Objective

@@ -10,9 +10,8 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import load_pretrained
 from torch import nn
 
-from stages.core import artifact
+from stages.core import UserError, artifact
 from stages.core.checkpoint import load_tensors, save_tensors
-from stages.core.errors import UserError
 from stages.core.params import impossible
 from stages.encoder.encoder import Encoder
 from stages.encoder.hub import address, offline_advice, quickgelu_name, reach

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.core import artifact
-from stages.core.checkpoint import save_tensors, scratch
+from stages.core.checkpoint import save_tensors
 from stages.core.hardware import compute, pick_device
 from stages.core.images import to_float
 from stages.core.metrics import count_train
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves, write_metrics
+from stages.core.scratch import scratch
 from stages.core.train import Batches, fit
 from stages.data.reader import ImageSplit, image_facts
 from stages.evaluate.classifier import TYPE, Classifier

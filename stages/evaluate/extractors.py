@@ -25,8 +25,7 @@ from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.utils import create_feature_extractor
 
-from stages.core import artifact
-from stages.core.errors import UserError
+from stages.core import UserError, artifact
 from stages.core.images import to_float
 from stages.encoder.encoder import load_encoder
 from stages.evaluate.classifier import TYPE as CLASSIFIER_TYPE

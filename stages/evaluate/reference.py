@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.core import artifact
+from stages.core import UserError, artifact
 from stages.core.checkpoint import load_tensors, save_tensors
 from stages.core.distributed import random_subset
-from stages.core.errors import UserError
 from stages.core.hardware import pick_device
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.core import artifact
+from stages.core import UserError, artifact
 from stages.core.distributed import linspace_indices, random_subset, share_out
-from stages.core.errors import UserError
 from stages.core.hardware import pick_device
 from stages.core.metrics import count_classes, usage
 from stages.core.params import Machine

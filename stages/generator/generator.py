@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from stages.core import artifact
+from stages.core import UserError, artifact
 from stages.core.code import import_kind
-from stages.core.errors import UserError
 from stages.decoder.decoder import Decoder, check_drawn, codebook_of, load_decoder
 from stages.generator.params import KINDS, Sampling
 from stages.generator.transformer import TokenTransformer, check_unconditional, load_transformer

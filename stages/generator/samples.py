@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stages.core import artifact
+from stages.core import UserError, artifact
 from stages.core.code import import_kind
 from stages.core.distributed import share_out
-from stages.core.errors import UserError
 from stages.core.hardware import pick_device
 from stages.core.metrics import code_dtype
 from stages.core.params import Machine

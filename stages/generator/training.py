@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core import artifact, distributed
-from stages.core.checkpoint import save_tensors, scratch
+from stages.core.checkpoint import save_tensors
 from stages.core.code import import_kind
 from stages.core.distributed import seed_of
 from stages.core.hardware import barrier, compute, pick_device, process_group
@@ -18,6 +18,7 @@ from stages.core.metrics import count_train
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
+from stages.core.scratch import scratch
 from stages.core.train import epoch_batch, fit
 from stages.generator.likelihood import BATCH, likelihood_facts, nats_per_image
 from stages.generator.params import KINDS, Model, Params

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.core import artifact
+from stages.core import UserError, artifact
 from stages.core.checkpoint import load_tensors
 from stages.core.distributed import seed_of
-from stages.core.errors import UserError
 from stages.core.networks import Block, Cache, new_cache, run, shrink_branches, start_weights
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages.core.errors import UserError
+from stages.core import UserError
 from stages.core.params import load_value
 
 Series = tuple[list[float], list[float]]  # steps, values

@@ -10,9 +10,8 @@ import argparse
 import re
 from pathlib import Path
 
-from stages.core import code, runtime
+from stages.core import UserError, code, runtime
 from stages.core.artifact import write_atomically
-from stages.core.errors import UserError
 from stages.report import studies
 from stages.report.gather import Reports, read_evaluations, read_reports
 from stages.report.sections import generated_images, reconstructions

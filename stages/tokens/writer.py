@@ -9,12 +9,12 @@ import torch
 
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import artifact, distributed
-from stages.core.checkpoint import read_hashed, scratch, write_hashed
 from stages.core.distributed import seed_of
 from stages.core.hardware import barrier, pick_device, process_group
 from stages.core.images import seeded_maps, to_float, warp
 from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
+from stages.core.scratch import read_hashed, scratch, write_hashed
 from stages.data.reader import ImageSplit, image_facts
 from stages.tokens.params import Params
 
