@@ -36,7 +36,7 @@ FIXING = ("cache objects", "issues", "unfinished", "scratch", "prefect")  # subj
 def main(fix: bool) -> int:
     """Print all findings as they come; 1 if one is FAIL, else 0."""
     failed = False
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(4) as pool:
         for findings in pool.map(partial(run_check, fix), CHECKS.items()):
             for finding in findings:
                 failed |= finding.state == "FAIL"

@@ -60,15 +60,19 @@ class Run:
     children: Children
 
     def execute(self) -> dict[str, State]:
-        """Run each node as a task, at most `jobs` at once; their final states."""
+        """Run each node as a task, at most `jobs` of those at once that DVC would not skip; their final states."""
         todo, running, ended = dict(self.nodes), dict[str, list[str]](), queue.Queue()
-        futures: dict[str, PrefectFuture] = {}
+        futures, fresh = dict[str, PrefectFuture](), set[str]()
         while todo or running:
             for node in [node for node in todo.values() if self.is_ready(node, futures, running)]:
-                if len(running) >= self.jobs or not self.gpus.available(node.settings.gpus):
+                if not self.force and self.freshness.is_fresh(node):
+                    fresh.add(node.name)
+                    running[node.name] = []
+                elif len(running.keys() - fresh) < self.jobs and self.gpus.available(node.settings.gpus):
+                    running[node.name] = self.gpus.acquire(node.settings.gpus)
+                else:
                     continue
-                running[node.name] = self.gpus.acquire(node.settings.gpus)
-                futures[node.name] = self.submit(todo.pop(node.name), running[node.name], futures)
+                futures[node.name] = self.submit(todo.pop(node.name), node.name in fresh, running[node.name], futures)
                 futures[node.name].add_done_callback(lambda _, name=node.name: ended.put(name))
             self.gpus.release(running.pop(next_ended(ended)))
             cleanup.remove_accepted()
@@ -80,9 +84,8 @@ class Run:
         """Whether all upstreams of this run have ended."""
         return all(name in futures and name not in running for name in node.waits_for if name in self.nodes)
 
-    def submit(self, node: Node, gpus: list[str], futures: dict[str, PrefectFuture]) -> PrefectFuture:
+    def submit(self, node: Node, fresh: bool, gpus: list[str], futures: dict[str, PrefectFuture]) -> PrefectFuture:
         """Start the node's task; a failed upstream makes it NotReady."""
-        fresh = not self.force and self.freshness.is_fresh(node)
         env = self.gpus.env(gpus) | cores_env(self.jobs)
         return with_settings(node, self.children).submit(
             node, fresh, self.force, env, self.children,

@@ -5,6 +5,8 @@ The documented teachers are timm's own networks, narrowed to two blocks, so that
 """
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -13,6 +15,7 @@ import toy as toys
 from safetensors.torch import load_file, save_file
 
 from stages.core import UserError
+from stages.encoder.embedded import copy, keeps_its_size
 from stages.encoder.encoder import Encoder, block_number, load_encoder, random_twin
 from stages.encoder.params import EncoderParams
 from stages.encoder.sources import check, fetch
@@ -168,6 +171,18 @@ def test_embedded_weights_are_encoder_artifacts_and_fetched_unchanged(tmp_path):
     embedded, fetched = load_encoder(toys.ROOT / "weights/scenes"), load_encoder(tmp_path / "encoder")
     assert embedded.config["name"] == fetched.config["name"] == "scenes" and embedded.dim == fetched.dim == 128
     assert all(torch.equal(a, b) for a, b in zip(embedded.parameters(), fetched.parameters(), strict=True))
+
+
+def test_a_copy_without_torch_has_the_bytes_of_what_the_network_would_save(tmp_path):
+    params = EncoderParams(name="digits", weights="", img_px=32, precision="fp32")
+    fetch(toys.ROOT / "weights", tmp_path / "opened", params)
+    copy(toys.ROOT / "weights", tmp_path / "copied", params)
+    assert toys.hashes(tmp_path / "copied") == toys.hashes(tmp_path / "opened")
+    assert keeps_its_size(toys.ROOT / "weights", params)
+    assert not keeps_its_size(toys.ROOT / "weights", params.model_copy(update={"img_px": 64}))
+    code = "import sys, stages.encoder.embedded; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=toys.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_twin_is_random_seeded_and_of_the_same_shape(toy):

@@ -31,6 +31,26 @@ def test_a_package_that_breaks_hangs_or_crashes_is_a_failure_and_no_more(code, s
     assert answer is None and finding.state == "FAIL" and said in finding.text and finding.fix == "uv sync"
 
 
+def test_what_a_package_answered_is_remembered_until_another_is_installed_but_no_failure(monkeypatch):
+    monkeypatch.setattr(environment.shutil, "which", lambda _: None)
+    counts = "from pathlib import Path; p = Path('count'); p.write_text(p.exists() and p.read_text() + 'x' or 'x')\n"
+    for expected in (1, 1):
+        assert environment.run_probe("it", f"{counts}print(len(p.read_text()))", "") == (expected, [])
+    monkeypatch.setattr(environment, "installation", lambda: "another version of torch")
+    assert environment.run_probe("it", f"{counts}print(len(p.read_text()))", "") == (2, [])
+    for state in ("FAIL", "FAIL"):
+        assert environment.run_probe("it", "exit(1)", "")[1][0].state == state
+    environment.KNOWN.write_text("[1")
+    assert environment.run_probe("it", f"{counts}print(len(p.read_text()))", "") == (3, [])
+
+
+@pytest.mark.parametrize("driver", [False, True])
+def test_gpus_come_and_go_so_nothing_is_remembered_where_a_driver_is(driver, monkeypatch):
+    monkeypatch.setattr(environment.shutil, "which", lambda _: "/usr/bin/nvidia-smi" if driver else None)
+    environment.run_probe("it", "print(1)", "")
+    assert environment.KNOWN.exists() != driver
+
+
 @pytest.mark.parametrize(
     ("check", "gpus", "driver", "state", "said"),
     [

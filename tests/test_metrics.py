@@ -10,6 +10,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from stages.core.metrics import bootstrap_std, psnr, usage
 from stages.evaluate import metrics
+from stages.evaluate.frechet import fid
 from stages.evaluate.neighbors import distance_metrics, knn_radii, nearest
 
 
@@ -63,7 +64,7 @@ def test_ssim_is_one_for_equal_images_even_below_the_window():
 
 def test_fid_of_equal_sets_is_zero():
     feats = torch.from_numpy(np.random.default_rng(0).normal(size=(300, 16)))
-    assert abs(metrics.fid(feats, feats)) < 1e-3
+    assert abs(fid(feats, feats)) < 1e-3
 
 
 def test_fid_of_equal_covariances_is_the_squared_distance_of_means():
@@ -74,12 +75,12 @@ def test_fid_of_equal_covariances_is_the_squared_distance_of_means():
     found = fid_statistics_to_metric(one, {**one, "mu": shift}, verbose=False)[KEY_METRIC_FID]
     assert found == pytest.approx(shift @ shift, rel=1e-6)
     feats = torch.from_numpy(rng.normal(size=(200, 12)))
-    assert metrics.fid(feats, feats + torch.from_numpy(shift)) == pytest.approx(shift @ shift, rel=1e-6)
+    assert fid(feats, feats + torch.from_numpy(shift)) == pytest.approx(shift @ shift, rel=1e-6)
 
 
 def test_fid_with_fewer_images_than_dimensions_is_a_real_number():
     feats = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 64)))
-    found = metrics.fid(feats[:20], feats[20:])
+    found = fid(feats[:20], feats[20:])
     assert isinstance(found, float) and math.isfinite(found) and found > 0
 
 

@@ -12,8 +12,8 @@ from toy_pipeline import MACHINE, write_encoder, write_image_artifact
 from stages.core import artifact
 from stages.core.distributed import share_out
 from stages.data.reader import ImageSplit
-from stages.evaluate import metrics
 from stages.evaluate.evaluator import open_evaluator
+from stages.evaluate.frechet import fid
 from stages.evaluate.protocol import proportions_apart
 from stages.evaluate.score_generation import Samples, as_samples, score_val
 from stages.generator.params import Draws
@@ -111,7 +111,7 @@ def fids_of_equal_distributions(unbalanced, count: int) -> list[float]:
         drawn = np.concatenate([rng.choice(np.flatnonzero(labels == one), share, replace=False)
                                 for one, share in enumerate(shares)])  # fmt: skip
         rest = np.delete(np.arange(len(labels)), drawn)
-        found.append(metrics.fid(everything[drawn], everything[rest]))
+        found.append(fid(everything[drawn], everything[rest]))
     return found
 
 
@@ -130,7 +130,7 @@ def test_a_perfect_generator_is_far_from_unbalanced_images_where_every_class_is_
     def fid_of(labels: str, seed: int) -> float:
         rng, asked = np.random.default_rng(seed), labels_of(counts, draws(labels))
         drawn = [rng.choice(np.flatnonzero(splits["val"] == one)) for one in asked]
-        return metrics.fid(*(of.features["embedded"] for of in (evaluator.reference.val.subset(np.array(drawn)),
+        return fid(*(of.features["embedded"] for of in (evaluator.reference.val.subset(np.array(drawn)),
                                                                 evaluator.reference.train)))  # fmt: skip
 
     found = {labels: [fid_of(labels, seed) for seed in range(10)] for labels in ("train", "equal")}

@@ -25,6 +25,12 @@ def main() -> None:
     args = parser.parse_args()
     params = load("encoder", EncoderParams, args.params)
 
+    from stages.encoder.embedded import copy, is_embedded, keeps_its_size
+
+    if is_embedded(args.embedded, params) and keeps_its_size(args.embedded, params):
+        copy(args.embedded, args.out, params)
+        return
+
     from stages.encoder.sources import fetch
 
     fetch(args.embedded, args.out, params)

@@ -1,4 +1,4 @@
-"""Sources of the encoder: an embedded network of this repository, or a timm network with hub or local weights."""
+"""Sources of the encoder that need torch: a timm network with hub or local weights, an embedded one at another size."""
 
 import sys
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import nn
 from stages.core import UserError, artifact
 from stages.core.checkpoint import load_tensors, save_tensors
 from stages.core.params import impossible
+from stages.encoder.embedded import is_embedded, refuse_weights, summary
 from stages.encoder.encoder import Encoder
 from stages.encoder.hub import address, offline_advice, quickgelu_name, reach
 from stages.encoder.params import EncoderParams
@@ -32,25 +33,15 @@ def fetch(embedded: Path, out: Path, params: EncoderParams) -> None:
     config = {"name": params.name, "img_px": params.img_px, "precision": params.precision, **config}
     with artifact.new_artifact(out, "encoder", config) as folder:
         save_tensors(folder / "model.safetensors", vit.state_dict())
-    count = sum(p.numel() for p in vit.parameters())
-    print(
-        f"encoder: {params.name}, {config['depth']} blocks of {config['dim']}, "
-        f"patch {config['patch_px']} px, {count:,} parameters"
-    )
-
-
-def is_embedded(embedded: Path, params: EncoderParams) -> bool:
-    """True if the folder `embedded` holds the network of that name."""
-    return (embedded / params.name / artifact.CONFIG).is_file()
+    print(summary(params, config, sum(p.numel() for p in vit.parameters())))
 
 
 def check(embedded: Path, params: EncoderParams) -> None:
     """Refuse a network that cannot be opened at this image size, before anything is downloaded."""
     if not is_embedded(embedded, params):
         check_timm(params)
-    elif params.weights:
-        raise impossible("encoder.weights", params.weights, f"{params.name} has its own in {embedded}; expected ''")
     else:
+        refuse_weights(embedded, params)
         refuse_uneven(params, artifact.read_config(embedded / params.name, "encoder")["patch_px"])
 
 

@@ -1,10 +1,8 @@
-"""Metrics of image pairs and image sets: SSIM, FID, KID, IS, precision and recall."""
+"""Metrics of image pairs and image sets: SSIM, KID, IS, precision and recall."""
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
@@ -28,16 +26,6 @@ def too_few(images: int, reference: int, kid_subset_size: int, neighbors: int) -
     }
     why = {name: f"{least} images needed ({what}), {there} there" for name, (least, there, what) in needed.items()}
     return {f"{name}_skipped": why[name] for name, (least, there, _) in needed.items() if there < least}
-
-
-def fid(features: Tensor, reference: Tensor) -> float:
-    """Fréchet distance of the Gaussians fitted to float [M, D] and [R, D] (Heusel et al. 2017, equation 6).
-
-    Eigenvalues of small matrices are faster on one thread, by far where others use the cores: 8 ms instead of 1 s.
-    """
-    with threadpool_limits(1 if features.shape[1] < 1000 else None, "blas"):
-        statistics = [fid_features_to_statistics(feats.double()) for feats in (features, reference)]
-        return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
 
 
 def kid(features: Tensor, reference: Tensor, subset_size: int, seed: int) -> float:

@@ -17,6 +17,7 @@ from stages.data.reader import ImageSplit
 from stages.decoder.decoder import Decoder, check_drawn, load_decoder
 from stages.evaluate import metrics, pictures
 from stages.evaluate.evaluator import Evaluator, Inputs, decode, open_evaluator, print_summary
+from stages.evaluate.frechet import fid
 from stages.evaluate.image_features import ImageFeatures
 from stages.evaluate.neighbors import nearest, points
 from stages.evaluate.params import GenerationParams
@@ -140,7 +141,7 @@ def set_metrics(
     for name, features in images.features.items():
         real = reference.train.features[name]
         if "gfid_skipped" not in missing:
-            found[f"gfid[{name}]"] = metrics.fid(features, real)
+            found[f"gfid[{name}]"] = fid(features, real)
         if "gkid_skipped" not in missing:
             found[f"gkid[{name}]"] = metrics.kid(features, real, params.kid_subset_size, params.seed)
         if name in images.logits and "is_skipped" not in missing:

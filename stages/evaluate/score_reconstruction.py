@@ -17,8 +17,9 @@ from stages.data.reader import ImageSplit
 from stages.decoder.decoder import Decoder, check_codes_of, load_decoder
 from stages.evaluate import pictures
 from stages.evaluate.evaluator import Evaluator, Inputs, decode, open_evaluator, print_summary
+from stages.evaluate.frechet import fid
 from stages.evaluate.image_features import ImageFeatures, batches, join
-from stages.evaluate.metrics import fid, ssim
+from stages.evaluate.metrics import ssim
 from stages.evaluate.neighbors import distance_metrics
 from stages.evaluate.params import ReconstructionParams
 from stages.evaluate.reference import TYPE as REFERENCE_TYPE

@@ -13,7 +13,8 @@ from stages.core.images import to_float
 from stages.core.losses import EncoderPerceptual
 from stages.core.metrics import bootstrap, psnr
 from stages.evaluate.extractors import FeatureExtractor
-from stages.evaluate.metrics import fid, ssim
+from stages.evaluate.frechet import fid
+from stages.evaluate.metrics import ssim
 from stages.studies.params import DecodingSteps
 
 Statistic = Callable[[np.ndarray], float]  # of the images with these numbers, int64 [any], with repetition
