@@ -19,7 +19,15 @@ EXAMPLES = """examples:
   semtok run tokens --downstream     tokens and everything downstream of it
   semtok set codebook.kmeans.num_codes=512  change a parameter; lists the stages that become stale
 """
-MODULES = {"run": "run", "ui": "server", "serve": "serve", "set": "edit", "status": "status", "doctor": "doctor"}
+MODULES = {
+    "run": "run",
+    "ui": "server",
+    "serve": "serve",
+    "set": "edit",
+    "status": "status",
+    "cost": "cost",
+    "doctor": "doctor",
+}
 NEED_SERVER = ("run", "serve")
 
 
@@ -41,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
         help="such as codebook.kmeans.num_codes=512; @FILE: all values of a preset, such as @presets/scenes.yaml",
     )  # fmt: skip
     commands.add_parser("status", help="each stage: up to date or why not, and how long it took last time")
+    cost = commands.add_parser("cost", help="what each stage would cost: images, operations, disk, time")
+    cost.add_argument("--gpu", metavar="NAME", help="time on one such GPU, such as h100, instead of this machine")
+    for name, what in (("train-images", "train images"), ("val-images", "val images"), ("classes", "classes")):
+        cost.add_argument(f"--{name}", type=int, metavar="N", help=f"number of {what}, for images that are not here")
     doctor = commands.add_parser("doctor", help="check the installation, the GPU, the disk, and what a crash has left")
     doctor.add_argument("--fix", action="store_true", help="repair what can be repaired, remove what is not needed")
     return top
@@ -82,7 +94,7 @@ def call(command: str, options: dict[str, Any]) -> int:
     """Import the module of a command, since importing DVC and Prefect takes seconds, and call its `main`."""
     if command in NEED_SERVER:
         import_module("pipeline.server").require()
-    return import_module(f"pipeline.{MODULES[command]}").main(**options)
+    return import_module(f"pipeline.{MODULES.get(command, command)}").main(**options)
 
 
 def keep_bytecode() -> None:

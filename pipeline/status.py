@@ -61,10 +61,20 @@ def advice(states: dict[str, str]) -> str:
 
 def last_duration(name: str) -> str:
     """How long the stage took last time on this machine; empty if it never ran."""
+    seconds = last_seconds(name)
+    return "" if seconds is None else duration(seconds)
+
+
+def last_seconds(name: str) -> float | None:
+    """The same in seconds; None if it never ran."""
     try:
-        seconds = json.loads((DURATIONS / f"{name}.json").read_text())["seconds"]
+        return float(json.loads((DURATIONS / f"{name}.json").read_text())["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return None
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
     minutes, hours = seconds / 60, seconds / 3600
     if seconds < 100:
         return f"{seconds:.0f} s"

@@ -1,6 +1,6 @@
 """Features, logits and thumbnails of an image set, extracted in batches."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,21 @@ class ImageFeatures:
         features, logits = ({name: one[index] for name, one in of.items()} for of in (self.features, self.logits))
         return ImageFeatures(features, logits, self.thumbs[index])
 
+    def room_for(self, count: int) -> "ImageFeatures":
+        """Uninitialized tensors for `count` images like these."""
+        features, logits = (
+            {name: one.new_empty(count, *one.shape[1:]) for name, one in of.items()}
+            for of in (self.features, self.logits)
+        )
+        return ImageFeatures(features, logits, self.thumbs.new_empty(count, *self.thumbs.shape[1:]))
+
+    def write(self, start: int, part: "ImageFeatures") -> None:
+        """Replace the images from number `start` on by those of `part`."""
+        for own, given in ((self.features, part.features), (self.logits, part.logits)):
+            for name, one in given.items():
+                own[name][start : start + len(part)] = one
+        self.thumbs[start : start + len(part)] = part.thumbs
+
     def classified_as(self, labels: np.ndarray) -> np.ndarray:
         """bool [M]: whether the classifier predicts the class int64 [M]."""
         return self.logits["classifier"].argmax(1).numpy() == labels
@@ -49,16 +64,17 @@ def make_extractor(extractors: dict[str, FeatureExtractor], px: int) -> Extract:
 
 
 def extract_all(count: int, read: Callable[[range], np.ndarray], extract: Extract, batch_size: int) -> ImageFeatures:
-    """The features of `count` images; `read` returns the images of a range of numbers, uint8 [B, H, W, 3]."""
-    return join(extract(read(batch)) for batch in batches(count, batch_size))
+    """The features of `count` images, 1 or more; `read` returns the images of a range of numbers, uint8 [B, H, W, 3].
 
-
-def join(parts: Iterable[ImageFeatures]) -> ImageFeatures:
-    """All batches as one."""
-    parts = list(parts)
-    features = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
-    logits = {name: torch.cat([part.logits[name] for part in parts]) for name in parts[0].logits}
-    return ImageFeatures(features, logits, torch.cat([part.thumbs for part in parts]))
+    Every batch is written to its place: a list of them and its concatenation would take twice the memory.
+    """
+    first, *rest = batches(count, batch_size)
+    part = extract(read(first))
+    whole = part.room_for(count)
+    whole.write(0, part)
+    for batch in rest:
+        whole.write(batch.start, extract(read(batch)))
+    return whole
 
 
 def batches(count: int, size: int) -> list[range]:

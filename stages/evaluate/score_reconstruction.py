@@ -18,7 +18,7 @@ from stages.decoder.decoder import Decoder, check_codes_of, load_decoder
 from stages.evaluate import pictures
 from stages.evaluate.evaluator import Evaluator, Inputs, decode, open_evaluator, print_summary
 from stages.evaluate.frechet import fid
-from stages.evaluate.image_features import ImageFeatures, batches, join
+from stages.evaluate.image_features import ImageFeatures
 from stages.evaluate.metrics import ssim
 from stages.evaluate.neighbors import distance_metrics
 from stages.evaluate.params import ReconstructionParams
@@ -69,15 +69,18 @@ def score_reconstructions(
     val: ImageSplit, tokenizer: Tokenizer, decoder: Decoder, evaluator: Evaluator, params: ReconstructionParams
 ) -> dict[str, Any]:
     """Metrics of the reconstructed val images."""
-    parts, psnrs, ssims, codes = [], [], [], []
-    for batch in batches(len(val), evaluator.batch_size):
+    psnrs, ssims, codes = [], [], []
+
+    def reconstructed(batch: range) -> np.ndarray:
         images = val.read(batch)
         codes.append(tokenizer.encode(images))
         decoded = decode(decoder, codes[-1], params.seed)
         psnrs.append(psnr(images, decoded))
         ssims.append(ssim(images, decoded))
-        parts.append(evaluator.extract(decoded))
-    made, draws, seed = join(parts), params.bootstrap_draws, params.seed
+        return decoded
+
+    made = evaluator.extract_all(len(val), reconstructed)
+    draws, seed = params.bootstrap_draws, params.seed
     return {
         **class_accuracy(made, val.labels, evaluator, params),
         **mean_and_std("psnr_db", np.concatenate(psnrs), draws, seed),

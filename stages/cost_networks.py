@@ -1,0 +1,198 @@
+"""Floating-point operations of the networks that params.yaml describes, counted by torch on tensors without numbers.
+
+A multiplication with an addition counts as two operations; activations, norms and sums count as none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import vgg16
+
+from stages.codebook import params as codebook
+from stages.codebook.vqkd_encoder import VqkdEncoder
+from stages.core import UserError, artifact
+from stages.core.discriminator import PatchDiscriminator
+from stages.core.networks import ConvDecoder, ConvEncoder
+from stages.core.schemas import ReconstructionLossConfig
+from stages.decoder import params as decoder
+from stages.decoder.render import RenderTransformer
+from stages.decoder.training import widths_from
+from stages.decoder.unet import UNet
+from stages.encoder.encoder import Encoder
+from stages.encoder.params import EncoderParams
+from stages.encoder.vit import build_vit
+from stages.features.params import Params as Features
+from stages.generator import params as generator
+from stages.generator.transformer import TokenTransformer
+
+EMBEDDED = Path("weights")  # as in dvc.yaml
+
+
+def count(run: Callable[[], Any]) -> int:
+    """Operations of what `run` computes on the meta device."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def ints(*shape: int) -> Tensor:
+    """Codes without values."""
+    return torch.zeros(shape, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What a tokenizer makes of an image: `count` codes of `num_codes`, `grid` per side in each of `codebooks`."""
+
+    grid: int
+    codebooks: int
+    num_codes: int
+    dim: int
+    encode_flops: int  # per image
+
+    @property
+    def count(self) -> int:
+        """Codes per image."""
+        return self.codebooks * self.grid**2
+
+
+class Networks:
+    """The networks of one params file; operations are per image unless said otherwise."""
+
+    def __init__(self, encoder: EncoderParams, features: Features, img_px: int, params: Path):
+        self.params, self.img_px, self.encoder_params, self.features = params, img_px, encoder, features
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The frozen encoder on the meta device."""
+        with torch.device("meta"):
+            return Encoder(*self.open_encoder())
+
+    def open_encoder(self) -> tuple[Any, dict[str, Any]]:
+        """Its network, without weights, and what `Encoder` reads of its config; mean and std do not matter here."""
+        name, img_px = self.encoder_params.name, self.encoder_params.img_px
+        if (EMBEDDED / name / artifact.CONFIG).is_file():
+            trained = artifact.read_config(EMBEDDED / name, "encoder")
+            vit: Any = build_vit(**{**trained["shape"], "img_px": img_px}, seed=trained["seed"])
+            return vit, {**trained, "img_px": img_px}
+        vit = cast(Any, timm.create_model(name, pretrained=False, img_size=img_px, num_classes=0))
+        config = {"patch_px": vit.patch_embed.patch_size[0], "dim": vit.embed_dim, "depth": len(vit.blocks)}
+        return vit, {**config, "img_px": img_px, "mean": [0.5] * 3, "std": [0.5] * 3}
+
+    def encode_flops(self, blocks: list[int]) -> int:
+        """The frozen encoder up to the last of `blocks`, which may count from the end."""
+        last = max(block % self.encoder.config["depth"] for block in blocks)
+        side = self.encoder.img_px
+        return count(lambda: self.encoder.outputs(torch.empty(1, 3, side, side), [last]))
+
+    def codes(self, name: str) -> Codes:
+        """The codes of a tokenizer."""
+        section, grid = codebook.load_params(name, self.params), self.encoder.grid
+        if isinstance(section, codebook.Kmeans):
+            blocks = section.blocks or [self.features.block]
+            apart, own = (len(blocks), 1) if section.layers == "separate" else (1, len(blocks))
+            dim = section.pca_dim or own * self.encoder.dim
+            search = 2 * apart * grid**2 * section.num_codes * dim
+            return Codes(grid, apart, apart * section.num_codes, dim, self.encode_flops(blocks) + search)
+        if isinstance(section, codebook.Cluster):
+            search = 2 * grid**2 * section.num_codes * self.encoder.dim
+            flops = self.encode_flops([self.features.block]) + search
+            return Codes(grid, 1, section.num_codes, self.encoder.dim, flops)
+        if isinstance(section, codebook.Vqkd):
+            flops = self.vqkd_flops(section) + 2 * grid**2 * section.num_codes * section.dim
+            return Codes(grid, 1, section.num_codes, section.dim, flops)
+        return self.autoencoder_codes(section)
+
+    def vqkd_flops(self, section: codebook.Vqkd) -> int:
+        """The trained encoder of a vqkd tokenizer."""
+        shape = {"img_px": self.img_px, "patch_px": self.img_px // self.encoder.grid, **section.encoder.model_dump()}
+        return self.on_image(lambda: VqkdEncoder({**shape, "seed": 0}, section.dim))
+
+    def autoencoder_codes(self, section: codebook.Vqgan | codebook.Fsq) -> Codes:
+        """The codes of a vqgan or fsq tokenizer, which has a convolutional encoder of its own."""
+        grid = self.img_px >> (len(section.widths) - 1)
+        num_codes, dim = (
+            (prod(section.levels), len(section.levels))
+            if isinstance(section, codebook.Fsq)
+            else (section.num_codes, section.dim)
+        )
+        flops = self.on_image(lambda: ConvEncoder(dim, section.widths, section.blocks))
+        return Codes(grid, 1, num_codes, dim, flops + 2 * grid**2 * num_codes * dim)
+
+    def on_image(self, build: Callable[[], nn.Module]) -> int:
+        """A network that takes an image."""
+        return count(lambda: build()(torch.empty(1, 3, self.img_px, self.img_px)))
+
+    def convolutional_decoder_flops(self, codes: Codes, widths: list[int], blocks: int) -> int:
+        """A convolutional decoder of all codes at once."""
+        channels = codes.codebooks * codes.dim
+        return count(lambda: ConvDecoder(channels, widths, blocks)(torch.empty(1, channels, codes.grid, codes.grid)))
+
+    def pass_flops(self, codes: Codes, name: str) -> int:
+        """One forward pass of the network that training a decoder trains."""
+        section = decoder.load_params(name, self.params)
+        if isinstance(section, decoder.RenderParams):
+            return count(
+                lambda: self.render(codes, name, section)(ints(1, codes.count), ints(1, self.pixel(name).count))
+            )
+        widths = widths_from(codes.grid, self.img_px, section.widths)
+        if isinstance(section, decoder.DiffusionParams):
+            return count(lambda: self.denoise(codes, section, widths))
+        return self.convolutional_decoder_flops(codes, widths, section.blocks)
+
+    def denoise(self, codes: Codes, section: decoder.DiffusionParams, widths: list[int]) -> None:
+        """One step of a diffusion decoder."""
+        channels, side = codes.codebooks * codes.dim, self.img_px
+        network = UNet(channels, widths, section.blocks, section.conditioning)
+        network(torch.empty(1, 3, side, side), torch.zeros(1), torch.empty(1, channels, codes.grid, codes.grid))
+
+    def render(self, codes: Codes, name: str, section: decoder.RenderParams) -> RenderTransformer:
+        """The transformer of a render decoder."""
+        pixel = self.pixel(name)
+        sizes = {"num_given": codes.num_codes, "given_patches": codes.count}
+        sizes |= {"num_codes": pixel.num_codes, "num_patches": pixel.count}
+        model = section.model.model_dump(exclude={"label_smoothing"})
+        return RenderTransformer(**sizes, **model, causal=section.method == "ar")
+
+    def pixel(self, name: str) -> Codes:
+        """The codes of the pixel tokenizer of a render decoder."""
+        return self.codes(decoder.load_pixel_tokenizers(self.params)[name])
+
+    def decode_flops(self, codes: Codes, name: str) -> int:
+        """All that decoding an image takes."""
+        section, once = decoder.load_params(name, self.params), self.pass_flops(codes, name)
+        if isinstance(section, decoder.DiffusionParams):
+            return once * section.sampling.steps
+        if not isinstance(section, decoder.RenderParams):
+            return once
+        joint = codebook.load_params(decoder.load_pixel_tokenizers(self.params)[name], self.params)
+        if not isinstance(joint, codebook.Vqgan | codebook.Fsq):
+            raise UserError(f"{self.params}: pixel_tokenizer.{name}: expected a tokenizer of kind vqgan or fsq")
+        pixels = self.convolutional_decoder_flops(self.pixel(name), joint.widths, joint.blocks)
+        return once * (section.sampling.steps if section.method == "masked" else 1) + pixels
+
+    def perceptual_flops(self, section: ReconstructionLossConfig) -> int:
+        """The network of the perceptual distance, once forward: the frozen encoder, or VGG-16 for LPIPS."""
+        if section.lpips_vgg16:
+            return self.on_image(lambda: vgg16().features)
+        return self.encode_flops(section.perceptual_blocks)
+
+    def discriminator_flops(self, width: int) -> int:
+        """The patch discriminator."""
+        return self.on_image(lambda: PatchDiscriminator(width))
+
+    def generator_flops(self, codes: Codes, name: str, classes: int) -> int:
+        """One forward pass over all codes of an image; with its cache, sampling takes as much."""
+        params = generator.load_params(name, self.params)
+        sizes = {"num_codes": codes.num_codes, "num_classes": classes, "num_patches": codes.count}
+        shape = sizes | params.model.model_dump(include={"dim", "depth", "heads", "dropout"})
+        causal = params.training.kind == "ar"
+        return count(lambda: TokenTransformer(**shape, causal=causal)(ints(1), ints(1, codes.count)))
