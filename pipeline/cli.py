@@ -51,8 +51,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("status", help="each stage: up to date or why not, and how long it took last time")
     cost = commands.add_parser("cost", help="what each stage would cost: images, operations, disk, time")
     cost.add_argument("--gpu", metavar="NAME", help="time on one such GPU, such as h100, instead of this machine")
-    for name, what in (("train-images", "train images"), ("val-images", "val images"), ("classes", "classes")):
-        cost.add_argument(f"--{name}", type=int, metavar="N", help=f"number of {what}, for images that are not here")
+    numbers, what = ("TRAIN", "VAL", "CLASSES"), "for images that are not here: their numbers, and that of classes"
+    cost.add_argument("--images", nargs=3, type=int, metavar=numbers, help=what)
     doctor = commands.add_parser("doctor", help="check the installation, the GPU, the disk, and what a crash has left")
     doctor.add_argument("--fix", action="store_true", help="repair what can be repaired, remove what is not needed")
     return top

@@ -1,8 +1,8 @@
 """What each stage costs with the present values of params.yaml, before any work.
 
-Run:    semtok cost [--gpu NAME] [--train-images N --val-images N --classes N]
+Run:    semtok cost [--gpu NAME] [--images TRAIN VAL CLASSES]
 Expect: one line per stage: what it works on, operations, bytes on disk, time; then the sums. Half a minute; nothing is
-        changed. The three numbers stand for images that are not here yet, such as ImageNet's.
+        changed. --images stands for images that are not here yet: 1281167 50000 1000 for ImageNet's.
 
 Time on this machine: the stage's last duration times its operations now over those then, of the params in dvc.lock. Of
 a stage without operations: times its items now over those then. Of a stage that never ran here: its operations at the
@@ -31,7 +31,7 @@ HEADER = ("stage", "work", "operations", "disk", "time")
 Costs = dict[str, dict[str, Any]]
 
 
-def main(gpu: str | None, **images: int | None) -> int:
+def main(gpu: str | None, images: list[int] | None) -> int:
     """Print the table and what the times mean."""
     if gpu and gpu.lower() not in GPUS:
         raise PipelineError(f"--gpu {gpu}: expected one of {', '.join(GPUS)}")
@@ -74,11 +74,10 @@ def meaning(gpu: str | None, unknown: list[str]) -> str:
     return text + (f" No stage ran here, from which to estimate {', '.join(unknown)}." if unknown else "")
 
 
-def ask(path: Path, images: dict[str, int | None]) -> Costs:
+def ask(path: Path, images: list[int] | None = None) -> Costs:
     """What `python -m stages.cost` says about a params file."""
     command = [sys.executable, "-W", "ignore", "-m", "stages.cost", "--params", str(path)]
-    for name, number in images.items():
-        command += [] if number is None else [f"--{name.replace('_', '-')}", str(number)]
+    command += ["--images", *map(str, images)] if images else []
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECS)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
@@ -120,4 +119,4 @@ def costs_then() -> Costs:
                 node = node.setdefault(name, {})
             node[last] = value
     write(THEN, dump(params))
-    return ask(THEN, {})
+    return ask(THEN)

@@ -1,8 +1,8 @@
 """What each stage costs with the values of params.yaml, before any work: images, operations, bytes on disk.
 
-Run:    python -m stages.cost [--params params.yaml] [--train-images N --val-images N --classes N]
+Run:    python -m stages.cost [--params params.yaml] [--images TRAIN VAL CLASSES]
 Expect: JSON, {stage: {"what": text, "flops": number, "disk_bytes": number}}; seconds. `semtok cost` adds times.
-        Without the three options the images of data.source are counted, a folder's by listing it.
+        Without --images the images of data.source are counted, a folder's by listing it.
 
 "flops" are those of matrix products and convolutions. A training step counts three forward passes, one for each of
 forward, gradients of activations, gradients of weights. Stages that are studies count none.
@@ -185,7 +185,7 @@ class Costs:
         params = load("classifier", ClassifierParams, self.path)
         classes = self.images.classes
         return self.networks.on_image(
-            lambda: Classifier(img_px=params.img_px, widths=params.widths, num_classes=classes)
+            lambda: Classifier(img_px=params.img_px, widths=params.widths, num_classes=classes), "classifier"
         )
 
     def of_classifier(self) -> Cost:
@@ -218,14 +218,10 @@ class Costs:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    for name in ("train-images", "val-images", "classes"):
-        parser.add_argument(f"--{name}", type=int, metavar="N")
+    parser.add_argument("--images", nargs=3, type=int, metavar=("TRAIN", "VAL", "CLASSES"))
     options = parser.parse_args()
-    given = [options.train_images, options.val_images, options.classes]
     try:
-        if None in given and set(given) != {None}:
-            raise UserError("--train-images, --val-images, --classes: expected all three, or none")
-        images = None if None in given else Images(*given)
+        images = Images(*options.images) if options.images else None
         costs = {stage: asdict(cost) for stage, cost in Costs(options.params, images).stages()}
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -5,7 +5,7 @@ A multiplication with an addition counts as two operations; activations, norms a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from typing import Any, cast
@@ -69,6 +69,13 @@ class Networks:
 
     def __init__(self, encoder: EncoderParams, features: Features, img_px: int, params: Path):
         self.params, self.img_px, self.encoder_params, self.features = params, img_px, encoder, features
+        self.known: dict[tuple[Any, ...], int] = {}
+
+    def once(self, run: Callable[[], Any], *key: Any) -> int:
+        """The operations of `run`, counted at the first call with this key."""
+        if key not in self.known:
+            self.known[key] = count(run)
+        return self.known[key]
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -91,7 +98,7 @@ class Networks:
         """The frozen encoder up to the last of `blocks`, which may count from the end."""
         last = max(block % self.encoder.config["depth"] for block in blocks)
         side = self.encoder.img_px
-        return count(lambda: self.encoder.outputs(torch.empty(1, 3, side, side), [last]))
+        return self.once(lambda: self.encoder.outputs(torch.empty(1, 3, side, side), [last]), "encoder", last)
 
     def codes(self, name: str) -> Codes:
         """The codes of a tokenizer."""
@@ -114,7 +121,7 @@ class Networks:
     def vqkd_flops(self, section: codebook.Vqkd) -> int:
         """The trained encoder of a vqkd tokenizer."""
         shape = {"img_px": self.img_px, "patch_px": self.img_px // self.encoder.grid, **section.encoder.model_dump()}
-        return self.on_image(lambda: VqkdEncoder({**shape, "seed": 0}, section.dim))
+        return self.on_image(lambda: VqkdEncoder({**shape, "seed": 0}, section.dim), "vqkd", str(section))
 
     def autoencoder_codes(self, section: codebook.Vqgan | codebook.Fsq) -> Codes:
         """The codes of a vqgan or fsq tokenizer, which has a convolutional encoder of its own."""
@@ -124,17 +131,19 @@ class Networks:
             if isinstance(section, codebook.Fsq)
             else (section.num_codes, section.dim)
         )
-        flops = self.on_image(lambda: ConvEncoder(dim, section.widths, section.blocks))
+        build = partial(ConvEncoder, dim, section.widths, section.blocks)
+        flops = self.on_image(build, "autoencoder", dim, *section.widths, section.blocks)
         return Codes(grid, 1, num_codes, dim, flops + 2 * grid**2 * num_codes * dim)
 
-    def on_image(self, build: Callable[[], nn.Module]) -> int:
+    def on_image(self, build: Callable[[], nn.Module], *key: Any) -> int:
         """A network that takes an image."""
-        return count(lambda: build()(torch.empty(1, 3, self.img_px, self.img_px)))
+        return self.once(lambda: build()(torch.empty(1, 3, self.img_px, self.img_px)), *key)
 
     def convolutional_decoder_flops(self, codes: Codes, widths: list[int], blocks: int) -> int:
         """A convolutional decoder of all codes at once."""
         channels = codes.codebooks * codes.dim
-        return count(lambda: ConvDecoder(channels, widths, blocks)(torch.empty(1, channels, codes.grid, codes.grid)))
+        grid, build = torch.empty(1, channels, codes.grid, codes.grid, device="meta"), partial(ConvDecoder, channels)
+        return self.once(lambda: build(widths, blocks)(grid), "decoder", channels, codes.grid, *widths, blocks)
 
     def pass_flops(self, codes: Codes, name: str) -> int:
         """One forward pass of the network that training a decoder trains."""
@@ -145,7 +154,7 @@ class Networks:
             )
         widths = widths_from(codes.grid, self.img_px, section.widths)
         if isinstance(section, decoder.DiffusionParams):
-            return count(lambda: self.denoise(codes, section, widths))
+            return self.once(lambda: self.denoise(codes, section, widths), codes, name)
         return self.convolutional_decoder_flops(codes, widths, section.blocks)
 
     def denoise(self, codes: Codes, section: decoder.DiffusionParams, widths: list[int]) -> None:
@@ -182,12 +191,12 @@ class Networks:
     def perceptual_flops(self, section: ReconstructionLossConfig) -> int:
         """The network of the perceptual distance, once forward: the frozen encoder, or VGG-16 for LPIPS."""
         if section.lpips_vgg16:
-            return self.on_image(lambda: vgg16().features)
+            return self.on_image(lambda: vgg16().features, "vgg16")
         return self.encode_flops(section.perceptual_blocks)
 
     def discriminator_flops(self, width: int) -> int:
         """The patch discriminator."""
-        return self.on_image(lambda: PatchDiscriminator(width))
+        return self.on_image(lambda: PatchDiscriminator(width), "discriminator", width)
 
     def generator_flops(self, codes: Codes, name: str, classes: int) -> int:
         """One forward pass over all codes of an image; with its cache, sampling takes as much."""
@@ -195,4 +204,5 @@ class Networks:
         sizes = {"num_codes": codes.num_codes, "num_classes": classes, "num_patches": codes.count}
         shape = sizes | params.model.model_dump(include={"dim", "depth", "heads", "dropout"})
         causal = params.training.kind == "ar"
-        return count(lambda: TokenTransformer(**shape, causal=causal)(ints(1), ints(1, codes.count)))
+        build = partial(TokenTransformer, **shape, causal=causal)
+        return self.once(lambda: build()(ints(1), ints(1, codes.count)), "generator", codes, name)

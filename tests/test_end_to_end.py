@@ -5,6 +5,7 @@ Run: uv run pytest tests/test_end_to_end.py
 
 import json
 import re
+import shutil
 
 import pytest
 import toy as toys
@@ -13,14 +14,16 @@ from stages.core.artifact import images_digest
 
 
 @pytest.fixture(scope="module")
-def two_runs(tmp_path_factory):
-    roots = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
-    for root in roots:
-        toys.write_params(root)
-        toys.draw_pictures(root / "pictures")
-        for command in toys.COMMANDS:
+def two_runs(toy, tmp_path_factory):
+    """The shared toy, whose first stages have run, and one from nothing: each run to the end."""
+    first, second = shutil.copytree(toy, tmp_path_factory.mktemp("first") / "toy"), tmp_path_factory.mktemp("second")
+    toys.write_params(second)
+    toys.draw_pictures(second / "pictures")
+    commands = list(toys.COMMANDS)
+    for root, start in ((first, commands.index(toys.LAST_OF_TOY) + 1), (second, 0)):
+        for command in commands[start:]:
             toys.run(command, root)
-    return roots
+    return first, second
 
 
 def test_it_ends_with_a_report_that_shows_both_generators(two_runs):

@@ -140,6 +140,7 @@ def commands() -> dict[str, str]:
 
 
 COMMANDS = commands()
+LAST_OF_TOY = "pixel_tokenizer"  # tokens stand before it
 
 
 def run(command: str, root: Path) -> None:
@@ -169,7 +170,7 @@ def run_until_tokens(root: Path) -> None:
     draw_pictures(root / "pictures")
     for command in COMMANDS:
         run(command, root)
-        if command == "pixel_tokenizer":  # tokens stand before it
+        if command == LAST_OF_TOY:
             return
 
 
