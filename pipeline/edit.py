@@ -10,6 +10,7 @@ Expect: the values, old -> new, and the stages that `semtok run` will run for th
 import os
 import shutil
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from itertools import accumulate
 from pathlib import Path
@@ -50,8 +51,7 @@ def main(assignments: list[str]) -> int:
     if not changes:
         print(f"{PARAMS} has these values already: nothing changed")
         return 0
-    before = read_status()
-    replace_if_possible(render(old, new, text))
+    before = replace_if_possible(render(old, new, text))
     for key, change in changes.items():
         print(f"{key}  {change}"[:COLUMNS])
     print("\n" + "\n".join(effect(before, read_status(), {*changes})))
@@ -120,17 +120,21 @@ def merge(values: dict, more: dict) -> None:
             values[name] = value
 
 
-def replace_if_possible(text: str) -> None:
-    """Replace params.yaml, atomically, if the stages accept every value."""
+def replace_if_possible(text: str) -> Status:
+    """Replace params.yaml, atomically, if the stages accept every value; the status before. Both are asked at once."""
     write(CANDIDATE, text)
     try:
-        if errors := find_errors(CANDIDATE):
+        with ThreadPoolExecutor(1) as beside:
+            checked = beside.submit(find_errors, CANDIDATE)
+            before = read_status()
+        if errors := checked.result():
             lines = "\n".join(f"  {line.removeprefix(f'{CANDIDATE}: ')}" for line in errors)
             raise PipelineError(f"{PARAMS} is left as it was, since this is impossible:\n{lines}")
         shutil.copymode(PARAMS, CANDIDATE)
         os.replace(CANDIDATE, PARAMS)
     finally:
         CANDIDATE.unlink(missing_ok=True)
+    return before
 
 
 def effect(before: Status, after: Status, keys: set[str]) -> list[str]:

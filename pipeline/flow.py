@@ -10,6 +10,7 @@ gives the same result. Prefect's own cache is off: two caches could contradict e
 import fcntl
 import os
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -19,7 +20,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
 from pipeline import lockfile, repair, summary
-from pipeline.dvc_status import read_status
+from pipeline.dvc_status import Status, read_status
 from pipeline.errors import PipelineError
 from pipeline.files import WORK
 from pipeline.flow_runs import tag_with_process
@@ -65,7 +66,7 @@ def coordinate(
     """Select stages, run them, publish the summary."""
     check_counts(jobs=jobs, per_gpu=per_gpu)
     prepare()
-    status = read_status()
+    status = checked_status()
     nodes = select(status.nodes, targets, downstream, single)
     freshness, log = Freshness(status, children.outcomes), get_run_logger()
     up_to_date = [name for name in nodes if not force and name not in freshness.stale]
@@ -85,12 +86,20 @@ def check_counts(**counts: int | None) -> None:
 
 
 def prepare() -> None:
-    """Fix what a killed process has left; refuse impossible params before the first stage runs."""
+    """Fix what a killed process has left."""
     for sentence in repair.fix_issues():
         get_run_logger().warning("%s", sentence)
     lockfile.keep_copy()
-    if errors := find_errors():
+
+
+def checked_status() -> Status:
+    """The status of all stages; impossible params are refused, before the first stage runs. Both are asked at once."""
+    with ThreadPoolExecutor(1) as beside:
+        checked = beside.submit(find_errors)
+        status = read_status()
+    if errors := checked.result():
         raise PipelineError("\n".join(errors))
+    return status
 
 
 def run_name(parameters: dict[str, Any]) -> str:
