@@ -19,15 +19,7 @@ EXAMPLES = """examples:
   semtok run tokens --downstream     tokens and everything downstream of it
   semtok set codebook.kmeans.num_codes=512  change a parameter; lists the stages that become stale
 """
-MODULES = {
-    "run": "run",
-    "ui": "server",
-    "serve": "serve",
-    "set": "edit",
-    "status": "status",
-    "cost": "cost",
-    "doctor": "doctor",
-}
+MODULES = {"ui": "server", "set": "edit"}  # of commands whose module has another name
 NEED_SERVER = ("run", "serve")
 
 
@@ -49,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         help="such as codebook.kmeans.num_codes=512; @FILE: all values of a preset, such as @presets/scenes.yaml",
     )  # fmt: skip
     commands.add_parser("status", help="each stage: up to date or why not, and how long it took last time")
-    cost = commands.add_parser("cost", help="what each stage would cost: images, operations, disk, time")
+    cost = commands.add_parser("cost", help="what the main stages would cost: work, operations, data, time")
     cost.add_argument("--gpu", metavar="NAME", help="time on one such GPU, such as h100, instead of this machine")
     numbers, what = ("TRAIN", "VAL", "CLASSES"), "for images that are not here: their numbers, and that of classes"
     cost.add_argument("--images", nargs=3, type=int, metavar=numbers, help=what)

@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from pipeline.files import WORK, write
 from pipeline.finding import Finding, human_size
 
-PROBE_SECS = 60
+PROBE_SECS, DAY_SECS = 60, 24 * 3600
 KNOWN = WORK / "probes.json"
 PACKAGES = ("dvc", "prefect", "torch", "faiss-gpu", "timm")
 LOW_DISK_BYTES = 5 * 10**9
@@ -38,13 +39,16 @@ print(json.dumps(gpus))
 def run_probe(subject: str, code: str, fix: str) -> tuple[object, list[Finding]]:
     """The JSON that a piece of Python prints; or why it failed, as a finding.
 
-    What succeeded is remembered until another package is installed. Where there are GPUs nothing is: they come and go.
+    What succeeded is remembered for a day, until another package is installed. Where NVIDIA's driver is, everything is
+    asked anew: GPUs come and go.
     """
+    if shutil.which("nvidia-smi"):
+        return ask(subject, code, fix)
     known, key = read_known(), sha256(f"{code}\n{installation()}".encode()).hexdigest()
     if key in known:
         return known[key], []
     found, problem = ask(subject, code, fix)
-    if not problem and not shutil.which("nvidia-smi"):
+    if not problem:
         write(KNOWN, json.dumps({**read_known(), key: found}))
     return found, problem
 
@@ -55,9 +59,9 @@ def installation() -> str:
 
 
 def read_known() -> dict[str, object]:
-    """What probes of this or an earlier installation printed; empty if the file is missing or damaged."""
+    """What probes printed in the last day; empty if the file is older, missing or damaged."""
     try:
-        known = json.loads(KNOWN.read_text())
+        known = json.loads(KNOWN.read_text()) if time.time() - KNOWN.stat().st_mtime < DAY_SECS else {}
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

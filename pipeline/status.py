@@ -61,16 +61,10 @@ def advice(states: dict[str, str]) -> str:
 
 def last_duration(name: str) -> str:
     """How long the stage took last time on this machine; empty if it never ran."""
-    seconds = last_seconds(name)
-    return "" if seconds is None else duration(seconds)
-
-
-def last_seconds(name: str) -> float | None:
-    """The same in seconds; None if it never ran."""
     try:
-        return float(json.loads((DURATIONS / f"{name}.json").read_text())["seconds"])
+        return duration(json.loads((DURATIONS / f"{name}.json").read_text())["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return ""
 
 
 def duration(seconds: float) -> str:

@@ -10,29 +10,35 @@ from math import prod
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import vgg16
+from torchvision.models import inception_v3, vgg16
 
 from stages.codebook import params as codebook
-from stages.codebook.vqkd_encoder import VqkdEncoder
+from stages.codebook.vqkd_encoder import FeatureDecoder, VqkdEncoder
 from stages.core import UserError, artifact
 from stages.core.discriminator import PatchDiscriminator
+from stages.core.metrics import code_dtype
 from stages.core.networks import ConvDecoder, ConvEncoder
-from stages.core.schemas import ReconstructionLossConfig
+from stages.core.schemas import HingeGan, ReconstructionLossConfig
 from stages.decoder import params as decoder
+from stages.decoder.diffusion_training import TimedDiscriminator
+from stages.decoder.params import TrajectoryGan
 from stages.decoder.render import RenderTransformer
 from stages.decoder.training import widths_from
 from stages.decoder.unet import UNet
 from stages.encoder.encoder import Encoder
 from stages.encoder.params import EncoderParams
+from stages.encoder.sources import check_timm
 from stages.encoder.vit import build_vit
 from stages.features.params import Params as Features
 from stages.generator import params as generator
 from stages.generator.transformer import TokenTransformer
 
+PASSES = 3  # of a training step: forward, gradients of activations, gradients of weights
 EMBEDDED = Path("weights")  # as in dvc.yaml
 
 
@@ -56,7 +62,18 @@ class Codes:
     codebooks: int
     num_codes: int
     dim: int
-    encode_flops: int  # per image
+    network_flops: int  # per image: the network up to the vectors
+    search_flops: int  # per image: the nearest code of each vector
+
+    @property
+    def bytes(self) -> int:
+        """Per stored code."""
+        return np.dtype(code_dtype(self.num_codes)).itemsize
+
+    @property
+    def encode_flops(self) -> int:
+        """Per image, from pixels to codes."""
+        return self.network_flops + self.search_flops
 
     @property
     def count(self) -> int:
@@ -90,6 +107,7 @@ class Networks:
             trained = artifact.read_config(EMBEDDED / name, "encoder")
             vit: Any = build_vit(**{**trained["shape"], "img_px": img_px}, seed=trained["seed"])
             return vit, {**trained, "img_px": img_px}
+        check_timm(self.encoder_params)
         vit = cast(Any, timm.create_model(name, pretrained=False, img_size=img_px, num_classes=0))
         config = {"patch_px": vit.patch_embed.patch_size[0], "dim": vit.embed_dim, "depth": len(vit.blocks)}
         return vit, {**config, "img_px": img_px, "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -108,14 +126,13 @@ class Networks:
             apart, own = (len(blocks), 1) if section.layers == "separate" else (1, len(blocks))
             dim = section.pca_dim or own * self.encoder.dim
             search = 2 * apart * grid**2 * section.num_codes * dim
-            return Codes(grid, apart, apart * section.num_codes, dim, self.encode_flops(blocks) + search)
+            return Codes(grid, apart, apart * section.num_codes, dim, self.encode_flops(blocks), search)
         if isinstance(section, codebook.Cluster):
             search = 2 * grid**2 * section.num_codes * self.encoder.dim
-            flops = self.encode_flops([self.features.block]) + search
-            return Codes(grid, 1, section.num_codes, self.encoder.dim, flops)
+            return Codes(grid, 1, section.num_codes, self.encoder.dim, self.encode_flops([self.features.block]), search)
         if isinstance(section, codebook.Vqkd):
-            flops = self.vqkd_flops(section) + 2 * grid**2 * section.num_codes * section.dim
-            return Codes(grid, 1, section.num_codes, section.dim, flops)
+            search = 2 * grid**2 * section.num_codes * section.dim
+            return Codes(grid, 1, section.num_codes, section.dim, self.vqkd_flops(section), search)
         return self.autoencoder_codes(section)
 
     def vqkd_flops(self, section: codebook.Vqkd) -> int:
@@ -123,17 +140,21 @@ class Networks:
         shape = {"img_px": self.img_px, "patch_px": self.img_px // self.encoder.grid, **section.encoder.model_dump()}
         return self.on_image(lambda: VqkdEncoder({**shape, "seed": 0}, section.dim), "vqkd", str(section))
 
+    def feature_decoder_flops(self, section: codebook.Vqkd) -> int:
+        """The decoder of a vqkd tokenizer, from codes to the features of the frozen encoder."""
+        patches, own = self.encoder.grid**2, section.encoder
+        sizes = {"width": own.dim, "depth": section.decoder_depth, "heads": own.heads, "dim_out": self.encoder.dim}
+        build = partial(FeatureDecoder, section.dim, patches, **sizes)
+        return self.once(lambda: build()(torch.empty(1, patches, section.dim)), "feature decoder", str(section))
+
     def autoencoder_codes(self, section: codebook.Vqgan | codebook.Fsq) -> Codes:
         """The codes of a vqgan or fsq tokenizer, which has a convolutional encoder of its own."""
         grid = self.img_px >> (len(section.widths) - 1)
-        num_codes, dim = (
-            (prod(section.levels), len(section.levels))
-            if isinstance(section, codebook.Fsq)
-            else (section.num_codes, section.dim)
-        )
+        rounds = isinstance(section, codebook.Fsq)  # and searches for no nearest code
+        num_codes, dim = (prod(section.levels), len(section.levels)) if rounds else (section.num_codes, section.dim)
         build = partial(ConvEncoder, dim, section.widths, section.blocks)
         flops = self.on_image(build, "autoencoder", dim, *section.widths, section.blocks)
-        return Codes(grid, 1, num_codes, dim, flops + 2 * grid**2 * num_codes * dim)
+        return Codes(grid, 1, num_codes, dim, flops, 0 if rounds else 2 * grid**2 * num_codes * dim)
 
     def on_image(self, build: Callable[[], nn.Module], *key: Any) -> int:
         """A network that takes an image."""
@@ -149,9 +170,8 @@ class Networks:
         """One forward pass of the network that training a decoder trains."""
         section = decoder.load_params(name, self.params)
         if isinstance(section, decoder.RenderParams):
-            return count(
-                lambda: self.render(codes, name, section)(ints(1, codes.count), ints(1, self.pixel(name).count))
-            )
+            given, pixels = codes.count, self.pixel(name).count
+            return self.once(lambda: self.render(codes, name, section)(ints(1, given), ints(1, pixels)), codes, name)
         widths = widths_from(codes.grid, self.img_px, section.widths)
         if isinstance(section, decoder.DiffusionParams):
             return self.once(lambda: self.denoise(codes, section, widths), codes, name)
@@ -194,9 +214,29 @@ class Networks:
             return self.on_image(lambda: vgg16().features, "vgg16")
         return self.encode_flops(section.perceptual_blocks)
 
-    def discriminator_flops(self, width: int) -> int:
-        """The patch discriminator."""
-        return self.on_image(lambda: PatchDiscriminator(width), "discriminator", width)
+    def adversarial_flops(self, section: ReconstructionLossConfig) -> int:
+        """A step of the network with its discriminator, and one of the discriminator.
+
+        The term of the network: forward, and backward to the pixels. The discriminator's own step: forward and backward
+        for the real and the reconstructed image. R1 takes the gradient of that of the real image: three passes more.
+        """
+        gan, side = section.gan, self.img_px
+        if (
+            isinstance(gan, HingeGan) and gan.discriminator == "features"
+        ):  # its heads hardly count; the encoder is frozen
+            return 4 * self.encode_flops(section.perceptual_blocks)
+        if not isinstance(gan, TrajectoryGan):
+            return (2 + 2 * PASSES) * self.on_image(lambda: PatchDiscriminator(gan.width), "discriminator", gan.width)
+        images = [torch.empty(1, 3, side, side, device="meta") for _ in range(2)]
+        once = self.once(
+            lambda: TimedDiscriminator(gan.width)(*images, torch.zeros(1)), "timed discriminator", gan.width
+        )
+        return (2 + 2 * PASSES + (PASSES if gan.r1_weight else 0)) * once
+
+    def inception_flops(self) -> int:
+        """Inception-v3 at its own 299 px."""
+        images = torch.empty(1, 3, 299, 299, device="meta")
+        return self.once(lambda: inception_v3(init_weights=False, aux_logits=False).eval()(images), "inception")
 
     def generator_flops(self, codes: Codes, name: str, classes: int) -> int:
         """One forward pass over all codes of an image; with its cache, sampling takes as much."""

@@ -21,7 +21,7 @@ SEMTOK = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 
 
 class Server:
-    """Started and stopped as `semtok ui` does it; `env` is what a command needs to find it."""
+    """Started as `semtok ui` does it; `env` is what a command needs to find it."""
 
     def __init__(self, home: Path):
         with socket.socket() as probe:

@@ -4,6 +4,8 @@ Run: uv run pytest tests/test_core.py
 """
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core import UserError, artifact
+from stages.core import UserError, artifact, scratch
 from stages.core.checkpoint import Checkpoint
 from stages.core.distributed import seed_of
 from stages.core.hardware import _has_instructions, compute, pick_device
 from stages.core.images import random_maps, seeded_maps, warp
+from stages.core.params import Section
 from stages.core.results import Curves
 from stages.core.schemas import Affine, Optim
 from stages.core.train import Ema, NonFiniteMonitor, adamw, epoch_batch, lr_at
@@ -208,3 +211,22 @@ def test_a_cpu_that_would_emulate_bf16_computes_in_fp32_and_says_so_once(instruc
     _has_instructions.cache_clear()
     said = capsys.readouterr().out
     assert said.count("no instructions for bf16: fp32 instead") == (dtype == torch.float32)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_no_process_begins_before_the_finished_work_of_an_accepted_run_is_removed(rank, monkeypatch):
+    class Params(Section):
+        value: int
+
+    out, seen = Path("data/thing"), []
+    out.mkdir(parents=True)
+    with scratch.scratch(out, Params(value=1), []) as work:
+        (out / "file").write_text("x")
+    lock = {"stages": {"thing": {"outs": [{"path": "data/thing", "md5": scratch.dvc_hash(out)}]}}}
+    Path("dvc.lock").write_text(json.dumps(lock))
+    assert scratch.accepted(work)
+    monkeypatch.setenv("RANK", rank)
+    if rank == "1":
+        shutil.rmtree(work)  # as rank 0 does before it meets the others
+    with scratch.scratch(out, Params(value=1), [], meet=lambda: seen.append(work.exists())) as again:
+        assert again == work and seen == [False] and not any(work.iterdir())

@@ -173,8 +173,9 @@ def test_embedded_weights_are_encoder_artifacts_and_fetched_unchanged(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(embedded.parameters(), fetched.parameters(), strict=True))
 
 
-def test_a_copy_without_torch_has_the_bytes_of_what_the_network_would_save(tmp_path):
-    params = EncoderParams(name="digits", weights="", img_px=32, precision="fp32")
+@pytest.mark.parametrize("name", ["digits", "scenes", "scenes-supervised"])
+def test_a_copy_without_torch_has_the_bytes_of_what_the_network_would_save(name, tmp_path):
+    params = EncoderParams(name=name, weights="", img_px=32, precision="fp32")
     fetch(toys.ROOT / "weights", tmp_path / "opened", params)
     copy(toys.ROOT / "weights", tmp_path / "copied", params)
     assert toys.hashes(tmp_path / "copied") == toys.hashes(tmp_path / "opened")

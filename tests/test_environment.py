@@ -3,6 +3,9 @@
 Run: uv run pytest tests/test_environment.py
 """
 
+import os
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -44,11 +47,26 @@ def test_what_a_package_answered_is_remembered_until_another_is_installed_but_no
     assert environment.run_probe("it", f"{counts}print(len(p.read_text()))", "") == (3, [])
 
 
-@pytest.mark.parametrize("driver", [False, True])
-def test_gpus_come_and_go_so_nothing_is_remembered_where_a_driver_is(driver, monkeypatch):
-    monkeypatch.setattr(environment.shutil, "which", lambda _: "/usr/bin/nvidia-smi" if driver else None)
-    environment.run_probe("it", "print(1)", "")
-    assert environment.KNOWN.exists() != driver
+def test_gpus_come_and_go_so_where_a_driver_is_nothing_is_remembered_or_recalled(monkeypatch):
+    driver: list[str] = []
+    monkeypatch.setattr(environment.shutil, "which", lambda _: driver[0] if driver else None)
+    code = "from pathlib import Path; print(len(Path('gpus').read_text()))"
+    Path("gpus").write_text("")
+    assert environment.run_probe("it", code, "") == environment.run_probe("it", code, "") == (0, [])
+    driver.append("/usr/bin/nvidia-smi")
+    Path("gpus").write_text("x")
+    kept = environment.KNOWN.read_text()
+    assert environment.run_probe("it", code, "") == (1, []) and environment.KNOWN.read_text() == kept
+
+
+def test_after_a_day_a_package_is_asked_anew(monkeypatch):
+    monkeypatch.setattr(environment.shutil, "which", lambda _: None)
+    code = "from pathlib import Path; print(Path('said').read_text())"
+    for said, age_secs, answer in (("1", 0, 1), ("2", 0, 1), ("3", environment.DAY_SECS, 3)):
+        Path("said").write_text(said)
+        if age_secs:
+            os.utime(environment.KNOWN, (time.time() - age_secs,) * 2)
+        assert environment.run_probe("it", code, "") == (answer, [])
 
 
 @pytest.mark.parametrize(

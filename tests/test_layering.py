@@ -85,6 +85,11 @@ def test_core_has_at_most_20_modules():
     assert len([path for path in FILES if path.parent.name == "core" and path.name != "__init__.py"]) <= 20
 
 
+def test_a_stage_of_several_processes_waits_until_an_earlier_runs_work_is_removed():
+    opened = [line for path in FILES for line in path.read_text().splitlines() if "process_group(), scratch(" in line]
+    assert len(opened) == 6 and all("meet=barrier" in line for line in opened)
+
+
 def commands_of(stage: dict) -> list[str]:
     """The commands of a stage of dvc.yaml, which may be one text."""
     return [stage["cmd"]] if isinstance(stage["cmd"], str) else stage["cmd"]

@@ -4,6 +4,8 @@ Run: uv run pytest tests/test_schedule.py
 """
 
 import os
+from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +13,8 @@ from pipeline.dvc_status import Status
 from pipeline.errors import PipelineError
 from pipeline.gpus import Gpus
 from pipeline.graph import Node, Settings
-from pipeline.schedule import Freshness, cores_env
+from pipeline.repro import Children
+from pipeline.schedule import Freshness, Run, cores_env
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 
@@ -74,3 +77,35 @@ def test_a_stage_of_which_dvc_cannot_tell_is_left_to_dvc():
     assert not Freshness(status("code"), outcomes, refuse).is_fresh(node("a", "code"))
     busy = Status({}, {}, {}, {"a"}, {})
     assert not Freshness(status("code"), outcomes, lambda: busy).is_fresh(node("a", "code"))
+
+
+class Ended(Future):
+    """A task's future whose state is known."""
+
+    state = "ended"
+
+    def wait(self) -> None:
+        self.result(timeout=10)
+
+
+def test_stages_that_dvc_skips_wait_for_no_job_and_no_gpu(monkeypatch):
+    begun: list[tuple[str, bool, list[str]]] = []
+    long = Ended()
+
+    class Recorded(Run):
+        def submit(self, node, fresh, gpus, futures):
+            begun.append((node.name, fresh, gpus))
+            if node.name == "long":
+                return long
+            ended = Ended()
+            ended.set_result(None)
+            if [name for name, *_ in begun] == ["long", "a", "b"]:
+                long.set_result(None)  # only now: a and b did not wait for it
+            return ended
+
+    nodes = {one.name: one for one in (node("long"), node("a"), node("b", "a"), node("later"))}
+    nodes = {name: replace(one, settings=Settings(gpus=1)) for name, one in nodes.items()}
+    freshness = Freshness(status("long", "later"), {}, lambda: status("long", "later"))
+    run = Recorded(nodes, freshness, False, 1, Gpus(["7"]), Children())
+    assert run.execute() == dict.fromkeys(nodes, "ended")
+    assert begun == [("long", False, ["7"]), ("a", True, []), ("b", True, []), ("later", False, ["7"])]

@@ -108,3 +108,11 @@ def processor_secs() -> Iterator[list[float]]:
     yield found
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def test_it_is_stopped_by_the_command_that_it_named(server):
+    process = psutil.Process(server.pid())
+    assert "stopped" in server.semtok("ui", "--stop").stdout
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    assert "no server of `semtok ui` is running" in server.semtok("ui", "--stop", status=2).stderr
+    server.start()  # other tests use it, too

@@ -14,7 +14,7 @@ import time
 import pytest
 import tiny
 
-from pipeline import dvc_locks, status
+from pipeline import dvc_locks, dvc_status, status
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 HOLD = (
@@ -47,6 +47,16 @@ def process(*command: str, cwd=None):
             yield running
         finally:
             running.kill()
+
+
+def test_dvc_parses_params_once_for_all_stages(project, monkeypatch):
+    parsed, whole = [], dvc_status.serialize.load_path
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(
+        dvc_status.serialize, "load_path", lambda path, fs, **options: parsed.append(path) or whole(path, fs, **options)
+    )
+    assert len(dvc_status.read_status().nodes) == 5
+    assert parsed.count(str(project / "params.yaml")) == 1
 
 
 def test_all_is_up_to_date_and_in_the_order_of_the_graph(project):

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,17 +28,20 @@ HASH_BYTES = 32
 
 
 @contextmanager
-def scratch(out: Path, params: Section, inputs: list[Path], facts: str = "") -> Generator[Path]:
+def scratch(
+    out: Path, params: Section, inputs: list[Path], facts: str = "", meet: Callable[[], None] = lambda: None
+) -> Generator[Path]:
     """The folder of unfinished work on `out` with these params, inputs and code; the block publishes `out`.
 
-    `facts` describes inputs that are not artifacts. Rank 0 records the end of the work, so the block of a parallel
-    stage ends with a barrier. Finished work that dvc.lock records is removed here, by `semtok run` and by
-    `semtok doctor --fix`.
+    `facts` describes inputs that are not artifacts. Finished work that dvc.lock records is removed here, by
+    `semtok run` and by `semtok doctor --fix`. Rank 0 removes it and records the end of the work. So a parallel stage
+    gives its barrier as `meet`, lest rank 0 removes what others have begun, and ends the block with a barrier.
     """
     task = SCRATCH / out.as_posix().strip("/").replace("/", "-")
     if rank() == 0:
         for folder in filter(accepted, task.glob("*")):
             shutil.rmtree(folder)
+    meet()
     folder = task / key_of(params, inputs, facts)
     folder.mkdir(parents=True, exist_ok=True)
     yield folder

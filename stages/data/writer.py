@@ -46,7 +46,7 @@ BASE_BYTES = 10**9  # Python and its libraries, above all torch, which webdatase
 def write_images(out: Path, params: Params, machine: Machine) -> None:
     """Write the images artifact `out`; `UserError` where a split is left without images."""
     source = SOURCES[params.source](params)
-    with pillow_warnings(), process_group(), scratch(out, params, [], source.facts) as work:
+    with pillow_warnings(), process_group(), scratch(out, params, [], source.facts, meet=barrier) as work:
         print_estimate(out, work, source, params, machine)
         plan, entries = write_planned(work, source, params, machine)
         found = [item for entry in entries for item in entry["refused"]]

@@ -134,7 +134,7 @@ def fit(inputs: Inputs, params: RenderParams, machine: Machine) -> None:
     tokenizers = load_tokenizer(inputs.codebook, device), load_tokenizer(pixel_codebook, device)
     pairs = CodePairs(inputs.images, *tokenizers, params, machine, device)
     sources = [inputs.images, inputs.codebook, inputs.pixel_tokenizer]
-    with process_group(), scratch(inputs.out, params, sources) as work:
+    with process_group(), scratch(inputs.out, params, sources, meet=barrier) as work:
         train.fit(
             network, params.optim, pairs.batches.batch_at, partial(pair_loss, pairs=pairs, params=params),
             partial(evaluate, pairs=pairs, method=params.method), curves, work=work,

@@ -105,7 +105,7 @@ def train(
 
     vgg16_hash = artifact.sha256(Path(params.lpips_vgg16)) if params.lpips_vgg16 else ""
     sources = [inputs.images, inputs.encoder, inputs.codebook]
-    with process_group(), scratch(inputs.out, params, sources, vgg16_hash) as work:
+    with process_group(), scratch(inputs.out, params, sources, vgg16_hash, meet=barrier) as work:
         trainer = GanTrainer(
             f"decoder {inputs.out.name}", network, encode_and_reconstruct, adversarial,
             setup.encoder, setup.splits, params, setup.machine, work, device,

@@ -30,7 +30,7 @@ def write_features(images: Path, encoder: Path, out: Path, params: Params, machi
     block = block_number("features.block", params.block, config["depth"])
     parts = split_into_shards(images, params)
     num_patches = (config["img_px"] // config["patch_px"]) ** 2
-    with process_group(), scratch(out, params, [images, encoder]) as work:
+    with process_group(), scratch(out, params, [images, encoder], meet=barrier) as work:
         print_estimate(out, work, sum(len(index) for _, index in parts.values()), num_patches, config["dim"], machine)
         network = load_encoder(encoder, pick_device(machine.device))
         check_final_norm("features.final_norm", params.final_norm, network)

@@ -40,7 +40,7 @@ def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machin
     torch.manual_seed(optim.seed)
     network = TokenTransformer(**shape).to(device)
     estimate_cost(out, network, data, params)
-    with process_group(), scratch(out, params, [tokens]) as work:
+    with process_group(), scratch(out, params, [tokens], meet=barrier) as work:
         batch_at, batch_keys = batches(data["train"], params, device)
         fit(
             network, optim, batch_at, loss_fn(kind, params, device), evaluator(data, kind, device), curves,

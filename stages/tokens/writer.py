@@ -27,7 +27,7 @@ def write_tokens(images: Path, codebook: Path, out: Path, params: Params, machin
     artifact.check_made_from(codebook, f"codebook@{codebook.name}", images=images)
     book, facts = artifact.read_config(codebook, "codebook"), image_facts(images)
     parts = split_into_parts(facts, params.views)
-    with process_group(), scratch(out, params, [images, codebook]) as work:
+    with process_group(), scratch(out, params, [images, codebook], meet=barrier) as work:
         print_estimate(out, work, parts, book, machine)
         tokenizer = load_tokenizer(codebook, pick_device(machine.device))
         sources = {split: ImageSplit(images, split, machine.num_workers) for split in ("train", "val")}
