@@ -41,7 +41,8 @@ def main(gpu: str | None, images: list[int] | None) -> int:
     device = f"one {gpu.lower()}, bf16" if gpu else "this processor, just measured, fp32"
     print(
         f"\ntime: operations / ({UTILIZATION} * {amount(peak, 'FLOP')}/s of {device}). Neither time nor data include "
-        "reading images, starting processes, weights, checkpoints, DVC's cache, studies and the report."
+        "reading images, starting processes, weights, checkpoints, DVC's cache, studies and the report.\n"
+        "took: the last run of the stage on this machine, with whatever params it had."
     )
     return 0
 
