@@ -7,12 +7,10 @@ Expect: one line per stage: its work, operations, bytes of data, time by a rule 
 """
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.params_check import find_errors
+from pipeline.params_check import ask, find_errors
 from pipeline.status import duration, last_duration
 
 SECS = 600
@@ -28,7 +26,10 @@ def main(gpu: str | None, images: list[int] | None) -> int:
         raise PipelineError(f"--gpu {gpu}: expected one of {', '.join(GPUS)}")
     if errors := find_errors():
         raise PipelineError("\n".join(errors))
-    found = ask(images)
+    printed, errors = ask("stages.cost", *(["--images", *map(str, images)] if images else []), secs=SECS)
+    if errors:
+        raise PipelineError("\n".join(errors))
+    found = json.loads(printed.splitlines()[-1])
     costs, peak = found["stages"], GPUS[gpu.lower()] * 1e12 if gpu else found["peak_flops"]
     total = {key: sum(cost[key] for cost in costs.values()) for key in ("flops", "disk_bytes")}
     rows = [HEADER, *(row_of(name, cost, peak, last_duration(name)) for name, cost in costs.items())]
@@ -52,14 +53,8 @@ def row_of(name: str, cost: dict[str, Any], peak: float, took: str) -> tuple[str
     operations = amount(cost["flops"], "FLOP") if cost["flops"] else ""
     data = amount(cost["disk_bytes"], "B") if cost["disk_bytes"] else ""
     seconds = cost["flops"] / peak / UTILIZATION
-    return (
-        name,
-        cost["what"],
-        operations,
-        data,
-        ("< 1 s" if seconds < 1 else duration(seconds)) if operations else "",
-        took,
-    )
+    time = "" if not operations else "< 1 s" if seconds < 1 else duration(seconds)
+    return name, cost["what"], operations, data, time, took
 
 
 def amount(number: float, unit: str) -> str:
@@ -69,18 +64,3 @@ def amount(number: float, unit: str) -> str:
         number /= 1000
         prefixes.pop(0)
     return f"{number:.1f} {prefixes[0]}{unit}" if number < 9.95 else f"{number:.0f} {prefixes[0]}{unit}"
-
-
-def ask(images: list[int] | None) -> dict[str, Any]:
-    """What `python -m stages.cost` says about params.yaml."""
-    command = [sys.executable, "-W", "ignore", "-m", "stages.cost"]
-    command += ["--images", *map(str, images)] if images else []
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECS)
-    except subprocess.TimeoutExpired:
-        raise PipelineError(f"`python -m stages.cost` has not ended after {SECS} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
-        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        raise PipelineError("\n".join(said or lines[-1:]))
-    return json.loads(done.stdout.splitlines()[-1])

@@ -2,7 +2,8 @@
 
 Run:    semtok doctor [--fix]
 Expect: one line per check: ok, or warn or FAIL with a command that helps; ten seconds, and once for every object of
-        DVC's cache the time to read it. No network is needed.
+        DVC's cache the time to read it. No network is needed. That torch, faiss and Prefect's server work is
+        remembered for a day, except where NVIDIA's driver is.
         Nothing is changed without --fix, which repairs what a crash left half written and removes checkpoints of
         finished trainings and damaged objects of the cache.
 """

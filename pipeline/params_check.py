@@ -1,4 +1,4 @@
-"""Check params.yaml by the stages' own schemas, in a process of its own: `python -m stages.check`."""
+"""Ask the stages' own code about params.yaml, in a process of its own: `python -m stages.check` and the like."""
 
 import subprocess
 import sys
@@ -13,10 +13,17 @@ def find_errors(path: Path = Path("params.yaml")) -> list[str]:
     """What is wrong in a params file, one line per value; nothing in a project without stages/check.py."""
     if not Path("stages/check.py").is_file():
         return []
-    command = [sys.executable, "-m", "stages.check", "--params", str(path)]
+    return ask("stages.check", "--params", str(path), secs=SECS)[1]
+
+
+def ask(module: str, *arguments: str, secs: float) -> tuple[str, list[str]]:
+    """What `python -m module` prints, and its errors, one per line; the last line of another failure."""
+    command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECS)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=secs)
     except subprocess.TimeoutExpired:
-        raise PipelineError(f"`python -m stages.check` has not ended after {SECS} s") from None
-    lines = done.stderr.strip().splitlines() if done.returncode else []
-    return [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines[-1:]
+        raise PipelineError(f"`python -m {module}` has not ended after {secs} s") from None
+    if not done.returncode:
+        return done.stdout, []
+    lines = done.stderr.strip().splitlines() or [f"`python -m {module}` ended with status {done.returncode}"]
+    return done.stdout, [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines[-1:]

@@ -27,7 +27,7 @@ from stages.core.params import load, load_list
 from stages.core.schemas import Optim, ReconstructionLossConfig
 from stages.cost_networks import PASSES, Codes, Networks
 from stages.data.params import Params as Data
-from stages.data.writer import SOURCES, TAR_BYTES
+from stages.data.writer import SOURCES, bytes_per_image
 from stages.decoder import params as decoder
 from stages.encoder.params import EncoderParams
 from stages.evaluate.classifier import Classifier
@@ -99,10 +99,9 @@ class Costs:
                 yield f"generation@{name}-{one}", self.of_generation(codes, one)
 
     def of_data(self) -> Cost:
-        """As the stage itself estimates: PNG at no compression, JPEG at a sixth."""
+        """As the stage itself estimates."""
         count, side = self.images.train + self.images.val, self.data.img_px
-        image = side**2 * 3 // (1 if self.data.format == "png" else 6) + TAR_BYTES
-        return Cost(f"{count:,} images of {side} px", 0, count * image)
+        return Cost(f"{count:,} images of {side} px", 0, count * bytes_per_image(self.data))
 
     def of_features(self) -> Cost:
         count, encoder = self.feature_images, self.networks.encoder

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,7 +31,7 @@ from stages.decoder.training import widths_from
 from stages.decoder.unet import UNet
 from stages.encoder.encoder import Encoder
 from stages.encoder.params import EncoderParams
-from stages.encoder.sources import check_timm
+from stages.encoder.sources import check_timm, create_timm
 from stages.encoder.vit import build_vit
 from stages.features.params import Params as Features
 from stages.generator import params as generator
@@ -101,16 +100,15 @@ class Networks:
             return Encoder(*self.open_encoder())
 
     def open_encoder(self) -> tuple[Any, dict[str, Any]]:
-        """Its network, without weights, and what `Encoder` reads of its config; mean and std do not matter here."""
+        """Its network, without weights, and what `Encoder` reads of its config."""
         name, img_px = self.encoder_params.name, self.encoder_params.img_px
         if (EMBEDDED / name / artifact.CONFIG).is_file():
             trained = artifact.read_config(EMBEDDED / name, "encoder")
             vit: Any = build_vit(**{**trained["shape"], "img_px": img_px}, seed=trained["seed"])
             return vit, {**trained, "img_px": img_px}
         check_timm(self.encoder_params)
-        vit = cast(Any, timm.create_model(name, pretrained=False, img_size=img_px, num_classes=0))
-        config = {"patch_px": vit.patch_embed.patch_size[0], "dim": vit.embed_dim, "depth": len(vit.blocks)}
-        return vit, {**config, "img_px": img_px, "mean": [0.5] * 3, "std": [0.5] * 3}
+        vit, config = create_timm(self.encoder_params)
+        return vit, {**config, "img_px": img_px}
 
     def encode_flops(self, blocks: list[int]) -> int:
         """The frozen encoder up to the last of `blocks`, which may count from the end."""
@@ -221,9 +219,7 @@ class Networks:
         for the real and the reconstructed image. R1 takes the gradient of that of the real image: three passes more.
         """
         gan, side = section.gan, self.img_px
-        if (
-            isinstance(gan, HingeGan) and gan.discriminator == "features"
-        ):  # its heads hardly count; the encoder is frozen
+        if isinstance(gan, HingeGan) and gan.discriminator == "features":  # heads on the frozen encoder
             return 4 * self.encode_flops(section.perceptual_blocks)
         if not isinstance(gan, TrajectoryGan):
             return (2 + 2 * PASSES) * self.on_image(lambda: PatchDiscriminator(gan.width), "discriminator", gan.width)

@@ -189,23 +189,22 @@ def test_runs_whose_process_is_gone_are_set_to_crashed_and_no_others(server, tmp
         server.ask(f"flow_runs/{run['id']}/set_state", {"state": running, "force": True})
         return run["id"]
 
-    left = begin(f"pid:{dead.pid}", f"host:{host}")
-    task = server.ask(
-        "task_runs/", {"flow_run_id": left, "task_key": "x", "dynamic_key": "0", "name": "x", "state": running}
-    )
-    others = [begin(f"pid:{os.getpid()}", f"host:{host}"), begin(f"pid:{dead.pid}", "host:elsewhere"), begin()]
-
     def look(fix: bool) -> list[list[str]]:
         code = "import json; from pipeline import flow_runs as l"
         code += f"; print(json.dumps([[f.state, f.text] for f in l.dead_runs({fix})]))"
         done = run_in([sys.executable, "-W", "ignore", "-c", code], tmp_path, PYTHONPATH=str(tiny.ROOT), **server.env)
         return json.loads(done.stdout)
 
+    look(fix=True)  # runs that other tests killed
+    left = begin(f"pid:{dead.pid}", f"host:{host}")
+    task = server.ask(
+        "task_runs/", {"flow_run_id": left, "task_key": "x", "dynamic_key": "0", "name": "x", "state": running}
+    )
+    others = [begin(f"pid:{os.getpid()}", f"host:{host}"), begin(f"pid:{dead.pid}", "host:elsewhere"), begin()]
+
     def state(kind: str, name: str) -> str:
         return server.ask(f"{kind}/{name}")["state"]["type"]
 
-    look(fix=True)  # runs that other tests killed
-    left = begin(f"pid:{dead.pid}", f"host:{host}")
     [[word, text]] = look(fix=False)
     assert word == "warn" and "Running, but its process has ended" in text and state("flow_runs", left) == "RUNNING"
     [[word, text]] = look(fix=True)

@@ -103,15 +103,19 @@ def write_shards(
 def print_estimate(out: Path, work: Path, source: Source, params: Params, machine: Machine) -> None:
     """Print what the stage will cost; shards that an earlier attempt left need no more space."""
     count = sum(map(len, source.splits.values()))
-    image_bytes = params.img_px**2 * 3 // (1 if params.format == "png" else 6)
     done = sum(path.stat().st_size for path in work.glob("*.tar"))
     print_cost_estimate(
         "data",
         out,
         {"images": count},
-        disk_bytes=max(0, count * (image_bytes + TAR_BYTES) - done),
+        disk_bytes=max(0, count * bytes_per_image(params) - done),
         memory_bytes=BASE_BYTES + max(1, machine.num_workers) * source.decode_bytes,
     )
+
+
+def bytes_per_image(params: Params) -> int:
+    """In a shard, at most: PNG as large as its pixels, JPEG a sixth of them."""
+    return params.img_px**2 * 3 // (1 if params.format == "png" else 6) + TAR_BYTES
 
 
 def shard_builder(

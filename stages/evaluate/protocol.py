@@ -42,7 +42,7 @@ def describe(
         "per_class": per_class(labels),
         "proportions_apart": proportions_apart(labels, reference_labels),
         "extractors": {name: describe_extractor(one.facts, fewest) for name, one in extractors.items()},
-        "evaluator": f"torch-fidelity {version('torch-fidelity')}",
+        "evaluator": f"KID, IS: torch-fidelity {version('torch-fidelity')}; FID, precision, recall: semtok",
         **settings,
     }
 
