@@ -18,6 +18,13 @@ from pipeline.cli import keep_bytecode
 keep_bytecode()
 
 
+def pytest_collection_modifyitems(items):
+    """A worker gets whole files, and one of them all that use the Prefect server, which takes 25 s of CPU to start."""
+    served = {item.path for item in items if "server" in item.fixturenames}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("server" if item.path in served else item.path.name))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_bytecode_of_folders_that_go(tmp_path_factory):
     """What keep_bytecode keeps of modules in temporary folders goes with them."""

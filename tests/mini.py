@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
@@ -101,7 +102,7 @@ def build(root: Path, members: tuple[int, ...] = (1, 2)) -> Path:
     for name in (".dvcignore", ".gitignore", "prefect.toml"):
         shutil.copy(ROOT / name, root / name)
     run(["git", "init", "-q"], root)
-    run([sys.executable, "-m", "dvc", "init", "-q"], root)
+    dvc(root, "init", "-q")
     shutil.copy(ROOT / ".dvc/config", root / ".dvc/config")
     return root
 
@@ -134,7 +135,8 @@ def run(command: list[str], root: Path, **env: str) -> subprocess.CompletedProce
 
 def dvc(root: Path, *arguments: str) -> str:
     """What a dvc command prints."""
-    done = run([sys.executable, "-m", "dvc", *arguments], root)
+    done = forks.run("dvc", *arguments, root=root)
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
+import forks
 import mini
 import psutil
 
@@ -38,9 +39,7 @@ class Server:
 
     def semtok(self, *arguments: str, status: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         """`semtok …` in a repository that has Prefect's settings and no stages."""
-        command = [*SEMTOK, *arguments]
-        env = {**os.environ, **self.env, **env}
-        done = subprocess.run(command, cwd=self.home, env=env, capture_output=True, text=True, timeout=180)
+        done = forks.run("semtok", *arguments, root=self.home, **{**self.env, **env})
         assert done.returncode == status, done.stdout + done.stderr
         return done
 

@@ -12,13 +12,14 @@ import signal
 import subprocess
 import time
 
+import forks
 import mini
 import pytest
 import serving
 
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 PATIENCE_SECS = 300  # on a busy machine, a run of seconds takes minutes
-COMMAND = [*serving.SEMTOK, "run", "join", "--jobs", "2"]
+RUN = ["run", "join", "--jobs", "2"]
 KINDS = [
     "stage SIGKILL",
     "dvc SIGKILL",
@@ -79,9 +80,9 @@ def disturb(kind: str, flow: subprocess.Popen, root, server: serving.Server) -> 
 def survive(kind: str, after_secs: float, root, expected: dict[str, str], server: serving.Server) -> None:
     """One round: start, disturb, look for survivors, run again, compare."""
     forget(root)
-    env = {**os.environ, **server.env}
+    command, env = [*serving.SEMTOK, *RUN], {**os.environ, **server.env}
     with open(root / ".dvc/tmp/first.log", "w") as log:
-        flow = subprocess.Popen(COMMAND, cwd=root, env=env, stdout=log, stderr=log, start_new_session=True)
+        flow = subprocess.Popen(command, cwd=root, env=env, stdout=log, stderr=log, start_new_session=True)
         while not (root / "scratch").exists() and flow.poll() is None:  # the first stage has begun
             time.sleep(0.02)
         time.sleep(after_secs)
@@ -96,7 +97,7 @@ def survive(kind: str, after_secs: float, root, expected: dict[str, str], server
     assert shown(root).items() <= expected.items(), "something is half-written"
     if kind == "server SIGKILL":
         server.start()
-    again = subprocess.run(COMMAND, cwd=root, env=env, capture_output=True, text=True, timeout=PATIENCE_SECS)
+    again = forks.run("semtok", *RUN, root=root, **server.env)
     assert again.returncode == 0, (root / ".dvc/tmp/first.log").read_text() + again.stdout + again.stderr
     assert outputs(root) == expected
     assert mini.status(root).keys() == {"last", "alone"}, "those that were not asked for"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import forks
 import mini
 import pytest
 import serving
@@ -20,10 +21,7 @@ from pipeline.flow import check_counts
 
 def semtok(root, server, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """`semtok …` in the project, against the test's server."""
-    command = [*serving.SEMTOK, *arguments]
-    return subprocess.run(
-        command, cwd=root, env={**os.environ, **server.env, **env}, capture_output=True, text=True, timeout=300
-    )
+    return forks.run("semtok", *arguments, root=root, **server.env, **env)
 
 
 def ran(text: str) -> set[str]:

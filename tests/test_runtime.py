@@ -168,6 +168,38 @@ def test_a_launcher_hears_the_signals_that_the_stage_gets_and_chooses_its_own_th
             assert stage.wait() == number
 
 
+WHERE = """
+import os
+from pathlib import Path
+from stages.core import runtime
+
+def main():
+    Path("where-" + os.environ["RANK"]).write_text(f"{os.environ['GROUP_RANK']} of {os.environ['WORLD_SIZE']}")
+
+if __name__ == "__main__":
+    runtime.run(main, parallel=True)
+"""
+ON_TWO_NODES = {  # what the example calls; a node is a process group of this machine
+    "scontrol": "echo localhost; echo other",
+    "srun": 'for node in 0 1; do "$@" & pids="$pids $!"; done; for pid in $pids; do wait $pid || exit 1; done',
+    "uv": 'shift; exec "$@"',
+}
+
+
+@pytest.mark.slow
+def test_the_slurm_example_runs_a_stage_on_all_nodes(project):
+    (project / "stages/where.py").write_text(WHERE)
+    (project / "dvc.yaml").write_text("stages: {where: {cmd: python -m stages.where, outs: [where-0, where-1]}}")
+    (project / "bin").mkdir()
+    for name, text in ON_TWO_NODES.items():
+        (project / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (project / "bin" / name).chmod(0o755)
+    path = f"{project / 'bin'}{os.pathsep}{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    slurm = {"SLURM_JOB_NODELIST": "n[0-1]", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": str(os.getpid())}
+    mini.run(["bash", str(mini.ROOT / "docs/slurm.sh"), "where"], project, **{**slurm, "PATH": path})
+    assert sorted((project / f"where-{rank}").read_text() for rank in (0, 1)) == ["0 of 2", "1 of 2"]
+
+
 @pytest.mark.parametrize("keeper", ["stages.core.runtime", "pipeline.cli"])
 def test_bytecode_that_may_not_lie_beside_sources_is_kept_in_the_environment(keeper, tmp_path):
     (tmp_path / "heavy.py").write_text("")

@@ -110,7 +110,8 @@ def test_every_network_of_timm_with_weights_opens_or_is_refused_by_name(shallow,
             check(tmp_path, params_of(name))
             opened.append(name)
         except UserError as error:
-            assert f"encoder.name = '{name}'" in str(error)
+            uneven = "encoder.img_px" in str(error) and "expected a multiple of the patch size" in str(error)
+            assert f"encoder.name = '{name}'" in str(error) or uneven  # such as SigLIP's 384 px by patches of 14
     print(f"{len(opened)} architectures of timm open")
     assert len(opened) >= 200
 

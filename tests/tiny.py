@@ -13,6 +13,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import forks
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +98,7 @@ def build(root: Path) -> None:
 
 def dvc(root: Path, *arguments: str) -> str:
     """What a dvc command prints, in a process of its own."""
-    done = run(root, "-m", "dvc", *arguments)
+    done = forks.run("dvc", *arguments, root=root)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

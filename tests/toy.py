@@ -10,11 +10,12 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from unittest import mock
 
+import forks
 import numpy as np
 from PIL import Image
 from ruamel.yaml import YAML
@@ -177,29 +178,15 @@ def run_until_tokens(root: Path) -> None:
 @contextlib.contextmanager
 def process(command: str, root: Path) -> Iterator[multiprocessing.Process]:
     """The command in a process of its own. What it prints is appended to <command>.log in `root`."""
-    with forked(_child, command, str(root)) as child:
+    with forks.forked(_child, command, str(root)) as child:
         yield child
 
 
 @contextlib.contextmanager
 def process_of_its_own_stages(line: str, root: Path) -> Iterator[multiprocessing.Process]:
     """`python -m <line>` with the `stages` of `root`, not the repository's. What it prints is in said.log."""
-    with forked(_child_of_its_own_stages, line, str(root)) as child:
+    with forks.forked(_child_of_its_own_stages, line, str(root)) as child:
         yield child
-
-
-@contextlib.contextmanager
-def forked(target: Callable, *arguments: str) -> Iterator[multiprocessing.Process]:
-    """A process forked from a server that has the slow imports behind it; killed at the end of the block."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "timm", "torch._dynamo", "dvclive", "toy"])
-    child = context.Process(target=target, args=arguments)
-    child.start()
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.join()
 
 
 def _child(command: str, root: str) -> None:
