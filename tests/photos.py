@@ -7,11 +7,12 @@ from pathlib import Path
 from PIL import Image
 
 from stages.core.params import Machine
-from stages.data.params import Params, Scenes
+from stages.data.params import NO_FOLDER, Params, Scenes, WebDataset
 from stages.data.writer import write_images
 
 PX = 16
 SCENES = Scenes(count=20, max_objects=1, patterned=0.8, nuisance=0.0)
+WEBDATASET = WebDataset(shards=[], val_shards=[], class_field="cls", caption_field="txt")
 MACHINE = Machine(device="cpu", num_workers=2, infer_batch_size=8, checkpoint_secs=60.0)
 
 
@@ -20,11 +21,16 @@ def params(folder: Path, **changes) -> Params:
     fields = dict(
         source="folder",
         folder=str(folder),
+        val_folder=NO_FOLDER,
+        webdataset=WEBDATASET,
+        crop="center",
+        background="#ffffff",
         scenes=SCENES,
         img_px=PX,
         val_fraction=0.5,
         shard_images=4,
         format="png",
+        png_level=6,
         seed=0,
     )
     return Params(**(fields | changes))

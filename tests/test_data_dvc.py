@@ -18,6 +18,7 @@ from stages.core import UserError
 from stages.core.params import load
 from stages.data.params import Params
 
+NO_VAL = {"val_folder": "data/code/no_folder"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 
 
@@ -37,7 +38,7 @@ def project(tmp_path) -> Path:
     with open(root / "dvc.yaml", "w") as file:
         YAML(typ="safe").dump({"stages": {"code": code, "data": data}}, file)
     with open(root / "params.yaml", "w") as file:
-        YAML(typ="safe").dump({"data": {"source": "folder", "folder": str(tmp_path / "photos")}}, file)
+        YAML(typ="safe").dump({"data": {"source": "folder", "folder": str(tmp_path / "photos"), **NO_VAL}}, file)
     tiny.dvc(root, "init", "--no-scm", "-q")
     tiny.repro(root)
     return root
@@ -70,7 +71,7 @@ def test_a_changed_folder_is_a_changed_dependency(project, change):
 
 def test_digits_depend_on_a_file_that_the_stage_code_writes(project):
     with open(project / "params.yaml", "w") as file:
-        YAML(typ="safe").dump({"data": {"source": "digits", "folder": "data/code/no_folder"}}, file)
+        YAML(typ="safe").dump({"data": {"source": "digits", "folder": "data/code/no_folder", **NO_VAL}}, file)
     shutil.rmtree(project / "data/code")
     tiny.repro(project)
     assert tiny.stale(project) == {} and (project / "data/images").read_text() == "1\n"
@@ -80,7 +81,7 @@ def test_status_names_a_link_that_leads_nowhere_and_an_impossible_path(project):
     (project.parent / "photos/a/gone.png").symlink_to("nowhere.png")
     printed = tiny.semtok(project, "status")
     assert re.search(r"^data +stale +DVC cannot compare its files: \[Errno 2\] No such file", printed, re.M)
-    (project / "params.yaml").write_text('data: {source: folder, folder: ""}')
+    (project / "params.yaml").write_text('data: {source: folder, folder: "", val_folder: data/code/no_folder}')
     printed = tiny.semtok(project, "status", status=2)
     assert printed == "error: DVC cannot fill params.yaml into dvc.yaml\n"
 

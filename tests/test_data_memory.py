@@ -85,8 +85,8 @@ def test_tiles_are_the_pixels_of_the_whole(mode, monkeypatch):
     exif[0x0112] = 6
     image.save(file, "tiff" if mode == "CMYK" else "png", exif=exif, **({"transparency": 3} if mode == "P" else {}))
     monkeypatch.setattr(decode, "TILE_PX", 16)
-    got, expected = decode_rgb(file.getvalue()), as_before(file.getvalue())
-    assert got.size == expected.size and np.array_equal(np.asarray(got), np.asarray(expected)) and not got.info
+    (got, size), expected = decode_rgb(file.getvalue()), as_before(file.getvalue())
+    assert got.size == size == expected.size and np.array_equal(np.asarray(got), np.asarray(expected)) and not got.info
 
 
 PEAK = """

@@ -131,7 +131,7 @@ def test_cmyk_keeps_its_colors(oddities):
 def test_one_step_crop_equals_resizing_the_shorter_side_and_cropping():
     image = Image.effect_noise((96, 64), 80).convert("RGB")
     usual = image.resize((48, 32), Image.Resampling.BICUBIC).crop((8, 0, 40, 32))
-    difference = np.asarray(to_square(image, 32)).astype(int) - np.asarray(usual)
+    difference = np.asarray(to_square(image, 32, "center", "white")).astype(int) - np.asarray(usual)
     assert np.abs(difference).max() <= 1
 
 
@@ -141,4 +141,38 @@ def test_every_mode_of_a_white_image_stays_white(mode):
     image = Image.new(mode, (4, 4), white) if white else Image.new("L", (4, 4), 255).convert("RGB").convert(mode)
     file = io.BytesIO()
     image.save(file, "tiff")
-    assert (np.asarray(decode_rgb(file.getvalue())) == 255).all()
+    assert (np.asarray(decode_rgb(file.getvalue())[0]) == 255).all()
+
+
+def test_pad_shows_the_whole_image_on_the_background_and_resize_stretches_it():
+    image = halves(size=(40, 20))
+    padded = np.asarray(to_square(image, 16, "pad", "lime")).astype(int)
+    assert (padded[[0, 3, 12, 15]] == (0, 255, 0)).all()
+    assert (padded[4:12, :6] == (255, 0, 0)).all() and (padded[4:12, 10:] == (0, 0, 255)).all()
+    stretched = np.asarray(to_square(image, 16, "resize", "lime")).astype(int)
+    assert (stretched[:, :6] == (255, 0, 0)).all() and (stretched[:, 10:] == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (3, 2), (7, 7)])
+@pytest.mark.parametrize("crop", ["center", "pad", "resize"])
+def test_every_shape_fills_its_square(size, crop):
+    assert to_square(halves(size=size), 16, crop, "white").size == (16, 16)
+
+
+def test_transparency_lies_over_the_chosen_color():
+    file = io.BytesIO()
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(file, "png")
+    assert (np.asarray(decode_rgb(file.getvalue(), "navy")[0]) == (0, 0, 128)).all()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(turned):
+    rng, file, exif = np.random.default_rng(0), io.BytesIO(), Image.Exif()
+    smooth = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((1600, 1200))
+    exif[0x0112] = 6 if turned else 1
+    smooth.save(file, "jpeg", quality=95, exif=exif)
+    (whole, size), (small, same) = decode_rgb(file.getvalue()), decode_rgb(file.getvalue(), least_px=128)
+    assert size == same == whole.size == ((1200, 1600) if turned else (1600, 1200))
+    assert small.size == tuple(side // 8 for side in size)
+    one, other = (np.asarray(to_square(image, 128, "center", "white")).astype(float) for image in (whole, small))
+    assert np.sqrt(((one - other) ** 2).mean()) < 1.5

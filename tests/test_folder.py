@@ -144,7 +144,7 @@ def test_wrong_sidecars_refuse_their_images_with_the_reason(photos):
 
 def test_boxes_are_scaled_clipped_and_dropped():
     boxes = json.dumps([[0, 0, 100, 200], [0, 0, 100, 10], [25.5, 75, 50, 100]]).encode()
-    assert json.loads(convert_boxes(boxes, (100, 200), 10)) == [[0, 0, 10, 10], [2.55, 2.5, 5, 5]]
+    assert json.loads(convert_boxes(boxes, (100, 200), 10, "center")) == [[0, 0, 10, 10], [2.55, 2.5, 5, 5]]
 
 
 def test_metadata_of_the_source_does_not_reach_the_shards(photos):
@@ -153,3 +153,62 @@ def test_metadata_of_the_source_does_not_reach_the_shards(photos):
     for image_format in ("png", "jpg"):
         fields = by_name(make(photos, format=image_format))["0.jpg"]
         assert b"secret" not in fields[image_format] and b"profile" not in fields[image_format]
+
+
+def test_boxes_and_masks_follow_the_crop(photos):
+    boxes = json.dumps([[0, 0, 100, 200]]).encode()
+    assert json.loads(convert_boxes(boxes, (100, 200), 10, "resize")) == [[0, 0, 10, 10]]
+    assert json.loads(convert_boxes(boxes, (100, 200), 10, "pad")) == [[2, 0, 7, 10]], "in whole pixels, as the image"
+    good_images(photos, 8)  # 40 x 20
+    for number in range(8):
+        Image.new("L", (40, 20), 7).save(photos / f"{number}.mask.png")
+    for crop, rows in (("center", 16), ("pad", 8), ("resize", 16)):
+        fields = by_name(make(photos, crop=crop))["0.png"]
+        mask = np.asarray(Image.open(io.BytesIO(fields["mask.png"])))
+        assert mask.shape == (16, 16) and (mask == 7).all(1).sum() == rows and (mask[0] == 0).all() == (crop == "pad")
+
+
+def test_a_val_folder_gives_the_val_images_and_classes_are_shared(workdir):
+    for name in ("a", "b"):
+        good_images(workdir / "train" / name, 5)
+        good_images(workdir / "val" / name, 3)
+    save(workdir / "val/c/0.png")
+    facts = image_facts(make(workdir / "train", val_folder=str(workdir / "val"), val_fraction=0.9))
+    assert facts["classes"] == ["a", "b"] and facts["dropped_classes"] == ["c"]
+    assert {split: found["per_class"] for split, found in facts["splits"].items()} == {
+        "train": {"a": 5, "b": 5},
+        "val": {"a": 3, "b": 3},
+    }
+    assert facts["notes"] == [
+        "the images of data.val_folder are val, those of data.folder train; data.val_fraction is not used"
+    ]
+    assert facts["refused"] == [{"name": "val/c/0.png", "reason": "'c' has no train image"}]
+
+
+def test_two_flat_folders_have_no_classes_and_a_flat_one_beside_classes_is_refused(workdir):
+    good_images(workdir / "train", 5)
+    good_images(workdir / "val", 3)
+    facts = image_facts(make(workdir / "train", val_folder=str(workdir / "val")))
+    assert facts["classes"] == [] and [facts["splits"][name]["images"] for name in ("train", "val")] == [5, 3]
+    good_images(workdir / "classes/a", 3)
+    with pytest.raises(UserError, match=r"with a class \('val/a/0.png'\) and without \('train/0.png'\)"):
+        make(workdir / "train", val_folder=str(workdir / "classes"))
+
+
+def test_a_val_folder_inside_the_folder_or_beside_splits_is_refused(workdir):
+    good_images(workdir / "photos/val", 3)
+    with pytest.raises(ValueError, match="lies in folder or around it"):
+        make(workdir / "photos", val_folder=str(workdir / "photos/val"))
+    for split in ("train", "val"):
+        good_images(workdir / "both" / split / "a", 3)
+    good_images(workdir / "other/a", 3)
+    with pytest.raises(UserError, match="holds train and val, and data.val_folder is"):
+        make(workdir / "both", val_folder=str(workdir / "other"))
+
+
+def test_png_levels_give_the_same_pixels(photos):
+    save(photos / "noise.png", Image.effect_noise((64, 64), 90).convert("RGB"))
+    good_images(photos, 8)
+    found = [by_name(make(photos, png_level=level))["noise.png"]["png"] for level in (0, 1, 9)]
+    assert len({*found}) == 3
+    assert len({np.asarray(Image.open(io.BytesIO(png))).tobytes() for png in found}) == 1

@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import photos
 import pytest
 import torch
 from PIL import Image
@@ -169,8 +170,6 @@ def test_where_one_image_used_has_no_mask_variance_decides_for_all(toy, tmp_path
 
 def prepare_masked(out, without: int = -1) -> None:
     """Twelve images of noise, each with a mask of one or two patches, except number `without`."""
-    from stages.data.params import Params as Data
-    from stages.data.params import Scenes
     from stages.data.writer import write_images
 
     rng, source = np.random.default_rng(0), out.with_name(f"{out.name}-source")
@@ -181,10 +180,8 @@ def prepare_masked(out, without: int = -1) -> None:
         mask[:4, : 4 * (1 + number % 2)] = number + 1
         if number != without:
             Image.fromarray(mask).convert("RGBA" if number == 5 else "L").save(source / f"{number:02d}.mask.png")
-    facts = {"source": "folder", "folder": str(source), "img_px": 16, "val_fraction": 0.5, "format": "png"}
-    facts |= {"scenes": Scenes(count=20, max_objects=1, patterned=0.8, nuisance=0.0)}
     with contextlib.chdir(out.parent):
-        write_images(out, Data(**facts, shard_images=3, seed=0), MACHINE)
+        write_images(out, photos.params(source, shard_images=3), MACHINE)
 
 
 def test_flat_images_have_no_signal_and_are_left_out(toy, tmp_path):

@@ -11,11 +11,12 @@ import pytest
 import torch
 import toy as toys
 from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
 
 from stages.core import UserError
 from stages.core.images import random_clouds, random_colors
 from stages.encoder.losses import Objective
-from stages.encoder.vit import build_vit
+from stages.encoder.vit import ConvStem, build_vit
 
 HYBRID = {"source": "scenes", "depth": 1, "heads": 2, "dim": 64, "stem_blocks": 1, "store": "fp16", "class_weight": 1.0}
 SCENES = {
@@ -80,6 +81,40 @@ def test_residual_blocks_add_to_the_stem_alone_and_the_map_stays_8_by_8():
     assert sum(p.numel() for p in hybrid.patch_embed.parameters()) > 2 * sum(
         p.numel() for p in plain.patch_embed.parameters()
     )
+
+
+def timms(*, img_px: int, patch_px: int, dim: int, depth: int, heads: int, seed: int, stem_blocks: int):
+    """The same network by timm, with its own initial weights."""
+
+    class Stem(ConvStem):
+        num_patches = (img_px // patch_px) ** 2
+
+        def __init__(self, **_: object):
+            super().__init__(patch_px, dim, stem_blocks)
+
+    torch.manual_seed(seed)
+    return VisionTransformer(
+        img_size=img_px, patch_size=patch_px, embed_dim=dim, depth=depth, num_heads=heads, embed_layer=Stem,
+        class_token=False, global_pool="avg", num_classes=0, fc_norm=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stem_blocks", [0, 1])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_weights_features_and_gradients_are_those_of_timms_network_to_the_bit(stem_blocks, bf16):
+    shape = {"img_px": 16, "patch_px": 4, "dim": 64, "depth": 3, "heads": 2, "seed": 5, "stem_blocks": stem_blocks}
+    own, other = build_vit(**shape), timms(**shape)
+    assert [name for name, _ in own.named_parameters()] == [name for name, _ in other.named_parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(own.parameters(), other.parameters(), strict=True))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        wanted = other.forward_intermediates(images(), indices=[0, 2], output_fmt="NLC", intermediates_only=True)
+        found = own.forward_intermediates(images(), indices=[0, 2])
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+        ends = [network.forward_features(images()) for network in (own, other)]
+    assert torch.equal(*ends)
+    for end in ends:
+        end.float().square().mean().backward()
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(own.parameters(), other.parameters(), strict=True))
 
 
 def two_views():

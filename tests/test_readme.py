@@ -5,7 +5,6 @@ Run: uv run pytest tests/test_readme.py
 
 import ast
 import contextlib
-import copy
 import fnmatch
 import importlib.util
 import json
@@ -142,10 +141,11 @@ def parsed_params() -> dict:
 def params_after(arguments: list[str], folder: Path) -> dict:
     """All params after `semtok set` with these arguments, accepted by `stages.check`; the images' folder exists."""
     with contextlib.chdir(ROOT):
-        params = copy.deepcopy(parsed_params())
+        params = json.loads(json.dumps(parsed_params()))
         lay_over(params, read_arguments(arguments, params))
-        if params["data"]["source"] == "folder":
-            params["data"]["folder"] = str(folder)
+        for key in [key for key in ("folder", "val_folder") if params["data"][key].startswith("/path/to/")]:
+            (folder / key).mkdir()
+            params["data"][key] = str(folder / key)
         (folder / "params.yaml").write_text(json.dumps(params))  # JSON is YAML
         assert errors_in(folder / "params.yaml") == [], arguments
     return params
@@ -190,7 +190,7 @@ def load_recipe(recipe: str, folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory) -> list[dict]:
-    """All params under the recipes of docs/real_data.md: a folder, ImageNet."""
+    """All params under the recipes of docs/real_data.md: a folder, shards, ImageNet."""
     return [load_recipe(recipe, tmp_path_factory.mktemp("recipe")) for recipe in RECIPES]
 
 
@@ -213,7 +213,7 @@ def test_a_recipe_laid_over_params_yaml_is_accepted_and_fits_together(number, re
 
 
 def test_the_folder_recipe_suits_even_a_flat_folder_and_the_other_a_thousand_classes(recipes):
-    folder, imagenet = recipes
+    folder, _, imagenet = recipes
     per_class = folder["samples"]["draws"]["per_class"]
     assert folder["generation"]["kid_subset_size"] <= per_class, "flat: samples in all"
     assert folder["encoder"]["name"] == "digits", "nothing to download"

@@ -48,9 +48,9 @@ def write_images(out: Path, classes: int = 10) -> None:
 
 def write_image_artifact(out: Path, images: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
     """An images artifact made by the data stage itself from files in a folder."""
+    import photos
     from PIL import Image
 
-    from stages.data.params import Params, Scenes
     from stages.data.writer import write_images
 
     source = out.with_name(f"{out.name}-source")
@@ -58,10 +58,9 @@ def write_image_artifact(out: Path, images: np.ndarray, labels: np.ndarray, clas
         folder = source / classes[label] if classes else source
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{number:04d}.png")
-    facts = {"source": "folder", "folder": str(source), "img_px": images.shape[1], "val_fraction": 0.33}
-    facts |= {"scenes": Scenes(count=20, max_objects=1, patterned=0.8, nuisance=0.0)}
+    params = photos.params(source, img_px=images.shape[1], val_fraction=0.33, shard_images=1000)
     with contextlib.chdir(out.parent):
-        write_images(out, Params(**facts, shard_images=1000, format="png", seed=0), MACHINE)
+        write_images(out, params, MACHINE)
 
 
 def write_encoder(out: Path) -> None:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.codebook.dead_codes import live_fraction, revive_dead_codes, running_share
 from stages.codebook.quantizers import nearest
 from stages.core.checkpoint import load_tensors
-from stages.encoder.vit import build_vit
+from stages.encoder.vit import Block, build_vit
 
 KMEANS_ITERATIONS = 10
 WEIGHTS = "encoder.safetensors"  # of a codebook artifact
@@ -110,7 +109,7 @@ class FeatureDecoder(nn.Module):
         super().__init__()
         self.embed = nn.Linear(code_dim, width)
         self.pos_embed = nn.Parameter(0.02 * torch.randn(num_patches, width))
-        self.blocks = nn.Sequential(*[Block(width, heads, qkv_bias=True) for _ in range(depth)])
+        self.blocks = nn.Sequential(*[Block(width, heads) for _ in range(depth)])
         self.norm, self.head = nn.LayerNorm(width), tanh_head(width, dim_out)
 
     def forward(self, quantized_BND: Tensor) -> Tensor:

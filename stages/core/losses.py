@@ -3,7 +3,6 @@
 import warnings
 from typing import Any
 
-import lpips
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -50,6 +49,8 @@ class LpipsPerceptual(nn.Module):
     """LPIPS (Zhang et al. 2018) with VGG-16; the linear weights come with the package, VGG's from a local file."""
 
     def __init__(self, vgg16_file: str):
+        import lpips  # here, since it takes as long to import as torch, and few trainings use it
+
         super().__init__()
         with warnings.catch_warnings():  # lpips calls torchvision in a deprecated way
             warnings.simplefilter("ignore", UserWarning)

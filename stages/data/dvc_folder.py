@@ -8,12 +8,12 @@ NO_FOLDER = "data/code/no_folder"  # the value of data.folder for other sources:
 SHOWN = 3
 
 
-def refuse_unreadable(folder: Path) -> None:
+def refuse_unreadable(key: str, folder: Path) -> None:
     """`ValueError` with the entries at which DVC would stop, or wait forever."""
     if found := unreadable(folder):
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise ValueError(
-            f"folder = {str(folder)!r}: DVC, which compares its files, cannot read {', '.join(found[:SHOWN])}{more}. "
+            f"{key} = {str(folder)!r}: DVC, which compares its files, cannot read {', '.join(found[:SHOWN])}{more}. "
             "Remove them, or choose another folder."
         )
 

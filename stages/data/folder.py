@@ -1,6 +1,7 @@
 """A folder of image files: `class/image.jpg` (the class is the first part of the path), or flat without classes.
 
-Of `train/class/image.jpg` and `val/class/image.jpg`, the first part is the split and the second the class.
+Of `train/class/image.jpg` and `val/class/image.jpg`, the first part is the split and the second the class. Two folders,
+of train and val images, are read as if they were the folders `train` and `val` of one.
 Hidden files are ignored, links to folders are followed. A 1x1 image is a valid image: it becomes one flat color.
 """
 
@@ -13,24 +14,32 @@ from pathlib import Path
 from stages.core import UserError
 from stages.core.code import track
 from stages.data.decode import DECODE_BYTES, EXTENSIONS, FILE_BYTES, decode_rgb, read_file, to_square
-from stages.data.listing import facts_of, list_folder
+from stages.data.listing import Roots, facts_of, list_folders, locate
 from stages.data.params import Params
-from stages.data.sidecars import owner, read_sidecars
+from stages.data.sidecars import ENDINGS, Sidecars, owner, read_sidecars
 from stages.data.source import Candidate, Prepared, Source, one_by_one, refusal
 
 SPLITS, OTHER_SPLITS = {"train", "val"}, {"dev", "eval", "test", "testing", "training", "valid", "validation"}
 GIVEN_SPLITS = "the folders train and val are taken as the splits, data.val_fraction is not used"
+VAL_FOLDER = "the images of data.val_folder are val, those of data.folder train; data.val_fraction is not used"
 SHOWN = 5  # linked folders on the console
 
 
 def open_folder(params: Params) -> Source:
     """The images below `params.folder`, each put into train or val by a hash of its own name, or by its folder."""
-    folder = Path(params.folder)
-    facts = track(f"the files in {folder}", partial(facts_of, folder))  # first: a later file is then a change
-    listing = list_folder(folder)
+    roots = {"": Path(params.folder)}
+    if params.has_val_folder:
+        roots = {"train/": Path(params.folder), "val/": Path(params.val_folder)}
+    shown = " and ".join(map(str, roots.values()))
+    facts = track(f"the files in {shown}", partial(facts_of, roots))  # first: a later file is then a change
+    listing = list_folders(roots)
     images, sidecars, others = sort_by_role(listing.files)
-    given = holds_splits(folder, images)
-    classes = find_classes(folder, images, others, part := int(given))
+    for start, root in roots.items():
+        given = holds_splits(root, [name.removeprefix(start) for name in images if name.startswith(start)])
+        if given and start:
+            raise UserError(f"{root}: holds train and val, and data.val_folder is {params.val_folder!r}: expected one")
+    given |= params.has_val_folder
+    classes = find_classes(shown, images, others, part := int(given))
     labels = {name: label for label, name in enumerate(classes)}
     splits: dict[str, list[Candidate]] = {"train": [], "val": []}
     for number, name in enumerate(images):
@@ -40,12 +49,12 @@ def open_folder(params: Params) -> Source:
     return Source(
         classes=classes,
         splits=splits,
-        open=one_by_one(lambda candidate: open_image(folder, candidate.name, sidecars, params.img_px)),
+        open=one_by_one(lambda candidate: open_image(roots, candidate.name, sidecars, params)),
         decode_bytes=DECODE_BYTES + min(FILE_BYTES, max((size for size, _ in listing.files.values()), default=0)),
         refused=listing.refused + refuse_others(others, listing.links),
         facts=facts,
         order=None if given else partial(hash_of, params.seed),
-        notes=[GIVEN_SPLITS] * given + unwatched(listing.links),
+        notes=[VAL_FOLDER if params.has_val_folder else GIVEN_SPLITS] * given + unwatched(listing.links),
     )
 
 
@@ -83,16 +92,16 @@ def holds_splits(folder: Path, images: list[str]) -> bool:
     )
 
 
-def find_classes(folder: Path, images: list[str], others: list[str], part: int) -> list[str]:
-    """The sorted names of the class folders, also of those without images; none where all lie in `folder` itself.
+def find_classes(folders: str, images: list[str], others: list[str], part: int) -> list[str]:
+    """The sorted names of the class folders, also of those without images; none where all images lie beside them.
 
     The class is the path's part of this number.
     """
-    flat = [name for name in images if "/" not in name]
+    flat = [name for name in images if name.count("/") == part]
     if flat and len(flat) < len(images):
-        nested = next(name for name in images if "/" in name)
+        nested = next(name for name in images if name.count("/") > part)
         raise UserError(
-            f"{folder}: holds images with a class ({nested!r}) and without ({flat[0]!r}). "
+            f"{folders}: holds images with a class ({nested!r}) and without ({flat[0]!r}). "
             f"Expected either class/image files only, or a flat folder; move the {len(flat)} loose images."
         )
     return [] if flat else sorted({name.split("/")[part] for name in [*images, *others] if name.count("/") > part})
@@ -108,12 +117,16 @@ def hash_of(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
 
 
-def open_image(folder: Path, name: str, sidecars: frozenset[str], img_px: int) -> Prepared:
-    """The central square of an image file, with its sidecars in the same geometry."""
-    image = decode_rgb(read_file(folder / name, FILE_BYTES))
-    square, size = to_square(image, img_px), image.size
+def open_image(roots: Roots, name: str, sidecars: frozenset[str], params: Params) -> Prepared:
+    """The square of an image file, with its sidecars in the same geometry."""
+    image, size = decode_rgb(read_file(locate(roots, name), FILE_BYTES), params.background, params.img_px)
+    square = to_square(image, params.img_px, params.crop, params.background)
     del image  # before a mask of the same size is opened
-    return Prepared(square, read_sidecars(folder, name, sidecars, size, img_px))
+    names = {ending: os.path.splitext(name)[0] + ending for ending in ENDINGS}
+    own: Sidecars = {
+        ending: (file, partial(read_file, locate(roots, file))) for ending, file in names.items() if file in sidecars
+    }
+    return Prepared(square, read_sidecars(own, size, params.img_px, params.crop))
 
 
 def unwatched(links: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from stages.data.source import Refused, refusal
 
 Identity = tuple[int, int]  # device and inode
+Roots = dict[str, Path]  # start of all paths from a folder -> the folder
 
 
 class Listing(NamedTuple):
@@ -32,9 +33,25 @@ def list_folder(folder: Path) -> Listing:
     return found._replace(files=dict(sorted(found.files.items())), links=sorted(found.links))
 
 
-def facts_of(folder: Path) -> str:
+def list_folders(roots: Roots) -> Listing:
+    """Every file below each of the folders, its path after the folder's own start."""
+    found = {start: list_folder(folder) for start, folder in roots.items()}
+    return Listing(
+        files={start + name: facts for start, one in found.items() for name, facts in one.files.items()},
+        refused=[refusal(start + item["name"], item["reason"]) for start, one in found.items() for item in one.refused],
+        links=[start + name for start, one in found.items() for name in one.links],
+    )
+
+
+def locate(roots: Roots, name: str) -> Path:
+    """The file of a path in the listing."""
+    return next(folder / name.removeprefix(start) for start, folder in roots.items() if name.startswith(start))
+
+
+def facts_of(roots: Roots) -> str:
     """A hash of the names, sizes and times of all files."""
-    return hashlib.sha256(repr(list(list_folder(folder).files.items())).encode("utf-8", "surrogateescape")).hexdigest()
+    files = list(list_folders(roots).files.items())
+    return hashlib.sha256(repr(files).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def read_below(folder: Path, start: str, entered: dict[Identity, str], found: Listing) -> list[str]:

@@ -1,13 +1,17 @@
 """Params of the data stage: which images, how large, how they are split and stored."""
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.core.params import Section
 from stages.data.dvc_folder import NO_FOLDER, refuse_unreadable
 
+SCHEMES = ("http://", "https://", "gs://", "hf://", "ais://", "sftp://", "ftps://", "scp://")  # not pipe:, a command
+URL = re.compile(f"(?:{'|'.join(SCHEMES)})\\S+$")
+FIELD = r"^([A-Za-z0-9_]+|json\..+)?$"  # a field, or a key of the field json
 VAL_START = 50_000_000  # number of the first val scene; keys have eight digits
 
 
@@ -20,24 +24,65 @@ class Scenes(Section):
     nuisance: float = Field(ge=0, le=1)  # strength of background, clutter, light and noise
 
 
+class WebDataset(Section):
+    """Where the shards of source: webdataset are, and what their fields mean."""
+
+    shards: list[str]
+    val_shards: list[str]
+    class_field: str = Field(pattern=FIELD)
+    caption_field: str = Field(pattern=FIELD)
+
+    @field_validator("shards", "val_shards")
+    @classmethod
+    def are_files_or_urls(cls, patterns: list[str]) -> list[str]:
+        for pattern in patterns:
+            if ":" in pattern and not URL.match(pattern):
+                raise ValueError(
+                    f"{pattern!r} is no file name and no URL that can be read: expected {' '.join(SCHEMES)}"
+                )
+        return patterns
+
+
 class Params(Section):
     """The section `data`; stages/data/writer.py has one function per source."""
 
-    source: Literal["digits", "scenes", "folder"]
+    source: Literal["digits", "scenes", "folder", "webdataset"]
     folder: str
+    val_folder: str
+    webdataset: WebDataset
     scenes: Scenes
+    crop: Literal["center", "pad", "resize"]
+    background: str = Field(pattern="^#[0-9a-fA-F]{6}$")
     img_px: int = Field(ge=8, le=4096)
     val_fraction: float = Field(gt=0, lt=1)
     shard_images: int = Field(gt=0)
     format: Literal["png", "jpg"]
+    png_level: int = Field(ge=0, le=9)
     seed: int = Field(ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def folder_fits_source(self) -> Self:
-        if self.source != "folder" and self.folder != NO_FOLDER:
-            raise ValueError(f"folder = {self.folder!r}: source: {self.source} reads no folder, expected {NO_FOLDER}")
-        if self.source == "folder" and not Path(self.folder or "?").is_dir():
-            raise ValueError(f"folder = {self.folder!r}: with source: folder, expected a folder of images")
-        if self.source == "folder":
-            refuse_unreadable(Path(self.folder))
+        for key in ("folder", "val_folder"):
+            self.check_folder(key, getattr(self, key))
+        first, second = Path(self.folder).resolve(), Path(self.val_folder).resolve()
+        if self.has_val_folder and (first.is_relative_to(second) or second.is_relative_to(first)):
+            raise ValueError(f"val_folder = {self.val_folder!r}: lies in folder or around it, expected other images")
         return self
+
+    def check_folder(self, key: str, path: str) -> None:
+        """`ValueError` for a folder that is needed and not there, or there and not needed."""
+        of_files = self.source in ("folder", "webdataset")
+        if not of_files and path != NO_FOLDER:
+            raise ValueError(f"{key} = {path!r}: source: {self.source} reads no folder, expected {NO_FOLDER}")
+        elsewhere = self.source == "webdataset" and all(map(URL.match, self.webdataset.shards or [""]))
+        if not of_files or (path == NO_FOLDER and (key == "val_folder" or elsewhere)):
+            return
+        if not Path(path or "?").is_dir():
+            what = "images" if self.source == "folder" else "shards"
+            raise ValueError(f"{key} = {path!r}: with source: {self.source}, expected a folder of {what}")
+        refuse_unreadable(key, Path(path))
+
+    @property
+    def has_val_folder(self) -> bool:
+        """Whether the val images have a folder of their own."""
+        return self.val_folder != NO_FOLDER

@@ -7,19 +7,18 @@ members of the same name, in pixels of the square image. Boxes outside the squar
 import io
 import json
 import math
-import os
-from collections.abc import Set
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 
-from stages.data.decode import FILE_BYTES, central_square, explain, open_upright, read_file, to_square
+from stages.data.decode import FILE_BYTES, Crop, Size, explain, open_upright, shown_box, to_square
 from stages.data.source import Refused
 
-ENDINGS = (".txt", ".boxes.json", ".mask.png")
+CAPTION = ".txt"
+ENDINGS = (CAPTION, ".boxes.json", ".mask.png")
+Sidecars = dict[str, tuple[str, Callable[[int], bytes]]]  # ending -> name, and what reads at most so many bytes
 NOUNS = {".txt": "captions", ".boxes.json": "boxes", ".mask.png": "masks"}
 MOST_BYTES = {".txt": 2**20, ".boxes.json": 2**22, ".mask.png": FILE_BYTES}
-Size = tuple[int, int]  # width, height
 
 
 def owner(name: str) -> str | None:
@@ -33,21 +32,19 @@ def count_sidecars(index: np.ndarray) -> dict[str, int]:
     return {NOUNS[end]: int((index[end[1:]][:, 0] > 0).sum()) if end[1:] in fields else 0 for end in ENDINGS}
 
 
-def read_sidecars(folder: Path, image_name: str, present: Set[str], size: Size, img_px: int) -> dict[str, bytes]:
+def read_sidecars(sidecars: Sidecars, size: Size, img_px: int, crop: Crop) -> dict[str, bytes]:
     """{member: bytes} of an image of `size`; one that is wrong is a `Refused` that names it."""
     convert = {
-        ".txt": lambda content: check_caption(content),
-        ".boxes.json": lambda content: convert_boxes(content, size, img_px),
-        ".mask.png": lambda content: convert_mask(content, size, img_px),
+        CAPTION: lambda content: check_caption(content),
+        ".boxes.json": lambda content: convert_boxes(content, size, img_px, crop),
+        ".mask.png": lambda content: convert_mask(content, size, img_px, crop),
     }
     members = {}
-    for ending in ENDINGS:
-        name = os.path.splitext(image_name)[0] + ending
-        if name in present:
-            try:
-                members[ending[1:]] = convert[ending](read_file(folder / name, MOST_BYTES[ending]))
-            except (Refused, ValueError, RecursionError, OSError) as error:
-                raise Refused(f"its sidecar {name}: {error}") from error
+    for ending, (name, read) in sidecars.items():
+        try:
+            members[ending[1:]] = convert[ending](read(MOST_BYTES[ending]))
+        except (Refused, ValueError, RecursionError, OSError) as error:
+            raise Refused(f"its sidecar {name}: {error}") from error
     return members
 
 
@@ -57,18 +54,18 @@ def check_caption(content: bytes) -> bytes:
     return content
 
 
-def convert_boxes(content: bytes, size: Size, img_px: int) -> bytes:
+def convert_boxes(content: bytes, size: Size, img_px: int, crop: Crop) -> bytes:
     """Boxes of the original -> boxes of the square image, in pixels to three decimals."""
     boxes = json.loads(content, parse_int=float)
     if not isinstance(boxes, list) or not all(map(is_box, boxes)):
         raise Refused("expected [[x0, y0, x1, y1], ...] with x0 < x1 and y0 < y1")
-    left, top, right, _ = central_square(size)
-    scale = img_px / (right - left)
+    left, top, right, bottom = shown_box(size, img_px, crop)
+    across, down = img_px / (right - left), img_px / (bottom - top)
     inside = []
     for box in boxes:
         x0, y0, x1, y1 = (
             round(min(max((value - start) * scale, 0), img_px), 3)
-            for value, start in zip(box, (left, top, left, top), strict=True)
+            for value, start, scale in zip(box, (left, top) * 2, (across, down) * 2, strict=True)
         )
         if x0 < x1 and y0 < y1:
             inside.append([x0, y0, x1, y1])
@@ -84,17 +81,17 @@ def is_box(box: object) -> bool:
     return box[0] < box[2] and box[1] < box[3]
 
 
-def convert_mask(content: bytes, size: Size, img_px: int) -> bytes:
-    """A mask of the original -> PNG of the square image; values (or palette indices) stay as they are."""
+def convert_mask(content: bytes, size: Size, img_px: int, crop: Crop) -> bytes:
+    """A mask of the original -> PNG of the square; values (or palette indices) stay as they are, padding is 0."""
     try:
-        mask = open_upright(content)
+        mask, own = open_upright(content)
     except (Refused, MemoryError):
         raise
     except Exception as error:  # as in decode_rgb
         raise Refused(explain(error)) from error
-    if mask.size != size:
-        raise Refused(f"{mask.size[0]}x{mask.size[1]} pixels, its image has {size[0]}x{size[1]}")
+    if own != size:
+        raise Refused(f"{own[0]}x{own[1]} pixels, its image has {size[0]}x{size[1]}")
     mask.info = {}
     file = io.BytesIO()
-    to_square(mask, img_px, nearest=True).save(file, "png")
+    to_square(mask, img_px, crop, 0, nearest=True).save(file, "png")
     return file.getvalue()

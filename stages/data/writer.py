@@ -27,6 +27,7 @@ from stages.data.folder import open_folder
 from stages.data.params import Params
 from stages.data.plan import Plan, arrange, digest, split_into_shards
 from stages.data.scenes.scenes import open_scenes
+from stages.data.shard_source import open_shards
 from stages.data.sidecars import count_sidecars
 from stages.data.source import Candidate, Prepared, Refused, Source, refusal
 from stages.data.summary import SHOWN, print_summary
@@ -35,7 +36,10 @@ SOURCES: dict[str, Callable[[Params], Source]] = {
     "digits": open_digits,
     "scenes": open_scenes,
     "folder": open_folder,
+    "webdataset": open_shards,
 }
+FILES = {"crop", "background"}
+RECORDED = {"digits": set(), "scenes": {"scenes"}, "folder": FILES, "webdataset": FILES}  # in config.json
 JPG_QUALITY = 95
 REFUSED = "refused.json"  # in scratch: names of images that cannot be used, if that changed the plan
 LEAST_IMAGES = 2  # per split; a single image has no covariance, which FID needs
@@ -45,16 +49,17 @@ BASE_BYTES = 10**9  # Python and its libraries, above all torch, which webdatase
 
 def write_images(out: Path, params: Params, machine: Machine) -> None:
     """Write the images artifact `out`; `UserError` where a split is left without images."""
-    source = SOURCES[params.source](params)
-    with pillow_warnings(), process_group(), scratch(out, params, [], source.facts, meet=barrier) as work:
-        print_estimate(out, work, source, params, machine)
-        plan, entries = write_planned(work, source, params, machine)
-        found = [item for entry in entries for item in entry["refused"]]
-        refused = sorted(source.refused + plan.refused + found, key=json.dumps)
-        check_splits(entries, refused, params)
-        if distributed.rank() == 0:
-            publish(work, out, entries, refused, plan, source, params)
-        barrier()
+    with pillow_warnings(), process_group():
+        source = SOURCES[params.source](params)
+        with scratch(out, params, [], source.facts, meet=barrier) as work:
+            print_estimate(out, work, source, params, machine)
+            plan, entries = write_planned(work, source, params, machine)
+            found = [item for entry in entries for item in entry["refused"]]
+            refused = sorted(source.refused + plan.refused + found, key=json.dumps)
+            check_splits(entries, refused, params)
+            if distributed.rank() == 0:
+                publish(work, out, entries, refused, plan, source, params)
+            barrier()
 
 
 def write_planned(work: Path, source: Source, params: Params, machine: Machine) -> tuple[Plan, list[dict[str, Any]]]:
@@ -91,7 +96,7 @@ def write_shards(
         facts = artifact.read_with_checksum(entry := work / f"{name}.json")
         if facts is None or facts["candidates"] != digest(parts[name]):
             entry.unlink(missing_ok=True)
-    build = shard_builder(source, parts, params.format, machine.num_workers)
+    build = shard_builder(source, parts, params, machine.num_workers)
     with bar("data", len(shards.share(names)), 0, "shards") as progress:
         shards.write_shards(work, names, build, progress.update)
     barrier()
@@ -118,9 +123,7 @@ def bytes_per_image(params: Params) -> int:
     return params.img_px**2 * 3 // (1 if params.format == "png" else 6) + TAR_BYTES
 
 
-def shard_builder(
-    source: Source, parts: dict[str, list[Candidate]], image_format: str, num_workers: int
-) -> shards.Build:
+def shard_builder(source: Source, parts: dict[str, list[Candidate]], params: Params, num_workers: int) -> shards.Build:
     """The function that builds a named shard: usable images become records; labels and refusals its facts, in order."""
 
     def build(name: str) -> tuple[Iterable[shards.Record], dict[str, Any]]:
@@ -140,17 +143,20 @@ def shard_builder(
 
     def members_of(group: list[Candidate]) -> list[dict[str, bytes] | Refused]:
         opened = zip(group, source.open(group), strict=True)
-        return [found if isinstance(found, Refused) else encode(one, found, image_format) for one, found in opened]
+        return [found if isinstance(found, Refused) else encode(one, found, params) for one, found in opened]
 
     return build
 
 
-def encode(candidate: Candidate, prepared: Prepared, image_format: str) -> dict[str, bytes]:
+def encode(candidate: Candidate, prepared: Prepared, params: Params) -> dict[str, bytes]:
     """{field: bytes} of one image."""
     file = io.BytesIO()
-    prepared.image.save(file, {"png": "png", "jpg": "jpeg"}[image_format], quality=JPG_QUALITY)  # png has no quality
+    if params.format == "png":
+        prepared.image.save(file, "png", compress_level=params.png_level)
+    else:
+        prepared.image.save(file, "jpeg", quality=JPG_QUALITY)
     note = json.dumps({"name": candidate.name, "class": candidate.label})
-    fields = {image_format: file.getvalue(), "cls": str(candidate.label).encode(), "json": note.encode()}
+    fields = {params.format: file.getvalue(), "cls": str(candidate.label).encode(), "json": note.encode()}
     return {**fields, **prepared.sidecars}
 
 
@@ -174,11 +180,12 @@ def check_splits(entries: list[dict[str, Any]], refused: list[dict[str, str]], p
         for split in ("train", "val")
     )
     if min(train, val) < LEAST_IMAGES:
-        where = f"data.folder = {params.folder!r}" if params.source == "folder" else f"data.source = {params.source!r}"
+        key = "folder" if "crop" in RECORDED[params.source] else "source"
         reasons = "".join(f"\n  {item['name']}: {item['reason']}" for item in refused[:SHOWN])
         raise UserError(
-            f"{where}: {train} good images for train and {val} for val (data.val_fraction {params.val_fraction}; a "
-            f"class keeps one in train), expected at least {LEAST_IMAGES} each; {len(refused)} files refused{reasons}"
+            f"data.{key} = {getattr(params, key)!r}: {train} good images for train and {val} for val "
+            f"(data.val_fraction {params.val_fraction}; a class keeps one in train), expected at least {LEAST_IMAGES} "
+            f"each; {len(refused)} files refused{reasons}"
         )
 
 
@@ -192,7 +199,7 @@ def publish(
     params: Params,
 ) -> None:
     """Turn the finished shards into the artifact `out`, and print what was kept and what was refused."""
-    recorded = {"source", "img_px", "format", "val_fraction", "seed", *({"scenes"} & {params.source})}
+    recorded = {"source", "img_px", "format", "val_fraction", "seed"} | RECORDED[params.source]
     config: dict[str, Any] = params.model_dump(include=recorded)
     config |= {"classes": plan.classes, "splits": {}, "refused": refused, "notes": source.notes}
     config |= {"dropped_classes": plan.dropped, "moved_to_train": plan.moved}

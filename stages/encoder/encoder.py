@@ -7,7 +7,6 @@ feat_BND = encoder(to_float(images_BHWC), blocks=[9], final_norm=True)[0]
 from pathlib import Path
 from typing import Any, Self
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,7 +19,7 @@ from stages.encoder.vit import build_vit
 
 
 class Encoder(nn.Module):
-    """A timm vision transformer with its own size, mean and std. Its weights never change; gradients pass through."""
+    """A vision transformer with its own size, mean and std. Its weights never change; gradients pass through."""
 
     vit: Any
     mean: Tensor
@@ -89,6 +88,8 @@ def build(config: dict[str, Any]) -> nn.Module:
     """The network of an encoder config with its initial weights: one of this repository's own, or timm's."""
     if "shape" in config:
         return build_vit(**config["shape"], seed=config["seed"])
+    import timm  # here, since it takes as long to import as torch
+
     return timm.create_model(config["name"], pretrained=False, img_size=config["img_px"], num_classes=0)
 
 

@@ -7,9 +7,10 @@ patch from its feature by a linear map, so that features keep both content and a
 import torch
 from lightly.loss import NTXentLoss, VICRegLoss
 from lightly.models.modules.heads import ProjectionHead
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from stages.encoder.vit import VisionTransformer
 
 
 class Objective(nn.Module):

@@ -43,7 +43,7 @@ class Views(Section):
 class PretrainParams(Section):
     """Network, objective, views and optimization of one embedded encoder."""
 
-    source: Literal["digits", "scenes", "folder"]  # required source of the images artifact
+    source: Literal["digits", "scenes", "folder", "webdataset"]  # required source of the images artifact
     patch_px: int = Field(ge=2)
     dim: int = Field(ge=32)
     depth: int = Field(gt=0)
