@@ -15,16 +15,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-IMPORTS = ["torch", "timm", "torch._dynamo", "dvclive", "toy", "pipeline.flow", "dvc.commands.repro", "dvc.stage.run"]
+IMPORTS = ["torch", "timm", "torch._dynamo", "dvclive", "pipeline.flow", "dvc.commands.repro", "dvc.stage.run"]
 SECS = 300
+
+
+def process(target: Callable, *arguments: Any) -> multiprocessing.Process:
+    """A process that will call `target`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTS)
+    return context.Process(target=target, args=arguments)
 
 
 @contextlib.contextmanager
 def forked(target: Callable, *arguments: Any) -> Iterator[multiprocessing.Process]:
-    """A process that calls `target`; killed at the end of the block."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTS)
-    child = context.Process(target=target, args=arguments)
+    """A started process that calls `target`; killed at the end of the block."""
+    child = process(target, *arguments)
     child.start()
     try:
         yield child

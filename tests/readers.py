@@ -25,7 +25,7 @@ from stages.encoder.encoder import load_encoder
 from stages.evaluate.classifier import load_classifier
 from stages.evaluate.extractors import FeatureExtractor
 from stages.evaluate.reference import load_reference
-from stages.evaluate.score_generation import load_samples
+from stages.evaluate.samples import load_samples
 from stages.features.reader import FeatureSplit
 from stages.generator.generator import sampling_of
 from stages.generator.transformer import load_transformer

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -31,6 +32,7 @@ from stages.core.train import fit
 # except rounding, which Adam enlarges; all others by 6e-7), curves by a 3e-7th. Training moves a weight by 5e-3.
 CLOSE = {"rtol": 0, "atol": 1e-5}
 AR, MASKED = "generator@kmeans-ar", "generator@kmeans-masked"
+SAMPLES = "samples@kmeans-ar"
 SHARED, TRAINED = ("features", "tokens"), ("decoder", AR, MASKED)
 OUTS = {
     "features": "data/features",
@@ -38,6 +40,7 @@ OUTS = {
     "decoder": "data/decoder/kmeans-onestep",
     AR: "data/generator/kmeans-ar",
     MASKED: "data/generator/kmeans-masked",
+    SAMPLES: "data/samples/kmeans/ar",
 }
 # Two channels per group of the decoder's norms: with one, some biases have no effect and drift as rounding has it.
 # The floor is where the discriminator's average loss moves, so that the discriminator gate closes and opens.
@@ -58,10 +61,8 @@ def ranks(command: str, root: Path, count: int) -> Iterator[list[multiprocessing
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "timm", "torch._dynamo", "dvclive", "toy"])
     every = [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
-    children = [context.Process(target=be_rank, args=(command, root, env)) for env in every]
+    children = [forks.process(be_rank, command, root, env) for env in every]
     for child in children:
         child.start()
     try:
@@ -145,6 +146,38 @@ def two(toy, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("command", SHARED)
 def test_stages_that_share_files_make_the_same_bytes(command, one, two):
     assert toys.hashes(two / OUTS[command]) == toys.hashes(one / OUTS[command])
+
+
+def test_one_process_draws_the_samples_that_two_draw_and_none_of_a_finished_part(two, tmp_path):
+    root = shutil.copytree(two, tmp_path / "toy")
+    shutil.rmtree(root / OUTS[SAMPLES])
+    missing, *parts = sorted(root.glob("scratch/data-samples-kmeans-ar/*/*.npy"))
+    before = {part: part.stat().st_mtime_ns for part in parts}
+    missing.unlink()
+    toys.run(SAMPLES, root)
+    assert toys.hashes(root / OUTS[SAMPLES]) == toys.hashes(two / OUTS[SAMPLES])
+    assert len(parts) == 3 and {part: part.stat().st_mtime_ns for part in parts} == before
+    for folder in ("scratch", OUTS[SAMPLES]):
+        shutil.rmtree(root / folder)
+    toys.run(SAMPLES, root)
+    assert toys.hashes(root / OUTS[SAMPLES]) == toys.hashes(two / OUTS[SAMPLES])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_evaluation_gives_the_same_bytes_by_any_number_of_processes(count, one, tmp_path):
+    root = shutil.copytree(one, tmp_path / "toy")
+    evaluation = ("samples@kmeans-masked", SAMPLES, "reference", "reconstruction", "generation")
+    for command in ("classifier", *evaluation):
+        toys.run(command, root)
+    made = [root / name for name in ("data/samples", "data/reference", "reports/reconstruction", "reports/generation")]
+    expected = {folder: toys.hashes(folder) for folder in made}
+    shutil.rmtree(root / "scratch")
+    for folder in made:
+        shutil.rmtree(folder)
+    for command in evaluation:
+        assert run_together(command, root, count) == [0] * count, command
+    assert {folder: toys.hashes(folder) for folder in made} == expected
 
 
 @pytest.mark.parametrize("command", TRAINED)

@@ -21,7 +21,7 @@ from stages.evaluate.evaluator import Inputs, open_evaluator
 from stages.evaluate.extractors import ENCODER, InceptionExtractor, open_encoder, open_inception
 from stages.evaluate.frechet import fid
 from stages.evaluate.score_generation import score_generators, score_real
-from stages.evaluate.score_reconstruction import score_originals, score_reconstructions, score_tokenizer
+from stages.evaluate.score_reconstruction import reconstruct, score_originals, score_reconstructions, score_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -149,7 +149,8 @@ def test_perfect_reconstructions_score_as_the_originals(toy, evaluator):
             return self.images
 
     perfect, val = Perfect(), ImageSplit(toy.images, "val")
-    found = score_reconstructions(val, perfect, perfect, evaluator, RECONSTRUCTION)
+    made = reconstruct(val, perfect, perfect, evaluator, RECONSTRUCTION.seed)
+    found = score_reconstructions(made, val.labels, perfect.num_codes, evaluator, RECONSTRUCTION)
     real = score_originals(val.labels, evaluator, RECONSTRUCTION)
     assert found["class_accuracy"] == real["class_accuracy"] and found["neighbors"] == real["neighbors"]
     assert found["ssim"] == pytest.approx(1)

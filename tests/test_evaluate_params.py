@@ -14,7 +14,8 @@ from stages.core.params import load
 from stages.evaluate.metrics import too_few
 from stages.evaluate.params import ReferenceParams
 from stages.evaluate.reference import load_reference, peak_bytes
-from stages.evaluate.score_generation import check, print_estimate, score_generators
+from stages.evaluate.samples import open_samples
+from stages.evaluate.score_generation import print_estimate, score_generators
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +81,17 @@ def test_the_memory_estimate_follows_the_counts(toy, tmp_path, capsys):
     assert "70 train images to compare with" in plan and "peak memory about 1.0 GB" in plan
     assert peak_bytes(50_000, 768, 16) - peak_bytes(40_000, 768, 16) == 10_000 * (4 * (768 + 768) + 8_000)
     assert peak_bytes(1_000, 768, 16) < 1.1e9 < 1.7e9 < peak_bytes(50_000, 768, 16)
-    print_estimate(reference, check(inputs_of(toy), toy.samples, ["ar"]), tmp_path)
+    print_estimate(reference, open_samples(inputs_of(toy), toy.samples, ["ar"]), tmp_path)
     plan = capsys.readouterr().out
     assert "70 train images to compare with" in plan and "120 samples" in plan and "peak memory about 1.0 GB" in plan
 
 
 def test_a_missing_generator_and_foreign_codes_are_named(toy, tmp_path):
     with pytest.raises(UserError, match="masked: no artifact here.*dvc repro"):
-        check(inputs_of(toy), toy.samples, ["ar", "masked"])
+        open_samples(inputs_of(toy), toy.samples, ["ar", "masked"])
     write_decoder(tmp_path / "decoder", num_codes=64, grid=8)
     with pytest.raises(UserError, match="16 codes per image, .* takes 64"):
-        check(inputs_of(toy, decoder=tmp_path / "decoder"), toy.samples, ["ar"])
+        open_samples(inputs_of(toy, decoder=tmp_path / "decoder"), toy.samples, ["ar"])
 
 
 def test_weights_must_be_a_safetensors_file(tmp_path):

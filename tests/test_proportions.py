@@ -15,7 +15,8 @@ from stages.data.reader import ImageSplit
 from stages.evaluate.evaluator import open_evaluator
 from stages.evaluate.frechet import fid
 from stages.evaluate.protocol import proportions_apart
-from stages.evaluate.score_generation import Samples, as_samples, score_val
+from stages.evaluate.samples import Samples
+from stages.evaluate.score_generation import as_samples, score_val
 from stages.generator.params import Draws
 from stages.generator.samples import labels_of
 

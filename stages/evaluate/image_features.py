@@ -1,12 +1,14 @@
-"""Features, logits and thumbnails of an image set, extracted in batches."""
+"""Features, logits and thumbnails of an image set, extracted in batches that the processes of a torchrun share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from stages.core.distributed import rank, world_size
 from stages.core.images import thumbnails, to_float
 from stages.evaluate.extractors import FeatureExtractor
 
@@ -26,6 +28,10 @@ class ImageFeatures:
         """The images with these numbers, int64 [any]."""
         features, logits = ({name: one[index] for name, one in of.items()} for of in (self.features, self.logits))
         return ImageFeatures(features, logits, self.thumbs[index])
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, in the same order in every process."""
+        return [*self.features.values(), *self.logits.values(), self.thumbs]
 
     def room_for(self, count: int) -> "ImageFeatures":
         """Uninitialized tensors for `count` images like these."""
@@ -66,15 +72,34 @@ def make_extractor(extractors: dict[str, FeatureExtractor], px: int) -> Extract:
 def extract_all(count: int, read: Callable[[range], np.ndarray], extract: Extract, batch_size: int) -> ImageFeatures:
     """The features of `count` images, 1 or more; `read` returns the images of a range of numbers, uint8 [B, H, W, 3].
 
-    Every batch is written to its place: a list of them and its concatenation would take twice the memory.
+    Each process reads its share of the batches and gets the features of all. Every batch is written to its place: a
+    list of them and its concatenation would take twice the memory.
     """
-    first, *rest = batches(count, batch_size)
+    start, stop = edges(count, batch_size)[rank() :][:2]
+    own = [batch for batch in batches(count, batch_size) if start <= batch.start < stop]
+    first, *rest = own or [range(min(batch_size, count))]  # a process without a batch needs the shapes
     part = extract(read(first))
     whole = part.room_for(count)
-    whole.write(0, part)
+    whole.write(first.start, part)
     for batch in rest:
         whole.write(batch.start, extract(read(batch)))
+    exchange(whole.tensors(), count, batch_size)
     return whole
+
+
+def edges(count: int, batch_size: int) -> list[int]:
+    """The first image of each process and, at the end, `count`: whole batches, equally many."""
+    total, processes = len(batches(count, batch_size)), world_size()
+    return [min(total * number // processes * batch_size, count) for number in range(processes + 1)]
+
+
+def exchange(tensors: Sequence[Tensor], count: int, batch_size: int) -> None:
+    """Give every process all rows of tensors [count, …], of which each has filled those of its own batches."""
+    starts = edges(count, batch_size)
+    for owner in range(world_size() if world_size() > 1 else 0):
+        for tensor in tensors:
+            if len(rows := tensor[starts[owner] : starts[owner + 1]]):
+                dist.broadcast(rows, owner)
 
 
 def batches(count: int, size: int) -> list[range]:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from stages.core import UserError, artifact
 from stages.core.checkpoint import load_tensors, save_tensors
-from stages.core.distributed import random_subset
-from stages.core.hardware import pick_device
+from stages.core.distributed import random_subset, rank
+from stages.core.hardware import pick_device, process_group
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.data.reader import ImageSplit, num_images
@@ -53,15 +53,18 @@ class Reference:
 def build_reference(
     images: Path, encoder: Path, classifier: Path, out: Path, params: ReferenceParams, machine: Machine
 ) -> None:
-    """Write the artifact `out`."""
+    """Write the artifact `out`; every process of a torchrun reads its share of the images."""
     artifact.check_made_from(classifier, "classifier", images=images)
     _print_cost_estimate(images, encoder, classifier, out, params)
     extractors = open_extractors(encoder, classifier, pick_device(machine.device), params.inception_weights)
     train, val = (ImageSplit(images, split, machine.num_workers) for split in ("train", "val"))
     index = random_subset(len(train), count_train(images, params), params.seed)
     extract, size = make_extractor(extractors, params.pixel_px), machine.infer_batch_size
-    train_features = extract_all(len(index), lambda run: train.read(index[run.start : run.stop]), extract, size)
-    val_features = extract_all(len(val), val.read, extract, size)
+    with process_group():
+        train_features = extract_all(len(index), lambda run: train.read(index[run.start : run.stop]), extract, size)
+        val_features = extract_all(len(val), val.read, extract, size)
+    if rank() > 0:
+        return
     facts = {name: extractor.facts for name, extractor in extractors.items()}
     inputs = {"images": images, "encoder": encoder, "classifier": classifier}
     config = {**params.model_dump(), "count": len(index), "val_count": len(val), "extractors": facts}

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from stages.core import UserError, artifact
-from stages.core.distributed import linspace_indices, random_subset, share_out
-from stages.core.hardware import pick_device
+from stages.core import artifact
+from stages.core.distributed import linspace_indices, random_subset, rank, share_out
+from stages.core.hardware import pick_device, process_group
 from stages.core.metrics import count_classes, usage
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.core.results import PAPER, write_metrics
 from stages.data.reader import ImageSplit
-from stages.decoder.decoder import Decoder, check_drawn, load_decoder
+from stages.decoder.decoder import Decoder, load_decoder
 from stages.evaluate import metrics, pictures
 from stages.evaluate.evaluator import Evaluator, Inputs, decode, open_evaluator, print_summary
 from stages.evaluate.frechet import fid
@@ -23,30 +23,24 @@ from stages.evaluate.neighbors import nearest, points
 from stages.evaluate.params import GenerationParams
 from stages.evaluate.reference import TYPE as REFERENCE_TYPE
 from stages.evaluate.reference import peak_bytes
-
-
-@dataclass(frozen=True)
-class Samples:
-    """codes [seeds, num, N], labels int64 [num] (the requested class, -1 without) and the artifact's config."""
-
-    codes: np.ndarray
-    labels: np.ndarray
-    config: dict[str, Any]
-
-    @property
-    def seeds(self) -> list[int]:
-        """One per set of codes: it was drawn, and is decoded, under that seed."""
-        return self.config["seeds"]
+from stages.evaluate.samples import Samples, open_samples, tokenizer_facts
 
 
 def score_generators(
     inputs: Inputs, folder: Path, generators: list[str], report: Path, params: GenerationParams, machine: Machine
 ) -> None:
-    """Write metrics.json and pictures/ to the folder `report`; `folder` holds a samples artifact per generator."""
-    samples = check(inputs, folder, generators)
+    """Write metrics.json and pictures/ to the folder `report`; `folder` holds a samples artifact per generator.
+
+    Every process of a torchrun decodes its share of the samples; the first one measures them.
+    """
+    samples = open_samples(inputs, folder, generators)
     print_estimate(inputs.reference, samples, report)
     device = pick_device(machine.device)
     decoder, evaluator = load_decoder(inputs.decoder, device), open_evaluator(inputs, machine, device)
+    with process_group():
+        per_seed = {name: score_seeds(drawn, decoder, evaluator, params) for name, drawn in samples.items()}
+    if rank() > 0:
+        return
     splits = {name: ImageSplit(inputs.images, name, machine.num_workers) for name in ("train", "val")}
     tokenizer = tokenizer_facts(inputs.decoder)
     results: dict[str, Any] = {"images": artifact.images_digest(inputs.images), "tokenizer": tokenizer}
@@ -54,7 +48,7 @@ def score_generators(
     results["val"], entry = score_val(splits["val"].labels, list(samples.values()), evaluator, params)
     protocol += [entry] if entry else []
     for name, drawn in samples.items():
-        results[name] = score_samples(drawn, tokenizer["num_codes"], decoder, evaluator, params)
+        results[name] = score_samples(drawn, per_seed[name], tokenizer["num_codes"], evaluator, params)
         how = {"labels_drawn": drawn.config["labels"], "sampler": drawn.config["sampling"], "seeds": drawn.seeds}
         protocol.append(describe(name, drawn.labels, evaluator, params, **how))
         save_pictures(report / "pictures", name, drawn, decoder, evaluator, splits["train"], params.neighbors_shown)
@@ -62,25 +56,38 @@ def score_generators(
     print_summary("generation", results)
 
 
-def score_samples(
-    samples: Samples, num_codes: int, decoder: Decoder, evaluator: Evaluator, params: GenerationParams
-) -> dict[str, Any]:
-    """The metrics of one generator."""
-    per_seed: list[dict[str, float]] = []
-    neighbors: list[dict[str, dict[str, float]]] = []
+@dataclass(frozen=True)
+class SeedScores:
+    """Of the samples of one seed: metrics, and distances to their nearest train images."""
+
+    metrics: dict[str, float]
+    neighbors: dict[str, dict[str, float]]
+
+
+def score_seeds(samples: Samples, decoder: Decoder, evaluator: Evaluator, params: GenerationParams) -> list[SeedScores]:
+    """The scores of each seed; empty in all processes but the first."""
+    found = []
     for seed, codes in zip(samples.seeds, samples.codes, strict=True):
         images = evaluator.extract_all(
             len(codes), lambda batch, codes=codes, seed=seed: decode(decoder, codes[batch.start : batch.stop], seed)
         )
-        neighbors.append(evaluator.neighbor_metrics(images))
-        near = {f"near_copies[{name}]": found["near_copies"] for name, found in neighbors[-1].items()}
-        per_seed.append({**set_metrics(images, samples.labels, evaluator, params), **near})
+        if rank() == 0:
+            neighbors = evaluator.neighbor_metrics(images)
+            near = {f"near_copies[{name}]": one["near_copies"] for name, one in neighbors.items()}
+            found.append(SeedScores({**set_metrics(images, samples.labels, evaluator, params), **near}, neighbors))
+    return found
+
+
+def score_samples(
+    samples: Samples, per_seed: list[SeedScores], num_codes: int, evaluator: Evaluator, params: GenerationParams
+) -> dict[str, Any]:
+    """The metrics of one generator."""
     return {
-        **over_seeds(per_seed),
+        **over_seeds([one.metrics for one in per_seed]),
         **skipped(samples.labels, evaluator, params),
         "likelihood": samples.config["generator"]["likelihood"],
         "code_usage": usage(np.bincount(samples.codes.ravel(), minlength=num_codes)),
-        "neighbors": neighbors[0],
+        "neighbors": per_seed[0].neighbors,
     }
 
 
@@ -197,36 +204,6 @@ def save_pictures(
         index = nearest(found, reference[distance])[1]
         rows.append(train.read(evaluator.reference.index[index]))
     pictures.save_grid(folder / f"neighbors-{name}.png", np.concatenate(rows), len(images))
-
-
-def load_samples(folder: Path) -> Samples:
-    """The samples artifact in `folder`."""
-    config = artifact.read_config(folder, "samples")
-    codes, labels = (np.load(artifact.checked(folder, name)) for name in ("codes.npy", "labels.npy"))
-    if codes.ndim != 3 or len(labels) != codes.shape[1]:
-        shapes = f"codes {list(codes.shape)} do not fit labels {list(labels.shape)}"
-        raise UserError(f"{folder}: {shapes}. Run `dvc repro samples`.")
-    return Samples(codes, labels, config)
-
-
-def check(inputs: Inputs, folder: Path, generators: list[str]) -> dict[str, Samples]:
-    """The samples by generator; a missing artifact or codes of another tokenizer are an error at once."""
-    samples = {name: load_samples(folder / name) for name in generators}
-    codes = tokenizer_facts(inputs.decoder)["codes"]
-    for name, drawn in samples.items():
-        check_drawn(folder / name, drawn.config, inputs.decoder)
-        artifact.check_made_from(folder / name, f"samples@{folder.name}-{name}", images=inputs.images)
-        if drawn.codes.shape[2] != codes:
-            found = f"{drawn.codes.shape[2]} codes per image, {inputs.decoder} takes {codes}"
-            raise UserError(f"{folder / name}: {found}. Run `dvc repro`.")
-    return samples
-
-
-def tokenizer_facts(decoder: Path) -> dict[str, Any]:
-    """What a decoder's config says about its tokenizer; `codes` is their number per image."""
-    config = artifact.read_config(decoder, "decoder")
-    codes = config["codebooks"] * config["grid"] ** 2
-    return {"name": config["tokenizer"], "num_codes": config["num_codes"], "codes": codes}
 
 
 def print_estimate(reference: Path, samples: dict[str, Samples], report: Path) -> None:

@@ -1,14 +1,16 @@
 """Metrics of val images after tokenizer and decoder, beside those of the val images themselves."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import artifact
-from stages.core.distributed import linspace_indices
-from stages.core.hardware import pick_device
+from stages.core.distributed import linspace_indices, rank
+from stages.core.hardware import pick_device, process_group
 from stages.core.metrics import bootstrap_std, mean_and_std, psnr, usage
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
@@ -18,7 +20,7 @@ from stages.decoder.decoder import Decoder, check_codes_of, load_decoder
 from stages.evaluate import pictures
 from stages.evaluate.evaluator import Evaluator, Inputs, decode, open_evaluator, print_summary
 from stages.evaluate.frechet import fid
-from stages.evaluate.image_features import ImageFeatures
+from stages.evaluate.image_features import ImageFeatures, exchange
 from stages.evaluate.metrics import ssim
 from stages.evaluate.neighbors import distance_metrics
 from stages.evaluate.params import ReconstructionParams
@@ -29,7 +31,10 @@ from stages.evaluate.reference import peak_bytes
 def score_tokenizer(
     inputs: Inputs, codebook: Path, report: Path, params: ReconstructionParams, machine: Machine
 ) -> None:
-    """Write metrics.json and pictures/reconstructions.png to the folder `report`."""
+    """Write metrics.json and pictures/reconstructions.png to the folder `report`.
+
+    Every process of a torchrun reconstructs its share of the images.
+    """
     check_codes_of(inputs.decoder, codebook)
     artifact.check_made_from(codebook, f"codebook@{codebook.name}", images=inputs.images, encoder=inputs.encoder)
     _print_cost_estimate(inputs.reference, report)
@@ -37,11 +42,15 @@ def score_tokenizer(
     tokenizer, decoder = load_tokenizer(codebook, device), load_decoder(inputs.decoder, device)
     evaluator = open_evaluator(inputs, machine, device)
     val = ImageSplit(inputs.images, "val", machine.num_workers)
+    with process_group():
+        made = reconstruct(val, tokenizer, decoder, evaluator, params.seed)
+    if rank() > 0:
+        return
     results = {
         "images": artifact.images_digest(inputs.images),
         "tokenizer": tokenizer_facts(tokenizer),
         "val": score_originals(val.labels, evaluator, params),
-        "reconstruction": score_reconstructions(val, tokenizer, decoder, evaluator, params),
+        "reconstruction": score_reconstructions(made, val.labels, tokenizer.num_codes, evaluator, params),
     }
     shown = val.read(linspace_indices(len(val), pictures.PAIRS))
     decoded = decode(decoder, tokenizer.encode(shown), params.seed)
@@ -65,29 +74,49 @@ def score_originals(labels: np.ndarray, evaluator: Evaluator, params: Reconstruc
     return {**class_accuracy(reference.val, labels, evaluator, params), "neighbors": neighbors}
 
 
-def score_reconstructions(
-    val: ImageSplit, tokenizer: Tokenizer, decoder: Decoder, evaluator: Evaluator, params: ReconstructionParams
-) -> dict[str, Any]:
-    """Metrics of the reconstructed val images."""
-    psnrs, ssims, codes = [], [], []
+@dataclass(frozen=True)
+class Reconstructions:
+    """Of M val images: features, codes int64 [M, N], PSNR in dB [M], SSIM [M]."""
+
+    features: ImageFeatures
+    codes: np.ndarray
+    psnr_db: np.ndarray
+    ssim: np.ndarray
+
+
+def reconstruct(
+    val: ImageSplit, tokenizer: Tokenizer, decoder: Decoder, evaluator: Evaluator, seed: int
+) -> Reconstructions:
+    """All val images through tokenizer and decoder."""
+    found: dict[str, np.ndarray] = {}
 
     def reconstructed(batch: range) -> np.ndarray:
         images = val.read(batch)
-        codes.append(tokenizer.encode(images))
-        decoded = decode(decoder, codes[-1], params.seed)
-        psnrs.append(psnr(images, decoded))
-        ssims.append(ssim(images, decoded))
+        codes = tokenizer.encode(images)
+        decoded = decode(decoder, codes, seed)
+        measured = {"codes": codes, "psnr_db": psnr(images, decoded), "ssim": ssim(images, decoded)}
+        for name, rows in measured.items():
+            whole = found.setdefault(name, np.empty((len(val), *rows.shape[1:]), rows.dtype))
+            whole[batch.start : batch.stop] = rows
         return decoded
 
-    made = evaluator.extract_all(len(val), reconstructed)
+    features = evaluator.extract_all(len(val), reconstructed)
+    exchange([torch.from_numpy(rows) for rows in found.values()], len(val), evaluator.batch_size)
+    return Reconstructions(features, **found)
+
+
+def score_reconstructions(
+    made: Reconstructions, labels: np.ndarray, num_codes: int, evaluator: Evaluator, params: ReconstructionParams
+) -> dict[str, Any]:
+    """Metrics of the reconstructed val images."""
     draws, seed = params.bootstrap_draws, params.seed
     return {
-        **class_accuracy(made, val.labels, evaluator, params),
-        **mean_and_std("psnr_db", np.concatenate(psnrs), draws, seed),
-        **mean_and_std("ssim", np.concatenate(ssims), draws, seed),
-        **rfid(made, evaluator.reference.val, params),
-        "code_usage": code_usage(np.concatenate(codes), tokenizer.num_codes, params),
-        "neighbors": evaluator.neighbor_metrics(made),
+        **class_accuracy(made.features, labels, evaluator, params),
+        **mean_and_std("psnr_db", made.psnr_db, draws, seed),
+        **mean_and_std("ssim", made.ssim, draws, seed),
+        **rfid(made.features, evaluator.reference.val, params),
+        "code_usage": code_usage(made.codes, num_codes, params),
+        "neighbors": evaluator.neighbor_metrics(made.features),
     }
 
 

@@ -1,44 +1,72 @@
-"""The samples artifact: codes drawn from a generator for given classes and seeds."""
+"""The samples artifact: codes drawn from a generator for given classes and seeds, in parts that are joined."""
 
+import io
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from stages.core import UserError, artifact
 from stages.core.code import import_kind
-from stages.core.distributed import share_out
-from stages.core.hardware import pick_device
+from stages.core.distributed import rank, share_out, world_size
+from stages.core.hardware import barrier, pick_device, process_group
 from stages.core.metrics import code_dtype
 from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
+from stages.core.scratch import read_hashed, scratch, write_hashed
 from stages.generator.params import KINDS, Draws, Sampling
 from stages.generator.transformer import TokenTransformer, check_unconditional, load_transformer
 
+Part = tuple[int, int, int]  # seed, first sample, end
+
 
 def draw_samples(generator: Path, out: Path, draws: Draws, sampling: Sampling, machine: Machine) -> None:
-    """Write the samples artifact `out`: codes.npy [seeds, samples, N] and labels.npy int64 [samples]."""
-    network, config = load_transformer(generator, pick_device(machine.device))
-    kind, labels = import_kind(KINDS[config["kind"]].module), labels_of(trained_classes(generator, config), draws)
+    """Write the samples artifact `out`: codes.npy [seeds, samples, N] and labels.npy int64 [samples].
+
+    Every process of a torchrun draws its share of the parts. A sample depends on its seed, class and number alone.
+    """
+    config = artifact.read_config(generator, "generator")
+    labels = labels_of(trained_classes(generator, config), draws)
     if sampling.guidance != 1:
         check_unconditional(generator, config, f"samples.{config['name']}.guidance = {sampling.guidance}")
-    estimate_cost(out, network, len(draws.seeds) * len(labels), machine.infer_batch_size)
-    with bar(f"samples {generator.name}", len(draws.seeds) * len(labels), 0, "sample") as progress:
-        drawn = [
-            draw_seed(network, kind, labels, sampling, seed, machine.infer_batch_size, progress) for seed in draws.seeds
-        ]
-    facts = {
+    parts = split_into_parts(draws.seeds, len(labels), machine.infer_batch_size)
+    with process_group(), scratch(out, draws, [generator], sampling.model_dump_json(), meet=barrier) as work:
+        network, _ = load_transformer(generator, pick_device(machine.device))
+        estimate_cost(out, network, len(draws.seeds) * len(labels), machine.infer_batch_size)
+        kind, own = import_kind(KINDS[config["kind"]].module), parts[rank() :: world_size()]
+        with bar(f"samples {generator.name}", len(own), 0, "part") as progress:
+            for part in own:
+                draw_part(part_path(work, part), part, network, kind, labels, sampling)
+                progress.update()
+        barrier()
+        if rank() == 0:
+            publish(work, out, parts, labels, facts_of(generator, config, draws, sampling), network)
+        barrier()
+
+
+def facts_of(generator: Path, config: dict[str, Any], draws: Draws, sampling: Sampling) -> dict[str, Any]:
+    """The config.json of samples."""
+    return {
         "name": config["name"], "tokenizer": config["tokenizer"], "classes": config["classes"],
         "seeds": draws.seeds, "per_class": draws.per_class, "labels": draws.labels if config["classes"] else "none",
         "sampling": sampling.model_dump(),
         "generator": {key: config[key] for key in ("kind", "name", "likelihood")},
         "inputs": {**config["inputs"], "generator": artifact.digest(generator)},
     }  # fmt: skip
+
+
+def publish(
+    work: Path, out: Path, parts: list[Part], labels: np.ndarray, facts: dict[str, Any], network: TokenTransformer
+) -> None:
+    """Join the parts, without holding all codes in memory."""
+    shape = (len(facts["seeds"]), len(labels), network.num_patches)
     with artifact.new_artifact(out, "samples", facts) as folder:
-        np.save(folder / "codes.npy", np.stack(drawn).astype(code_dtype(network.num_codes)))
+        codes = np.lib.format.open_memmap(folder / "codes.npy", "w+", np.dtype(code_dtype(network.num_codes)), shape)
+        for seed, start, stop in parts:
+            codes[facts["seeds"].index(seed), start:stop] = np.load(part_path(work, (seed, start, stop)))
+        codes.flush()
         np.save(folder / "labels.npy", labels.astype(np.int64))
 
 
@@ -67,23 +95,30 @@ def estimate_cost(out: Path, network: TokenTransformer, samples: int, batch_size
     """Print the cost of the samples."""
     codes, logits = samples * network.num_patches, batch_size * network.num_patches * network.num_codes
     counts = {"samples": samples, "codes": codes}
-    print_cost_estimate("samples", out, counts, disk_bytes=codes * 4, memory_bytes=800 * 2**20 + logits * 30)
+    print_cost_estimate("samples", out, counts, disk_bytes=2 * codes * 4, memory_bytes=800 * 2**20 + logits * 30)
 
 
-def draw_seed(
-    network: TokenTransformer,
-    kind: ModuleType,
-    labels: np.ndarray,
-    sampling: Sampling,
-    seed: int,
-    batch_size: int,
-    progress: tqdm,
-) -> np.ndarray:
-    """int64 [samples, N] for one seed; a sample does not depend on the other samples of its batch."""
-    given = torch.from_numpy(labels).to(network.device)
+def split_into_parts(seeds: list[int], samples: int, batch_size: int) -> list[Part]:
+    """All samples of all seeds, a batch per part."""
+    starts = range(0, samples, batch_size)
+    return [(seed, start, min(start + batch_size, samples)) for seed in seeds for start in starts]
+
+
+def part_path(work: Path, part: Part) -> Path:
+    """The file of a finished part."""
+    seed, start, stop = part
+    return work / f"{seed}-{start:09d}-{stop:09d}.npy"
+
+
+def draw_part(
+    path: Path, part: Part, network: TokenTransformer, kind: ModuleType, labels: np.ndarray, sampling: Sampling
+) -> None:
+    """Write the codes [samples, N] of one part, unless they are there."""
+    if read_hashed(path) is not None:
+        return
+    seed, start, stop = part
+    given = torch.from_numpy(labels[start:stop]).to(network.device)
     given = torch.where(given < 0, network.num_classes, given)
-    parts = []
-    for start in range(0, len(given), batch_size):
-        parts.append(kind.sample(network, given[start : start + batch_size], sampling, seed, start))
-        progress.update(len(parts[-1]))
-    return torch.cat(parts).cpu().numpy()
+    codes, content = kind.sample(network, given, sampling, seed, start).cpu().numpy(), io.BytesIO()
+    np.save(content, codes.astype(code_dtype(network.num_codes)))
+    write_hashed(path, content.getvalue())
