@@ -5,6 +5,7 @@ Run: uv run pytest tests/test_readme.py
 
 import ast
 import contextlib
+import copy
 import fnmatch
 import importlib.util
 import json
@@ -28,8 +29,7 @@ GUIDES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]  # fmt: skip
 LOG = sorted((ROOT / "docs/log").glob("*.md"))
-HISTORY = [ROOT / "CHANGELOG.md"]  # names what is no more
-CURRENT = [path for path in GUIDES if path not in HISTORY]
+CURRENT = [path for path in GUIDES if path.name != "CHANGELOG.md"]  # which names what is no more
 INVENTED = ("brightness", "gray", "uniform", "class_counts", "kmeans_1024")  # names of the guides' examples
 YAML_BLOCK, SET = re.compile(r"^```yaml\n(.*?)^```", re.S | re.M), re.compile(r"semtok set ([^\n#&]+)")
 RECIPES = YAML_BLOCK.findall((ROOT / "docs/real_data.md").read_text())
@@ -141,7 +141,7 @@ def parsed_params() -> dict:
 def params_after(arguments: list[str], folder: Path) -> dict:
     """All params after `semtok set` with these arguments, accepted by `stages.check`; the images' folder exists."""
     with contextlib.chdir(ROOT):
-        params = json.loads(json.dumps(parsed_params()))
+        params = copy.deepcopy(parsed_params())
         lay_over(params, read_arguments(arguments, params))
         for key in [key for key in ("folder", "val_folder") if params["data"][key].startswith("/path/to/")]:
             (folder / key).mkdir()
