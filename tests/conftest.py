@@ -18,6 +18,7 @@ from pipeline.cli import keep_bytecode
 keep_bytecode()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
     """A worker gets whole files, and one of them all that use the Prefect server, which takes 25 s of CPU to start."""
     served = {item.path for item in items if "server" in item.fixturenames}
