@@ -28,6 +28,8 @@ from stages.evaluate.reference import load_reference
 from stages.evaluate.samples import load_samples
 from stages.features.reader import FeatureSplit
 from stages.generator.generator import sampling_of
+from stages.generator.params import KINDS
+from stages.generator.samples import draw_part
 from stages.generator.transformer import load_transformer
 from stages.tokens.params import Params as TokenParams
 from stages.tokens.reader import load_tokens, token_facts
@@ -150,6 +152,15 @@ def token_part(path: Path) -> np.ndarray:
     return np.load(path)
 
 
+def sample_part(path: Path) -> np.ndarray:
+    name, seed, start, stop = path.parts[1].removeprefix("data-samples-kmeans-"), *map(int, path.stem.split("-"))
+    generator, labels = Path(f"data/generator/kmeans-{name}"), np.load(f"data/samples/kmeans/{name}/labels.npy")
+    network, config = load_transformer(generator, "cpu")
+    kind = code.import_kind(KINDS[config["kind"]].module)
+    draw_part(path, (seed, start, stop), network, kind, labels, sampling_of(generator, config))
+    return np.load(path)
+
+
 def feature_part(path: Path) -> list:
     if read_hashed(path) is None:
         write_hashed(path, ORIGINAL[path][:-32])
@@ -187,6 +198,7 @@ READERS = {
     "scratch/data-images/*/[tv]*-*": shard,
     "scratch/data-features/*/[tv]*-*": shard,
     "scratch/data-tokens-*/*/*.npy": token_part,
+    "scratch/data-samples-*/*/*.npy": sample_part,
     "scratch/training/*": resume,
     "scratch/train-*.npy": feature_part,
     "scratch/kmeans-*": lambda path: vars(streaming.load(path) or state_of_kmeans()),
