@@ -4,10 +4,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import re
 import shutil
 import sys
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,17 +16,6 @@ import toy as toys
 from pipeline.cli import keep_bytecode
 
 keep_bytecode()
-
-
-def pytest_itemcollected(item):
-    """A worker gets whole files, and one of them all that use the Prefect server, which takes 25 s of CPU to start."""
-    item.add_marker(pytest.mark.xdist_group("server" if uses_server(item.path) else item.path.name))
-
-
-@cache
-def uses_server(path: Path) -> bool:
-    """Whether a fixture or a test of the file asks for the fixture `server`."""
-    return bool(re.search(r"^def \w+\([^)]*\bserver\b", path.read_text(), re.M))
 
 
 @pytest.fixture(scope="session", autouse=True)
