@@ -186,6 +186,16 @@ def test_a_copy_without_torch_has_the_bytes_of_what_the_network_would_save(name,
     assert done.stdout == "False\n"
 
 
+def test_an_embedded_encoder_and_the_losses_load_neither_timm_nor_lpips(toy):
+    code = (
+        "import sys, stages.core.losses; from stages.encoder.encoder import load_encoder; load_encoder(sys.argv[1]); "
+    )
+    code += "print({'timm', 'torchvision', 'lpips'} & {*sys.modules})"
+    command = [sys.executable, "-c", code, str(toy / "data/encoder")]
+    done = subprocess.run(command, cwd=toys.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_the_twin_is_random_seeded_and_of_the_same_shape(toy):
     encoder, twin = load_encoder(toy / "data/encoder"), random_twin(toy / "data/encoder", 7)
     assert [p.shape for p in encoder.parameters()] == [p.shape for p in twin.parameters()]

@@ -167,7 +167,7 @@ def test_a_broken_shard_and_one_that_is_not_there_are_named(workdir):
     with pytest.raises(UserError, match=r"train-01.tar: not a whole, plain tar archive"):
         prepare("shards")
     (workdir / "none").mkdir()
-    with pytest.raises(UserError, match=r"none holds no \*.tar"):
+    with pytest.raises(UserError, match=r"none: holds no \*.tar"):
         prepare("none")
 
 
@@ -205,15 +205,10 @@ def test_commands_and_odd_addresses_are_refused_at_the_door(pattern):
         type(WEBDATASET)(shards=[pattern], val_shards=[], class_field="cls", caption_field="")
 
 
-@pytest.mark.parametrize("field", ["json", "json.", "a b", "cls.x"])
+@pytest.mark.parametrize("field", ["json.", "a b", "cls.x"])
 def test_fields_are_a_name_or_a_key_of_json(field):
-    accepted = field == "json"
-    make_section = functools.partial(type(WEBDATASET), shards=[], val_shards=[], caption_field="")
-    if accepted:
-        make_section(class_field=field)
-    else:
-        with pytest.raises(ValueError, match="class_field"):
-            make_section(class_field=field)
+    with pytest.raises(ValueError, match="class_field"):
+        type(WEBDATASET)(shards=[], val_shards=[], class_field=field, caption_field="")
 
 
 def test_labels_and_images_are_read_like_those_of_any_source(workdir):

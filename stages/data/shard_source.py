@@ -92,7 +92,7 @@ def locate(patterns: list[str], folder: Path) -> dict[str, Path]:
     if not patterns:
         found = {path.name: path for path in sorted(folder.glob("*.tar"))}
         if not found:
-            raise UserError(f"data.folder: {folder} holds no *.tar")
+            raise UserError(f"{folder}: holds no *.tar, and data.webdataset names no shards")
         return found
     names = [name for pattern in patterns for name in braceexpand(pattern)]
     found = {name: downloaded(name) if URL.match(name) else folder / name for name in names}
