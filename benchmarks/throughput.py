@@ -3,9 +3,9 @@
 Run:    uv run python benchmarks/throughput.py onestep diffusion --tokenizer kmeans
         (after: uv run dvc repro codebook pixel_tokenizer, with these names in params.yaml)
 Expect: per decoder, minutes on a CPU: medians of --rounds rounds of --steps updates, including the discriminator's.
-        `updates`: with batches at hand. `batches`: loading alone. `both`: as in training, with prefetching. MFU (model
-        FLOPs utilization): FLOP/s of `updates` over that of a large matrix product under the same autocast on the same
-        device. Then the operations that take most time on the device.
+        `updates`: with batches at hand. `batches`: loading alone. `both`: as in training, loaded ahead. MFU (model
+        FLOPs utilization): FLOP/s of `updates` over that of a large matrix product in the same number format on the
+        same device. Then the operations that take most time on the device.
 
 The stage itself runs, its training loop replaced by the measurement; its outputs go to a temporary folder.
 """
@@ -28,13 +28,12 @@ from torch.utils.flop_counter import flop_registry
 
 from stages.core import UserError, scratch
 from stages.core.gan_trainer import GanTrainer
-from stages.core.hardware import compute
-from stages.core.params import Machine, Precision, load
+from stages.core.hardware import dtype_of, peak_flops
+from stages.core.optimizer import NonFiniteMonitor
+from stages.core.params import Machine, load
 from stages.core.schemas import ReconstructionLossConfig
-from stages.core.train import NonFiniteMonitor, prefetch
+from stages.core.train import Batch, load_batches
 from stages.decoder.params import KINDS, Inputs, load_params
-
-SIDE = 8192  # of the matrices that measure the peak rate; 512 on a CPU
 
 
 class Operations(TorchDispatchMode):
@@ -65,32 +64,21 @@ def seconds_of(work: Iterable[Any], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def peak_tflops(device: torch.device, precision: Precision) -> float:
-    """TFLOP/s of a product of large random matrices, the median of ten runs."""
-    side = SIDE if device.type == "cuda" else SIDE // 16
-    left, right = torch.randn(2, side, side, device=device)
-    with compute(device, precision):
-        dtype = (left[:1] @ right).dtype
-    left, right = left.to(dtype), right.to(dtype)
-    times = [seconds_of((left @ right for _ in range(10)), device) / 10 for _ in range(11)][1:]
-    return 2 * side**3 / statistics.median(times) / 1e12
-
-
 def measure(trainer: GanTrainer, steps: int, rounds: int) -> None:
     """Print the measurements of one decoder; its discriminator, if any, is active in all measured updates."""
     optim, device, batch_at = trainer.config.optim, trainer.device, trainer.batches.batch_at
     monitor, first = NonFiniteMonitor(device), min(trainer.config.gan.start_step, optim.total_steps - 1)
-    ready = [batch_at(first + k) for k in range(4)]
+    ready = [tuple(tensor.to(device) for tensor in batch_at(first + k)) for k in range(4)]
 
-    def updates(batches: Iterable[torch.Tensor]) -> Iterator[None]:
-        for pixels in batches:
-            trainer.step(first, pixels, monitor)
+    def updates(batches: Iterable[Batch]) -> Iterator[None]:
+        for batch in batches:
+            trainer.step(first, batch, monitor)
             yield
 
     def as_in_training() -> Iterator[None]:
-        stream = prefetch(batch_at, 0, steps + 1)
+        stream = load_batches(batch_at, 0, steps + 1, trainer.machine, device)
         next(stream)  # the first batch is loaded while nothing else runs
-        return updates(pixels for _, pixels in stream)
+        return updates(batch for _, batch in stream)
 
     seconds_of(updates(ready), device)  # warm up
     with Operations() as counted:
@@ -113,8 +101,9 @@ def report(trainer: GanTrainer, seconds: dict[str, float], flops: int) -> None:
     print(f"  images/s: {rates}")
     if device.type == "cuda":
         print(f"  GPU memory {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
-    reached, peak = flops / seconds["updates"] / 1e12, peak_tflops(device, trainer.config.optim.precision)
-    mfu = f"{reached:.3g} TFLOP/s of {peak:.3g}: MFU {reached / peak:.1%}"
+    peak = peak_flops(device, dtype_of(device, trainer.config.optim.precision))
+    reached = flops / seconds["updates"]
+    mfu = f"{reached / 1e12:.3g} TFLOP/s of {peak / 1e12:.3g}: MFU {reached / peak:.1%}"
     print(f"  {flops / size / 1e9:.4g} GFLOP per image, {mfu}")
 
 

@@ -12,17 +12,16 @@ count, though logits are computed of masked ones alone. "disk_bytes" leaves out 
 import argparse
 import json
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import torch
 
 from stages.codebook import params as codebook
 from stages.core import UserError
+from stages.core.hardware import peak_flops
 from stages.core.params import load, load_list
 from stages.core.schemas import Optim, ReconstructionLossConfig
 from stages.cost_networks import PASSES, Codes, Networks
@@ -210,16 +209,6 @@ class Costs:
         return Cost(f"{images:,} samples", images * flops)
 
 
-def peak_flops() -> float:
-    """Operations per second of products of large fp32 matrices on this processor, the median of five."""
-    matrix, rates = torch.randn(1024, 1024), []
-    for _ in range(6):
-        started = time.perf_counter()
-        torch.mm(matrix, matrix)
-        rates.append(2 * 1024**3 / (time.perf_counter() - started))
-    return median(rates[1:])
-
-
 def costs_of(path: Path, images: list[int] | None) -> dict[str, Cost]:
     """The cost of each stage; `UserError` for numbers or networks that cannot be."""
     if images and (min(images[:2]) < 1 or images[2] < 0):
@@ -242,7 +231,8 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
-    print(json.dumps({"peak_flops": peak_flops(), "stages": {stage: asdict(cost) for stage, cost in costs.items()}}))
+    stages = {stage: asdict(cost) for stage, cost in costs.items()}
+    print(json.dumps({"peak_flops": peak_flops(torch.device("cpu")), "stages": stages}))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from stages.codebook.params import Inputs
 from stages.codebook.tokenizer import load_tokenizer
 from stages.core import artifact, code, runtime, scratch, shards
 from stages.core.checkpoint import Checkpoint
+from stages.core.hardware import process_group
+from stages.core.optimizer import Ema
 from stages.core.params import load
 from stages.core.results import save_png
 from stages.core.scratch import read_hashed, write_hashed
-from stages.core.train import Ema
 from stages.data.reader import ImageSplit, image_facts
 from stages.decoder.decoder import load_decoder
 from stages.decoder.pixel_tokenizer import codebook_in
@@ -52,10 +53,15 @@ def state_of_kmeans() -> streaming.State:
 
 def train(folder: Path, steps: int) -> list:
     """A small training with pictures and curves, from its checkpoint on, up to `steps`."""
+    with process_group():
+        return train_in_group(folder, steps)
+
+
+def train_in_group(folder: Path, steps: int) -> list:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 3)
     optimizer, ema, curve, start = torch.optim.AdamW(model.parameters(), 0.1), Ema(model, 0.9), [], 0
-    checkpoint = Checkpoint(folder, 0, {"m": model}, {"m": optimizer}, {"m": ema})
+    checkpoint = Checkpoint(folder, 1.0, {"m": model}, {"m": optimizer}, {"m": ema})
     folder.mkdir(exist_ok=True)
     if state := checkpoint.load():
         start, curve = state["step"], state["curve"]
@@ -67,11 +73,12 @@ def train(folder: Path, steps: int) -> list:
         save_png(folder / f"step-{step}.png", np.full((2, 2, 3), step, np.uint8))
         if step == 1:
             checkpoint.save({"step": 2, "curve": curve})
+            checkpoint.finish()
     return [model.state_dict(), ema.tensors, curve, [path.read_bytes() for path in sorted(folder.glob("*.png"))]]
 
 
 def resume(path: Path) -> list:
-    shutil.copytree(path.parent, "again")
+    shutil.copytree("scratch/training", "again")
     try:
         return train(Path("again"), 4)
     finally:
@@ -200,6 +207,7 @@ READERS = {
     "scratch/data-tokens-*/*/*.npy": token_part,
     "scratch/data-samples-*/*/*.npy": sample_part,
     "scratch/training/*": resume,
+    "scratch/training/0*/*": resume,
     "scratch/train-*.npy": feature_part,
     "scratch/kmeans-*": lambda path: vars(streaming.load(path) or state_of_kmeans()),
     "scratch/*/*/published.json": lambda path: (scratch.accepted(path.parent), cleanup.accepted(path.parent)),

@@ -56,11 +56,11 @@ def test_a_second_training_that_was_stopped_and_resumed_gives_the_same_bytes(dig
 
     again = tmp_path / "again"
     again.mkdir()
-    saving = MACHINE.model_copy(update={"checkpoint_secs": 0.0})
+    saving = MACHINE.model_copy(update={"checkpoint_share": 1.0})
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr("stages.evaluate.classifier_training.accuracy", stop)
         write_classifier(digits / "images", again / "classifier", saving)
-    assert list(again.glob("scratch/**/*.safetensors"))
+    assert list(again.glob("scratch/**/*.distcp"))
     write_classifier(digits / "images", again / "classifier", MACHINE)
     written = [(root / "classifier" / "model.safetensors").read_bytes() for root in (digits, again)]
     assert written[0] == written[1]

@@ -111,7 +111,7 @@ def test_the_running_share_sums_to_one_and_forgets_with_its_decay():
 
 def fit(root, changes: dict | None = None) -> None:
     """The command, as it is called."""
-    toys.write_params(root, {"codebook": {"cluster": changes or {}}, "machine": {"checkpoint_secs": 0.0}})
+    toys.write_params(root, {"codebook": {"cluster": changes or {}}, "machine": {"checkpoint_share": 1.0}})
     toys.run_line(toys.COMMANDS["tokenizer_inputs"].replace("kmeans", "cluster"), root)
     toys.run_line(toys.COMMANDS["codebook"].replace("kmeans", "cluster"), root)
 
@@ -153,6 +153,7 @@ class Killed(Exception):
 def test_interrupted_and_rerun_equals_undisturbed(trained, root, monkeypatch, capsys):
     def save_and_die(self, facts, save=Checkpoint.save):
         save(self, facts)
+        self.finish()
         if facts["step"] == 7:
             raise Killed
 

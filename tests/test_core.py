@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from stages.core import UserError, artifact, scratch
 from stages.core.checkpoint import Checkpoint
-from stages.core.distributed import seed_of
-from stages.core.hardware import _has_instructions, compute, pick_device
+from stages.core.distributed import epoch_batch, seed_of
+from stages.core.hardware import _has_instructions, compute, pick_device, process_group
 from stages.core.images import random_maps, seeded_maps, warp
+from stages.core.optimizer import Ema, NonFiniteMonitor, adamw, lr_at
 from stages.core.params import Section
 from stages.core.results import Curves
 from stages.core.schemas import Affine, Optim
-from stages.core.train import Ema, NonFiniteMonitor, adamw, epoch_batch, lr_at
 
 STILL = {"degrees": 0, "scale": 0, "translate": 0, "shear": 0, "hflip": False}
 
@@ -62,7 +62,18 @@ def optim(**changes) -> Optim:
     return Optim(**{**base, "ema_decay": 0.9, "eval_every": 5, "precision": "fp32", "seed": 0, **changes})
 
 
-def test_a_checkpoint_restores_models_optimizers_and_averages_to_the_bit(tmp_path):
+@pytest.fixture
+def group():
+    """The process group of one process."""
+    with process_group():
+        yield
+
+
+def checkpoint_of(folder, model, optimizers=None, averages=None) -> Checkpoint:
+    return Checkpoint(folder, 1.0, {"m": model}, optimizers or {}, averages or {})
+
+
+def test_a_checkpoint_restores_models_optimizers_and_averages_to_the_bit(tmp_path, group):
     def fresh() -> tuple[torch.nn.Module, torch.optim.Optimizer, Ema]:
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
@@ -79,9 +90,12 @@ def test_a_checkpoint_restores_models_optimizers_and_averages_to_the_bit(tmp_pat
     half = fresh()
     for number in range(3):
         step(*half, number)
-    Checkpoint(tmp_path, 0, {"m": half[0]}, {"m": half[1]}, {"m": half[2]}).save({"step": 3})
+    checkpoint = checkpoint_of(tmp_path, half[0], {"m": half[1]}, {"m": half[2]})
+    checkpoint.save({"step": 3})
+    step(*half, 3)  # while it is written
+    checkpoint.finish()
     again = fresh()
-    assert Checkpoint(tmp_path, 0, {"m": again[0]}, {"m": again[1]}, {"m": again[2]}).load() == {"step": 3}
+    assert checkpoint_of(tmp_path, again[0], {"m": again[1]}, {"m": again[2]}).load() == {"step": 3}
     for number in range(3, 6):
         step(*again, number)
     for name, tensor in whole[0].state_dict().items():
@@ -89,22 +103,24 @@ def test_a_checkpoint_restores_models_optimizers_and_averages_to_the_bit(tmp_pat
     assert all(torch.equal(tensor, again[2].tensors[name]) for name, tensor in whole[2].tensors.items())
 
 
-def test_a_half_written_checkpoint_is_never_read(tmp_path):
-    model = torch.nn.Linear(1, 1)
-    (tmp_path / "000000007-state.safetensors").write_bytes(b"half")
-    checkpoint = Checkpoint(tmp_path, 0, {"m": model}, {}, {})
+def test_a_half_written_checkpoint_is_never_read(tmp_path, group):
+    (tmp_path / "000000007").mkdir()
+    (tmp_path / "000000007/__0_0.distcp").write_bytes(b"half")
+    checkpoint = checkpoint_of(tmp_path, torch.nn.Linear(1, 1))
     assert checkpoint.load() is None
     checkpoint.save({"step": 1})
-    assert checkpoint.load() == {"step": 1} and len(list(tmp_path.glob("*.safetensors"))) == 1
+    checkpoint.finish()
+    assert checkpoint.load() == {"step": 1} and [path.name for path in tmp_path.glob("0*")] == ["000000001"]
 
 
-@pytest.mark.parametrize("name", ["latest.json", "000000001-state.safetensors", "step-1.png"])
+@pytest.mark.parametrize("name", ["latest.json", "000000001/__0_0.distcp", "000000001/.metadata", "step-1.png"])
 @pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content.replace(b"1", b"3"), None])
-def test_a_damaged_checkpoint_is_set_aside_and_the_training_begins_anew(name, damage, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_set_aside_and_the_training_begins_anew(name, damage, tmp_path, group, capsys):
     (tmp_path / "step-1.png").write_bytes(b"picture 1")
-    checkpoint = Checkpoint(tmp_path, 0, {"m": torch.nn.Linear(1, 1)}, {}, {})
+    checkpoint = checkpoint_of(tmp_path, torch.nn.Linear(1, 1))
     checkpoint.models["m"].bias.data.fill_(float(np.frombuffer(b"1111", np.float32)[0]))
     checkpoint.save({"step": 1, "curves": [[1, {"loss": 0.11}]]})
+    checkpoint.finish()
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(damage(content)) if damage else (tmp_path / name).unlink()
     assert checkpoint.load() is None
@@ -112,12 +128,14 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_training_begins_anew(name, da
         assert (tmp_path / "latest.json.damaged").is_file()
         assert "damaged since it was written: set aside, and the training begins anew" in capsys.readouterr().out
     checkpoint.save({"step": 2})
+    checkpoint.finish()
     assert checkpoint.load() == {"step": 2}
 
 
-def test_pictures_of_steps_after_the_checkpoint_do_not_count_and_go_when_it_is_loaded(tmp_path):
-    checkpoint = Checkpoint(tmp_path, 0, {"m": torch.nn.Linear(1, 1)}, {}, {})
+def test_pictures_of_steps_after_the_checkpoint_do_not_count_and_go_when_it_is_loaded(tmp_path, group):
+    checkpoint = checkpoint_of(tmp_path, torch.nn.Linear(1, 1))
     checkpoint.save({"step": 1})
+    checkpoint.finish()
     (tmp_path / "step-2.png").write_bytes(b"drawn before a kill")
     assert checkpoint.load() == {"step": 1} and not (tmp_path / "step-2.png").exists()
 

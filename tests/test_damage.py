@@ -27,7 +27,12 @@ COUNT = 500  # damages
 COMMANDS = ("decoder", "generator@kmeans-ar", "samples@kmeans-ar", "classifier", "reference")
 INPUTS = tuple(f"data/inputs/*/{name}" for name in ("fit", "load", "config.json"))
 UNREAD = ("data/code/no_folder", "data/decoder_code/*/*", *INPUTS)
-SAME = ("scratch/*/*/*state*", "scratch/*/*/latest.json", "scratch/*/*/step-*")  # as scratch/training
+SAME = (
+    "scratch/*/*/*/*.distcp",
+    "scratch/*/*/*/.metadata",
+    "scratch/*/*/latest.json",
+    "scratch/*/*/step-*",
+)  # as scratch/training
 DAMAGES = {
     "bit": lambda content, rng: flipped(content, int(rng.integers(8 * len(content)))),
     "cut": lambda content, rng: content[: rng.integers(len(content))],

@@ -17,7 +17,8 @@ from stages.codebook.tokenizer import load_tokenizer
 from stages.core import UserError, artifact, discriminator
 from stages.core.discriminator import PatchDiscriminator
 from stages.core.gan_trainer import GanTrainer
-from stages.core.losses import EncoderPerceptual, LpipsPerceptual
+from stages.core.images import augmented
+from stages.core.networks import EncoderPerceptual, LpipsPerceptual
 from stages.decoder.decoder import load_decoder, standardized
 from stages.decoder.onestep import OneStep
 from stages.decoder.training import widths_from
@@ -193,11 +194,15 @@ def test_a_training_stopped_by_a_non_finite_loss_resumes_before_it(trained, tmp_
     root, whole = tmp_path / "toy", GanTrainer.step
     shutil.copytree(trained, root, ignore=shutil.ignore_patterns("scratch"))
     shutil.rmtree(root / "data/decoder")
-    toys.write_params(root, GAN | {"machine": {"checkpoint_secs": 0.0}})
+    toys.write_params(root, GAN | {"machine": {"checkpoint_share": 1.0}})
+
+    def broken_at_40(self, now, *rest):
+        with monkeypatch.context() as patch:
+            patch.setattr("stages.core.gan_trainer.augmented", lambda *batch: augmented(*batch) / (now != 40))
+            return whole(self, now, *rest)
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            GanTrainer, "step", lambda self, now, pixels, *rest: whole(self, now, pixels / (now != 40), *rest)
-        )
+        patch.setattr(GanTrainer, "step", broken_at_40)
         with pytest.raises(UserError, match="non-finite loss or gradient at step 40, on the batch"):
             toys.run("decoder", root)
     toys.run("decoder", root)

@@ -132,7 +132,7 @@ def test_a_killed_training_resumes_to_the_same_bytes(trained, tmp_path, monkeypa
     shutil.rmtree(root / "data/decoder")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(GanTrainer, "step", interrupted)
-        train(root, CHANGES, machine={"checkpoint_secs": 0})
+        train(root, CHANGES, machine={"checkpoint_share": 1.0})
     assert not (root / "data/decoder/kmeans-diffusion").exists()
     toys.run_line(TRAIN, root)
     assert toys.hashes(root / "data/decoder") == toys.hashes(trained / "data/decoder")

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 import toy as toys
+from photos import MACHINE
 from ranks import ranks, run_together
 
 from stages.core import UserError, distributed
+from stages.core.hardware import process_group
 from stages.core.results import Curves
 from stages.core.schemas import Optim
 from stages.core.train import fit
@@ -142,7 +144,7 @@ def test_training_makes_the_same_weights_and_curves(command, one, two):
 
 
 def test_training_killed_under_two_processes_goes_on_under_two_or_one(toy, one, two, tmp_path, capsys):
-    killed = workplace(toy, tmp_path / "killed", {"machine": {"checkpoint_secs": 0.0}})
+    killed = workplace(toy, tmp_path / "killed", {"machine": {"checkpoint_share": 1.0}})
     kill_half_way("decoder", killed, 2)
     again = shutil.copytree(killed, tmp_path / "again")
     assert run_together("decoder", again) == [0, 0]
@@ -155,7 +157,7 @@ def test_training_killed_under_two_processes_goes_on_under_two_or_one(toy, one, 
 
 
 def test_training_killed_under_one_process_goes_on_under_two(toy, one, tmp_path):
-    root = workplace(toy, tmp_path / "killed", {"machine": {"checkpoint_secs": 0.0}})
+    root = workplace(toy, tmp_path / "killed", {"machine": {"checkpoint_share": 1.0}})
     kill_half_way(MASKED, root, 1)
     assert run_together(MASKED, root) == [0, 0]
     assert all("resuming at step" in (root / f"{MASKED}-{rank}.log").read_text() for rank in range(2))
@@ -211,12 +213,13 @@ def draws_in_training(work: Path) -> list[float]:
 
     def loss(model, batch, step):
         drawn.append(float(torch.rand(())))
-        return model(batch).sum(), {}
+        return model(batch[0]).sum(), {}
 
-    fit(
-        model, optim, lambda step: torch.ones(2, 1), loss, lambda step, model: {}, Curves(),
-        work=work, checkpoint_secs=1e9, device=torch.device("cpu"), name="test", batch_keys=str,
-    )  # fmt: skip
+    with process_group():
+        fit(
+            model, optim, lambda step: (torch.ones(2, 1),), loss, lambda step, model: {}, Curves(),
+            work=work, machine=MACHINE, device=torch.device("cpu"), name="test", batch_keys=str,
+        )  # fmt: skip
     return drawn
 
 

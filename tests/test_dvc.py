@@ -60,7 +60,7 @@ AFTER_CODEBOOK = AFTER_DECODER | {
             {"generator@kmeans-masked", "samples@kmeans-masked", "generation", "report"},
         ),
         ({"decoder": {"onestep": {"blocks": 2}}}, AFTER_DECODER),
-        ({"machine": {"num_workers": 1, "infer_batch_size": 7, "checkpoint_secs": 5.0}}, set()),
+        ({"machine": {"num_workers": 1, "infer_batch_size": 7, "checkpoint_share": 0.5}}, set()),
     ],
     ids=lambda value: str(value),
 )

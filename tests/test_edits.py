@@ -16,7 +16,7 @@ from stages.core import scratch
 
 STEPS = {"total_steps": 80, "eval_every": 40}
 LONG = {
-    "machine": {"checkpoint_secs": 0.0},
+    "machine": {"checkpoint_share": 1.0},
     "codebook": {"vqgan": {"optim": STEPS}},
     "decoder": {"onestep": {"optim": STEPS, "gan": {"weight": 0.5, "start_step": 2}}},
     "generator": {"ar": STEPS},

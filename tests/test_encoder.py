@@ -188,7 +188,7 @@ def test_a_copy_without_torch_has_the_bytes_of_what_the_network_would_save(name,
 
 def test_an_embedded_encoder_and_the_losses_load_neither_timm_nor_lpips(toy):
     code = (
-        "import sys, stages.core.losses; from stages.encoder.encoder import load_encoder; load_encoder(sys.argv[1]); "
+        "import sys, stages.core.networks; from stages.encoder.encoder import load_encoder; load_encoder(sys.argv[1]); "
     )
     code += "print({'timm', 'torchvision', 'lpips'} & {*sys.modules})"
     command = [sys.executable, "-c", code, str(toy / "data/encoder")]

@@ -3,15 +3,22 @@
 Run: uv run pytest tests/test_loop.py
 """
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from photos import MACHINE
 from pydantic import ValidationError
 
+from stages.core import checkpoint
+from stages.core.checkpoint import Checkpoint
+from stages.core.hardware import process_group
+from stages.core.optimizer import adamw
 from stages.core.results import Curves
 from stages.core.schemas import Optim
-from stages.core.train import adamw, fit, prefetch
+from stages.core.train import Batch, Speed, fit, load_batches, micro_batches
 
 OPTIM = Optim(
     total_steps=3, batch_size=2, lr_peak=0.1, warmup_steps=1, weight_decay=0.1, beta2=0.9, clip_norm=1.0,
@@ -25,14 +32,15 @@ def trained(work: Path, name: str) -> torch.Tensor:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 3)
 
-    def loss(model: torch.nn.Module, x: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return model(x + torch.randn(2, 3)).square().sum(), {}
+    def loss(model: torch.nn.Module, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return model(batch[0] + torch.randn(2, 3)).square().sum(), {}
 
-    fit(
-        model, OPTIM, lambda step: torch.ones(2, 3), loss,
-        lambda step, model: {}, Curves(), work=work / name, checkpoint_secs=1e9, device=torch.device("cpu"), name=name,
-        batch_keys=str,
-    )  # fmt: skip
+    with process_group():
+        fit(
+            model, OPTIM, lambda step: (torch.ones(2, 3),), loss,
+            lambda step, model: {}, Curves(), work=work / name, machine=MACHINE, device=torch.device("cpu"), name=name,
+            batch_keys=str,
+        )  # fmt: skip
     return model.weight
 
 
@@ -45,15 +53,17 @@ def test_a_warm_up_that_never_ends_is_refused():
         Optim(**{**OPTIM.model_dump(), "warmup_steps": 3})
 
 
-def test_batches_are_made_on_one_core_while_the_training_keeps_its_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        batches = prefetch(lambda step: torch.get_num_threads(), 3, 6)
-        made = [(step, of_maker, torch.get_num_threads()) for step, of_maker in batches]
-    finally:
-        torch.set_num_threads(threads)
-    assert made == [(3, 1, 2), (4, 1, 2), (5, 1, 2)]
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_batches_come_in_the_order_of_their_steps_from_any_number_of_processes(num_workers):
+    machine = MACHINE.model_copy(update={"num_workers": num_workers})
+
+    def batch_at(step: int) -> Batch:
+        return torch.full((2,), step), torch.tensor([torch.get_num_threads(), os.getpid()])
+
+    made = list(load_batches(batch_at, 3, 9, machine, torch.device("cpu")))
+    assert [(step, int(batch[0][0])) for step, batch in made] == [(step, step) for step in range(3, 9)]
+    makers = {int(batch[1][1]) for _, batch in made}
+    assert makers == {os.getpid()} if not num_workers else len(makers) == num_workers and os.getpid() not in makers
 
 
 def test_code_vectors_are_not_decayed_and_other_matrices_are():
@@ -63,3 +73,36 @@ def test_code_vectors_are_not_decayed_and_other_matrices_are():
     decay = {id(p): group["weight_decay"] for group in adamw(model, OPTIM).param_groups for p in group["params"]}
     assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
         "vq.vectors": 0.0, "linear.weight": 0.1, "linear.bias": 0.0}  # fmt: skip
+
+
+def test_operations_are_those_of_linear_maps_and_convolutions_forward_and_twice_backward():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(4 * 64, 5))
+    speed = Speed(model, OPTIM, torch.device("cpu"))
+    model(torch.zeros(2, 3, 8, 8))
+    speed.counted()
+    model(torch.zeros(2, 3, 8, 8))  # of a later step: not counted
+    assert speed.flops == 2 * 2 * (4 * 64 * 3 * 9 + 5 * 4 * 64)
+    speed.peak = 30.0 * speed.flops
+    progress = SimpleNamespace(format_dict={"rate": 4.0})
+    assert speed.shown(progress) == {"images/s": "8", "MFU": "0.4"}
+
+
+def test_checkpoints_take_their_share_of_the_time(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+    saved = Checkpoint(tmp_path, 0.02, {}, {}, {})
+    assert saved.due(last=False), "the first step shows that the disk can be written"
+    saved.saved_at, saved.cost = now, 0.5
+    now = 100.0 + 49 * 0.5 - 0.1
+    assert not saved.due(last=False) and saved.due(last=True)
+    now += 0.2
+    assert saved.due(last=False)
+
+
+@pytest.mark.parametrize(("size", "parts"), [(0, 1), (12, 1), (5, 3), (4, 3), (1, 12)])
+def test_micro_batches_are_equal_and_join_to_the_share(size, parts):
+    batch = torch.arange(12), torch.arange(24).view(12, 2)
+    cut = micro_batches(batch, size)
+    assert len(cut) == parts and all(len(part[0]) == 12 // parts for part in cut)
+    for whole, pieces in zip(batch, zip(*cut, strict=True), strict=True):
+        assert torch.equal(torch.cat(pieces), whole)

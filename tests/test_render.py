@@ -18,6 +18,7 @@ from stages.codebook.tokenizer import load_tokenizer
 from stages.core import UserError
 from stages.core.checkpoint import Checkpoint
 from stages.core.hardware import pick_device
+from stages.core.images import augmented
 from stages.core.params import Machine, load
 from stages.data.reader import ImageSplit
 from stages.decoder.decoder import load_decoder
@@ -98,16 +99,20 @@ def test_both_tokenizers_encode_the_same_augmented_images_and_shares_join_to_the
     for tokenizer in (pairs.tokenizer, pairs.pixel_tokenizer):
         encode = tokenizer.encode_pixels
         monkeypatch.setattr(tokenizer, "encode_pixels", lambda p, encode=encode: (encoded.append(p), encode(p))[1])
-    given, pixel = pairs.encode(pairs.batches.batch_at(3))
+
+    def codes_of_share() -> tuple[torch.Tensor, torch.Tensor]:
+        return pairs.encode(augmented(*pairs.batches.batch_at(3)))
+
+    given, pixel = codes_of_share()
     assert torch.equal(*encoded) and given.shape == (8, 16) and pixel.shape == (8, 16)
     plain = pairs.batches.splits["train"].read(pairs.batches.batch_index(3))
     assert not np.array_equal(pairs.codes_of(plain).pixel, pixel), "augmented"
-    assert all(torch.equal(*both) for both in zip(pairs.encode(pairs.batches.batch_at(3)), (given, pixel), strict=True))
+    assert all(torch.equal(*both) for both in zip(codes_of_share(), (given, pixel), strict=True))
     monkeypatch.setenv("WORLD_SIZE", "2")
     shares = []
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        shares.append(pairs.encode(pairs.batches.batch_at(3)))
+        shares.append(codes_of_share())
     for whole, *parts in zip((given, pixel), *shares, strict=True):
         assert torch.equal(whole, torch.cat(parts))
 
@@ -139,10 +144,11 @@ class Killed(Exception):
 def test_interrupted_and_rerun_equals_undisturbed(name, pixel_toy, trained, tmp_path, monkeypatch, capsys):
     root, out = tmp_path / "toy", f"data/decoder/kmeans-{name}"
     shutil.copytree(pixel_toy, root)
-    toys.write_params(root, {**CHOICE, "machine": {"checkpoint_secs": 0.0}})
+    toys.write_params(root, {**CHOICE, "machine": {"checkpoint_share": 1.0}})
 
     def save_and_die(self, facts, save=Checkpoint.save):
         save(self, facts)
+        self.finish()
         if facts["step"] == 7:
             raise Killed
 

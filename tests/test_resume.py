@@ -23,12 +23,12 @@ OUTS = {
 GAN = {"decoder": {"onestep": {"gan": {"weight": 0.5, "start_step": 3, "width": 8}}}}
 
 
-def workplace(toy: Path, root: Path, checkpoint_secs: float) -> Path:
+def workplace(toy: Path, root: Path, checkpoint_share: float) -> Path:
     """The toy's inputs in a fresh folder."""
     shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
     for out in OUTS.keys() - {"tokens"}:
         shutil.rmtree(root / OUTS[out], ignore_errors=True)
-    toys.write_params(root, {**GAN, "machine": {"checkpoint_secs": checkpoint_secs}})
+    toys.write_params(root, {**GAN, "machine": {"checkpoint_share": checkpoint_share}})
     return root
 
 
@@ -63,7 +63,7 @@ def kept(root: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("command", [*OUTS])
 def test_killed_and_rerun_equals_undisturbed(command, toy, tmp_path):
-    undisturbed, killed = workplace(toy, tmp_path / "a", 1e9), workplace(toy, tmp_path / "b", 0.0)
+    undisturbed, killed = workplace(toy, tmp_path / "a", 0.02), workplace(toy, tmp_path / "b", 1.0)
     for root in (undisturbed, killed):
         shutil.rmtree(root / OUTS[command], ignore_errors=True)
     run_apart(command, undisturbed)
@@ -82,7 +82,7 @@ def test_killed_and_rerun_equals_undisturbed(command, toy, tmp_path):
 def test_finished_parts_of_tokens_are_not_made_again(toy, tmp_path, monkeypatch):
     from stages.tokens import writer
 
-    root, made, original = workplace(toy, tmp_path / "a", 0.0), [], writer.view_pixels
+    root, made, original = workplace(toy, tmp_path / "a", 1.0), [], writer.view_pixels
     shutil.rmtree(root / OUTS["tokens"])
     kill_half_way("tokens", root)
     finished = {path.name[:9] for path in root.glob("scratch/data-tokens-*/*/*.npy")}  # train-000: a view of the toy
@@ -93,7 +93,7 @@ def test_finished_parts_of_tokens_are_not_made_again(toy, tmp_path, monkeypatch)
 
 
 def test_changed_params_never_resume_foreign_work(toy, tmp_path):
-    root = workplace(toy, tmp_path / "a", 0.0)
+    root = workplace(toy, tmp_path / "a", 1.0)
     kill_half_way("generator@kmeans-ar", root)
     toys.write_params(root, {"generator": {"ar": {"seed": 1}}})
     run_apart("generator@kmeans-ar", root)
@@ -101,15 +101,16 @@ def test_changed_params_never_resume_foreign_work(toy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("command", "file"), [("features", "train-*.tar"), ("tokens", "train-*.npy"), ("generator@kmeans-ar", "*-state.*")]
+    ("command", "file"),
+    [("features", "train-*.tar"), ("tokens", "train-*.npy"), ("generator@kmeans-ar", "*.distcp")],
 )
 def test_work_damaged_after_the_kill_is_done_again(command, file, toy, tmp_path):
-    undisturbed, killed = workplace(toy, tmp_path / "a", 1e9), workplace(toy, tmp_path / "b", 0.0)
+    undisturbed, killed = workplace(toy, tmp_path / "a", 0.02), workplace(toy, tmp_path / "b", 1.0)
     for root in (undisturbed, killed):
         shutil.rmtree(root / OUTS[command], ignore_errors=True)
     run_apart(command, undisturbed)
     kill_half_way(command, killed)
-    for path in killed.glob(f"scratch/*/*/{file}"):
+    for path in killed.glob(f"scratch/*/*/**/{file}"):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)

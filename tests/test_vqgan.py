@@ -185,7 +185,7 @@ def test_a_killed_vqgan_goes_on_to_the_same_bytes(trained, tmp_path):
     root = tmp_path / "toy"
     shutil.copytree(trained, root, ignore=shutil.ignore_patterns("scratch"))
     shutil.rmtree(root / "data/codebook/vqgan")
-    toys.write_params(root, changes_of(trained) | {"machine": {"checkpoint_secs": 0}})
+    toys.write_params(root, changes_of(trained) | {"machine": {"checkpoint_share": 1.0}})
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at(patch, step=15)
         toys.run_line(FIT.format("vqgan"), root)

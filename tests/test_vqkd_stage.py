@@ -22,9 +22,9 @@ from stages.core.images import to_float
 from stages.data.reader import ImageSplit
 
 
-def fit(root, changes: dict | None = None, checkpoint_secs: float = 1e9) -> None:
+def fit(root, changes: dict | None = None, checkpoint_share: float = 0.02) -> None:
     """The command, as it is called."""
-    toys.write_params(root, {"codebook": {"vqkd": changes or {}}, "machine": {"checkpoint_secs": checkpoint_secs}})
+    toys.write_params(root, {"codebook": {"vqkd": changes or {}}, "machine": {"checkpoint_share": checkpoint_share}})
     toys.run_line(toys.COMMANDS["tokenizer_inputs"].replace("kmeans", "vqkd"), root)
     toys.run_line(toys.COMMANDS["codebook"].replace("kmeans", "vqkd"), root)
 
@@ -50,12 +50,13 @@ class Killed(Exception):
 def test_interrupted_and_rerun_equals_undisturbed(trained, root, monkeypatch, capsys):
     def save_and_die(self, facts, save=Checkpoint.save):
         save(self, facts)
+        self.finish()
         if facts["step"] == 7:
             raise Killed
 
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
         patch.setattr(Checkpoint, "save", save_and_die)
-        fit(root, checkpoint_secs=0.0)
+        fit(root, checkpoint_share=1.0)
     assert not (root / "data/codebook/vqkd").exists()
     fit(root)
     assert "resuming at step 7" in capsys.readouterr().out

@@ -27,7 +27,7 @@ OPTIM = {"total_steps": 12, "batch_size": 8, "warmup_steps": 2, "eval_every": 4,
 CONV = {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "gan": {"start_step": 8}, "optim": OPTIM}
 RENDER = {"model": {"dim": 32, "depth": 2, "heads": 2}, "optim": OPTIM}
 CHANGES = {
-    "machine": {"device": "cpu", "num_workers": 0, "infer_batch_size": 16, "checkpoint_secs": 1e9},
+    "machine": {"device": "cpu", "num_workers": 0, "infer_batch_size": 16, "compile": "off"},
     "data": {"source": "folder", "folder": "pictures", "img_px": IMG_PX, "val_fraction": 0.3, "shard_images": 10},
     "pretrained": ["digits"],
     "encoder": {"img_px": IMG_PX},
@@ -144,9 +144,15 @@ COMMANDS = commands()
 LAST_OF_TOY = "pixel_tokenizer"  # tokens stand before it
 
 
+def line_of(command: str) -> str:
+    """What follows `python -m`. `codebook@vqgan` and the like are commands of names that the toy does not list."""
+    stage, _, name = command.partition("@")
+    return COMMANDS.get(command) or COMMANDS[stage].replace("kmeans" if stage == "codebook" else "onestep", name)
+
+
 def run(command: str, root: Path) -> None:
     """Call a command's main() as `python -m` would, in `root`, in this process."""
-    run_line(COMMANDS[command], root)
+    run_line(line_of(command), root)
 
 
 def run_line(line: str, root: Path) -> None:

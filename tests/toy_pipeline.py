@@ -16,7 +16,10 @@ from stages.core.params import Machine
 if TYPE_CHECKING:
     import torch
 
-MACHINE = Machine(device="cpu", num_workers=0, infer_batch_size=100, checkpoint_secs=60.0)
+MACHINE = Machine(
+    device="cpu", num_workers=0, infer_batch_size=100, micro_batch_size=0, shard_above=1e9,
+    recompute_activations=False, compile="off", checkpoint_share=0.02,
+)  # fmt: skip
 NUM_CODES, PATCH_PX = 64, 4
 
 

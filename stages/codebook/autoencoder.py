@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from stages.codebook.dead_codes import live_fraction, revive_dead_codes, running_share
 from stages.codebook.quantizers import Fsq, Vq
-from stages.core.checkpoint import load_tensors
-from stages.core.networks import ConvDecoder, ConvEncoder, to_grid
+from stages.core.distributed import num_shares, share_of
+from stages.core.hardware import gathered
+from stages.core.networks import ConvDecoder, ConvEncoder, load_tensors, to_grid
 
 WEIGHTS = "encoder.safetensors"  # of a codebook artifact
 
@@ -32,15 +33,19 @@ class Autoencoder(nn.Module):
         self.register_buffer("share", torch.zeros(num_codes))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """float [B, 3, H, W] -> reconstruction, the quantizer's loss, {"live_fraction"} of its codes."""
+        """float [B, 3, H, W] -> reconstruction, the quantizer's loss, {"live_fraction"} of its codes.
+
+        Codes are revived and counted by the features of all processes.
+        """
         if self.training and self.noise:
-            pixels = pixels + self.noise * torch.randn_like(pixels)
+            noise = torch.randn(len(pixels) * num_shares(), *pixels.shape[1:], device=pixels.device)
+            pixels = pixels + self.noise * share_of(noise)
         features = self.encoder(pixels).float()
         if self.training and self.revive:
-            revive_dead_codes(self.quantizer.vectors, self.share, features.detach().flatten(0, 1))
+            revive_dead_codes(self.quantizer.vectors, self.share, gathered(features.detach().flatten(0, 1)))
         quantized, codes, loss = self.quantizer(features)
         if self.training:
-            self.share = running_share(self.share, codes)
+            self.share = running_share(self.share, gathered(codes))
         return self.decoder(to_grid(quantized, self.grid)), loss, {"live_fraction": live_fraction(self.share)}
 
 

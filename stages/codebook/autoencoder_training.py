@@ -14,14 +14,15 @@ from stages.codebook.quantizers import Fsq as FsqQuantizer
 from stages.codebook.quantizers import Vq
 from stages.codebook.tokenizer import new_codebook
 from stages.core import artifact
-from stages.core.checkpoint import save_tensors
 from stages.core.discriminator import HingeAdversarialLoss, Reconstruction
+from stages.core.distributed import rank
 from stages.core.gan_trainer import GanTrainer
-from stages.core.hardware import pick_device
+from stages.core.hardware import barrier, pick_device, process_group
 from stages.core.images import to_float
+from stages.core.networks import save_tensors
 from stages.core.params import Machine, impossible
 from stages.core.progress import print_cost_estimate
-from stages.core.schemas import check_perceptual
+from stages.core.schemas import check_perceptual, check_shares
 from stages.core.scratch import scratch
 from stages.data.reader import ImageSplit, image_facts
 from stages.encoder.encoder import load_encoder
@@ -31,6 +32,7 @@ SPLITS = ("train", "val")
 
 def check(inputs: Inputs, params: Vqgan | Fsq) -> None:
     """`UserError` for levels that do not divide the image, and for blocks that the encoder does not have."""
+    check_shares(f"{inputs.section}.optim", params.optim)
     img_px, halvings = image_facts(inputs.images)["img_px"], len(params.widths) - 1
     if img_px % 2**halvings:
         why = f"{halvings} halvings need an image of a multiple of {2**halvings} px; it has {img_px}"
@@ -52,25 +54,35 @@ def fit_autoencoder(
     torch.manual_seed(params.optim.seed)
     network = Autoencoder(quantizer, shape, params.input_noise, revive).to(device)
     perceptual = artifact.sha256(Path(params.lpips_vgg16)) if params.lpips_vgg16 else ""
-    with scratch(inputs.out, params, [inputs.images, inputs.encoder], perceptual) as work:
+    sources = [inputs.images, inputs.encoder]
+    with process_group(), scratch(inputs.out, params, sources, perceptual, meet=barrier) as work:
         splits = {split: ImageSplit(inputs.images, split, machine.num_workers) for split in SPLITS}
         encoder = load_encoder(inputs.encoder, device)
         gan = HingeAdversarialLoss(params, network.decoder.to_pixels.weight, encoder, device)
         trainer = GanTrainer(
             f"codebook {inputs.name}", network, lambda model, pixels: Reconstruction(*model(pixels)), gan,
-            encoder, splits, params, machine, work, device,
+            encoder, splits, params, machine.whole_batches(), work, device,
         )  # fmt: skip
         trainer.train(lambda scores: warn_of_collapse(inputs.name, scores["live_fraction"], quantizer.remedy))
-        network.eval()
-        usage = {
-            split: count_usage(codes_of(network, images, machine, device), len(quantizer.vectors))
-            for split, images in splits.items()
-        }
-        last = trainer.curves.last()
-        more: dict[str, Any] = {"eval_psnr_db": {split: last[f"{split}/psnr_db"] for split in splits}}
-        more |= {name: last[name] for name in ("adversarial_off",) if name in last}  # only with a discriminator
-        write_usage(inputs, trainer.curves, len(quantizer.vectors), usage, quantizer.remedy, **more)
-        publish(inputs, params.kind, network, {**facts, **shape}, img_px)
+        if rank() == 0:
+            network.eval()
+            report(inputs, trainer, network, splits, machine)
+            publish(inputs, params.kind, network, {**facts, **shape}, img_px)
+        barrier()
+
+
+def report(
+    inputs: Inputs, trainer: GanTrainer, network: Autoencoder, splits: dict[str, ImageSplit], machine: Machine
+) -> None:
+    """Write curves and usage metrics."""
+    quantizer, last = network.quantizer, trainer.curves.last()
+    usage = {
+        split: count_usage(codes_of(network, images, machine, trainer.device), len(quantizer.vectors))
+        for split, images in splits.items()
+    }
+    more: dict[str, Any] = {"eval_psnr_db": {split: last[f"{split}/psnr_db"] for split in splits}}
+    more |= {name: last[name] for name in ("adversarial_off",) if name in last}  # only with a discriminator
+    write_usage(inputs, trainer.curves, len(quantizer.vectors), usage, quantizer.remedy, **more)
 
 
 def estimate(inputs: Inputs, params: Vqgan | Fsq, img_px: int) -> None:

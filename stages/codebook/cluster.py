@@ -26,14 +26,14 @@ from stages.codebook.params import Cluster, Inputs
 from stages.codebook.quantizers import Codebook, nearest
 from stages.codebook.tokenizer import new_codebook
 from stages.core import artifact
-from stages.core.distributed import linspace_indices
-from stages.core.hardware import pick_device
+from stages.core.distributed import epoch_batch, linspace_indices, rank, share_of
+from stages.core.hardware import barrier, gathered, pick_device, process_group
 from stages.core.params import Machine, impossible
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
-from stages.core.schemas import Optim
+from stages.core.schemas import Optim, check_shares
 from stages.core.scratch import scratch
-from stages.core.train import epoch_batch
+from stages.core.train import Batch
 from stages.core.train import fit as train
 from stages.features.reader import FeatureSplit
 
@@ -70,15 +70,16 @@ class OnlineClusters(nn.Module):
         chosen_MD = F.embedding(codes_M, self.vectors)
         cosine = F.cosine_similarity(chosen_MD.detach(), unit_MD, dim=-1)
         if self.training:
-            self.share = running_share(self.share, codes_M)
+            self.share = running_share(self.share, gathered(codes_M))
             if self.revive:
-                revive_dead_codes(self.vectors, self.share, unit_MD)
+                revive_dead_codes(self.vectors, self.share, gathered(unit_MD))
         scalars = {"cosine_loss": (1 - cosine).mean(), "live_fraction": live_fraction(self.share)}
         return F.mse_loss(chosen_MD, unit_MD), scalars
 
 
 def check(inputs: Inputs, params: Cluster) -> None:
-    """`UserError` for more codes than features."""
+    """`UserError` for more codes than features, and a batch that the processes cannot share."""
+    check_shares(f"{inputs.section}.optim", params.optim)
     config = artifact.read_config(inputs.features, "features")
     total = config["splits"]["train"]["images"] * config["num_patches"]
     if params.num_codes > total:
@@ -94,19 +95,21 @@ def fit(inputs: Inputs, params: Cluster, machine: Machine) -> None:
     splits = {split: FeatureSplit(inputs.features, split) for split in ("train", "val")}
     dim = artifact.read_config(inputs.features, "features")["dim"]
     model = OnlineClusters(params.num_codes, dim, params.revive_dead_codes).to(device)
-    with scratch(inputs.out, params, [inputs.features]) as work:
-        batch_at, batch_keys = batches(splits["train"], optim, device)
+    with process_group(), scratch(inputs.out, params, [inputs.features], meet=barrier) as work:
+        batch_at, batch_keys = batches(splits["train"], optim)
         train(
-            model, optim, batch_at, lambda model, features, step: model(features),
+            model, optim, batch_at, lambda model, batch, step: model(batch[0]),
             make_evaluate(inputs.name, splits, machine, device), curves, work=work,
-            checkpoint_secs=machine.checkpoint_secs, device=device, name=f"codebook {inputs.name}",
+            machine=machine.whole_batches(), device=device, name=f"codebook {inputs.name}",
             batch_keys=batch_keys,
         )  # fmt: skip
-        codebook, usage, losses = codebook_of(model), {}, {}
-        for split, features in splits.items():
-            usage[split], losses[split] = measure(codebook, features, machine, device)
-        write_usage(inputs, curves, params.num_codes, usage, REMEDY, cosine_loss=losses)
-        publish(inputs, codebook)
+        if rank() == 0:
+            codebook, usage, losses = codebook_of(model), {}, {}
+            for split, features in splits.items():
+                usage[split], losses[split] = measure(codebook, features, machine, device)
+            write_usage(inputs, curves, params.num_codes, usage, REMEDY, cosine_loss=losses)
+            publish(inputs, codebook)
+        barrier()
 
 
 def estimate(inputs: Inputs, params: Cluster) -> None:
@@ -120,16 +123,14 @@ def estimate(inputs: Inputs, params: Cluster) -> None:
     print_cost_estimate("codebook", inputs.out, counts, disk_bytes=6 * codes, memory_bytes=memory)
 
 
-def batches(
-    split: FeatureSplit, optim: Optim, device: torch.device
-) -> tuple[Callable[[int], Tensor], Callable[[int], list[int]]]:
-    """step -> float32 [B, N, D] on the device; step -> the numbers of these images among the features."""
+def batches(split: FeatureSplit, optim: Optim) -> tuple[Callable[[int], Batch], Callable[[int], list[int]]]:
+    """step -> float16 [B, N, D], this process's share; step -> the numbers of the batch's images among the features."""
 
     def images_at(step: int) -> np.ndarray:
         return epoch_batch(step, count=len(split), batch_size=optim.batch_size, seed=optim.seed)
 
-    def batch_at(step: int) -> Tensor:
-        return torch.from_numpy(split.read(images_at(step))).to(device).float()
+    def batch_at(step: int) -> Batch:
+        return (torch.from_numpy(split.read(share_of(images_at(step)))),)
 
     return batch_at, lambda step: images_at(step).tolist()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core import artifact
-from stages.core.checkpoint import load_tensors
+from stages.core.networks import load_tensors
 from stages.encoder.encoder import Encoder, load_encoder
 
 ENCODER, PROJECTION = "encoder", "projection.safetensors"

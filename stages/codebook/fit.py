@@ -55,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    runtime.run(main, parallel=True)

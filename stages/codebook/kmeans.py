@@ -35,9 +35,9 @@ from stages.codebook.quantizers import Codebook, nearest
 from stages.codebook.streaming import faiss_kmeans, initial_vectors, stream
 from stages.codebook.tokenizer import new_codebook
 from stages.core import artifact
-from stages.core.checkpoint import save_tensors
 from stages.core.distributed import seed_of
 from stages.core.hardware import pick_device
+from stages.core.networks import save_tensors
 from stages.core.params import Machine, impossible
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves

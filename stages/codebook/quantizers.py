@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.core.checkpoint import load_tensors
+from stages.core.networks import load_tensors
 
 CPU_VECTORS = 512  # vectors compared at once on a CPU
 VECTORS = "codes.safetensors"  # of a codebook artifact: float32 [codebooks * K, D] under the name "vectors"

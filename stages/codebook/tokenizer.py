@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from stages.codebook.params import KINDS, Inputs
 from stages.codebook.quantizers import VECTORS, Codebook, Fsq, load_codebook
 from stages.core import UserError, artifact
-from stages.core.checkpoint import save_tensors
 from stages.core.code import import_kind
 from stages.core.images import to_float
 from stages.core.metrics import checked_codes, code_dtype
+from stages.core.networks import save_tensors
 
 ARTIFACT = "codebook"
 

@@ -18,15 +18,16 @@ from stages.codebook.params import Inputs, Vqkd
 from stages.codebook.tokenizer import new_codebook
 from stages.codebook.vqkd_encoder import VQKD, WEIGHTS, EmaVq, FeatureDecoder, VqkdEncoder, cosine_loss
 from stages.core import artifact
-from stages.core.checkpoint import save_tensors
-from stages.core.distributed import linspace_indices
-from stages.core.hardware import compute, pick_device
-from stages.core.images import to_float
+from stages.core.distributed import linspace_indices, rank
+from stages.core.hardware import barrier, compute, gathered, pick_device, process_group
+from stages.core.images import Batches, augmented, to_float
+from stages.core.networks import save_tensors
 from stages.core.params import Machine, impossible
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
+from stages.core.schemas import check_shares
 from stages.core.scratch import scratch
-from stages.core.train import Batches
+from stages.core.train import Batch
 from stages.core.train import fit as train
 from stages.data.reader import ImageSplit, image_facts
 from stages.encoder.encoder import load_encoder
@@ -44,6 +45,7 @@ def shape_of(inputs: Inputs, params: Vqkd) -> dict[str, Any]:
 
 def check(inputs: Inputs, params: Vqkd) -> None:
     """`UserError` for patches that the encoder cannot have, and for a first batch of fewer vectors than codes."""
+    check_shares(f"{inputs.section}.optim", params.optim)
     num_patches = artifact.read_config(inputs.features, "features")["num_patches"]
     shape, side = shape_of(inputs, params), round(num_patches**0.5)
     patch_px = shape["patch_px"]
@@ -67,21 +69,25 @@ def fit(inputs: Inputs, params: Vqkd, machine: Machine) -> None:
     teacher = open_teacher(inputs, device)
     model = build(shape, params, teacher.encoder.dim).to(device)
     splits = {split: ImageSplit(inputs.images, split, machine.num_workers) for split in ("train", "val")}
-    with scratch(inputs.out, params, [inputs.images, inputs.encoder, inputs.features]) as work:
-        augmented = Batches("vqkd", splits, params.augment, optim, device)
+    sources = [inputs.images, inputs.encoder, inputs.features]
+    with process_group(), scratch(inputs.out, params, sources, meet=barrier) as work:
+        batches = Batches("vqkd", splits, params.augment, optim)
         with torch.no_grad():
-            model.quantizer.start_from(model.encoder(augmented.batch_at(0)).flatten(0, 1))
+            first = augmented(*(tensor.to(device) for tensor in batches.batch_at(0)))
+            model.quantizer.start_from(gathered(model.encoder(first).flatten(0, 1)))
         train(
-            model, optim, augmented.batch_at, make_loss(teacher, params, device),
+            model, optim, batches.batch_at, make_loss(teacher, params, device),
             make_evaluate(inputs.name, teacher, splits, machine, device), curves, work=work,
-            checkpoint_secs=machine.checkpoint_secs, device=device, name=f"codebook {inputs.name}",
-            batch_keys=augmented.batch_keys,
+            machine=machine.whole_batches(), device=device, name=f"codebook {inputs.name}",
+            batch_keys=batches.batch_keys,
         )  # fmt: skip
-        usage, losses = {}, {}
-        for split, images in splits.items():
-            usage[split], losses[split] = measure(model, teacher, images, machine, device)
-        write_usage(inputs, curves, params.num_codes, usage, REMEDY, cosine_loss=losses)
-        publish(inputs, model, shape)
+        if rank() == 0:
+            usage, losses = {}, {}
+            for split, images in splits.items():
+                usage[split], losses[split] = measure(model, teacher, images, machine, device)
+            write_usage(inputs, curves, params.num_codes, usage, REMEDY, cosine_loss=losses)
+            publish(inputs, model, shape)
+        barrier()
 
 
 def estimate(inputs: Inputs, shape: dict[str, Any], params: Vqkd) -> None:
@@ -112,10 +118,11 @@ def build(shape: dict[str, Any], params: Vqkd, teacher_dim: int) -> VQKD:
 
 def make_loss(
     teacher: EncoderFeatures, params: Vqkd, device: torch.device
-) -> Callable[[VQKD, Tensor, int], tuple[Tensor, dict[str, Tensor]]]:
-    """(model, pixels, step) -> loss, scalars; the teacher in its own precision, cosines and codes in fp32."""
+) -> Callable[[VQKD, Batch, int], tuple[Tensor, dict[str, Tensor]]]:
+    """(model, batch, step) -> loss, scalars; the teacher in its own precision, cosines and codes in fp32."""
 
-    def loss(model: VQKD, pixels: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(model: VQKD, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        pixels = augmented(*batch)
         with torch.no_grad():
             target = teacher(pixels)
         with compute(device, params.optim.precision):

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from stages.codebook.dead_codes import live_fraction, revive_dead_codes, running_share
 from stages.codebook.quantizers import nearest
-from stages.core.checkpoint import load_tensors
+from stages.core.hardware import gathered
+from stages.core.networks import load_tensors
 from stages.encoder.vit import Block, build_vit
 
 KMEANS_ITERATIONS = 10
@@ -63,13 +64,13 @@ class EmaVq(nn.Module):
         """Unit vectors float [..., D] -> their codes' vectors, codes int64 [...], mean (z - sg(c))².
 
         The gradient of the code vectors passes to `unit` unchanged (straight through). In training mode the codes are
-        updated afterwards.
+        updated afterwards, by the vectors of all processes.
         """
         vectors = self.unit_vectors()
         codes = nearest(unit.detach().flatten(0, -2), vectors).view(unit.shape[:-1])
         chosen = F.embedding(codes, vectors)
         if self.training:
-            self.update(unit.detach().flatten(0, -2), codes.flatten())
+            self.update(gathered(unit.detach().flatten(0, -2)), gathered(codes.flatten()))
         return unit + (chosen - unit).detach(), codes, F.mse_loss(unit, chosen)
 
     @torch.no_grad()

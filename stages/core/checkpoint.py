@@ -1,115 +1,162 @@
 """Training states on disk; a training that resumes from one ends like an uninterrupted one."""
 
+import shutil
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from safetensors.torch import load_file, save_file
+import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.optim import Optimizer
 
 from stages.core import code
-from stages.core.artifact import checked, flush, read_with_checksum, sha256, with_checksum, write_atomically
+from stages.core.artifact import read_with_checksum, sha256, with_checksum, write_atomically
 from stages.core.distributed import rank
+from stages.core.hardware import barrier, decided, saving_group
 from stages.core.scratch import set_aside
 
-STATE = "state.safetensors"
-
-
-def load_tensors(artifact: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file in an artifact, on the CPU, after its bytes were compared with the hash."""
-    return load_file(checked(artifact, name))
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors of any device as .safetensors."""
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
+ALL = "training"  # the one key of a state: torch logs twice for each
+LATEST = "latest.json"  # which state is whole, the hashes of its files, and facts of the training
 
 
 class Checkpoint:
-    """Models, their optimizers and averages, saved in one folder; a save is `due` every `every_secs` seconds."""
+    """Models, their optimizers and averages, saved in one folder by torch.distributed.checkpoint.
+
+    Each process writes its shards, in a thread, from copies; a training may resume with another number of processes.
+    """
 
     def __init__(
         self,
         folder: Path,
-        every_secs: float,
+        share: float,
         models: dict[str, nn.Module],
         optimizers: dict[str, Optimizer],
         averages: dict[str, Any],
     ):
-        self.folder, self.every_secs, self.saved_at = folder, every_secs, time.monotonic()
-        self.models, self.optimizers, self.averages = models, optimizers, averages
+        self.folder, self.share, self.models, self.optimizers = folder, share, models, optimizers
+        self.averages = averages
+        self.saved_at, self.cost = time.monotonic(), 0.0  # the end of the last save, and its seconds
+        self.writer, self.pending = ThreadPoolExecutor(1), Future[None]()
+        self.pending.set_result(None)
 
-    def due(self) -> bool:
-        """True if the last save, or the start, is at least `every_secs` ago."""
-        return time.monotonic() - self.saved_at >= self.every_secs
+    def due(self, last: bool) -> bool:
+        """True, in all processes, for the `last` step, and if one more save keeps all within their share of the time.
+
+        The first step is saved, so that a disk without space or rights shows at once.
+        """
+        since = time.monotonic() - self.saved_at
+        ready = self.share == 1 or (self.pending.done() and since * self.share >= self.cost * (1 - self.share))
+        return decided(last or ready)
 
     def save(self, facts: dict[str, Any]) -> None:
-        """Write a new state beside the old one, then point to it: a kill at any moment leaves one whole state.
+        """Begin to write a new state beside the old one; a kill at any moment leaves one whole state.
 
-        `latest.json` holds the hash of the state and of the pictures that the training has drawn into the folder.
         Then stop with a `UserError` if code, params or inputs have changed since the start.
         """
-        name = f"{facts['step']:09d}-{STATE}"
-        save_tensors(self.folder / name, self._tensors())
-        flush(self.folder / name)
-        files = {path.name: sha256(path) for path in (self.folder / name, *sorted(self.folder.glob("*.png")))}
-        write_atomically(self.folder / "latest.json", with_checksum({"state": name, "files": files, **facts}))
-        self.saved_at = time.monotonic()
-        for path in self.folder.glob(f"*-{STATE}"):
-            if path.name != name:
-                path.unlink()
+        self.finish()
+        started, name = time.monotonic(), f"{facts['step']:09d}"
+        writing = dcp.async_save({ALL: self._tensors()}, checkpoint_id=self.folder / name, process_group=saving_group())
+        assert isinstance(writing, Future)
+        pictures = sorted(self.folder.glob("*.png"))
+        self.pending = self.writer.submit(self._publish, writing, name, pictures, facts, started)
         code.check()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let the last save finish, whatever ended the training."""
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait until the last save is complete; an error while writing is raised here."""
+        self.pending.result()
+
+    def _publish(
+        self, writing: Future[Any], name: str, pictures: list[Path], facts: dict[str, Any], started: float
+    ) -> None:
+        """Point to a state once all processes have written it, then remove older ones.
+
+        `latest.json` holds the hashes of the state and of the pictures that the training has drawn into the folder.
+        """
+        try:
+            writing.result()
+        except CheckpointException as error:  # not an Exception: it would escape the stage's messages
+            raise next(iter(error.failures.values()))[0] from None
+        if rank() == 0:
+            files = [*sorted((self.folder / name).iterdir()), *pictures]
+            hashes = {path.relative_to(self.folder).as_posix(): sha256(path) for path in files}
+            write_atomically(self.folder / LATEST, with_checksum({"state": name, "files": hashes, **facts}))
+            self._remove_states(but=name)
+        self.saved_at = time.monotonic()
+        self.cost = self.saved_at - started
 
     def load(self) -> dict[str, Any] | None:
         """Restore the newest state into the models, optimizers and averages; its facts, or None at the start.
 
         A checkpoint of which a file is gone or damaged is set aside, and the training begins anew.
         """
-        latest = self.folder / "latest.json"
-        if not latest.is_file():
-            return None
-        facts = read_with_checksum(latest)
-        files: dict[str, str] = facts.pop("files") if facts else {}
-        if facts is None or not all(self._is_intact(*one) for one in files.items()):
+        facts = self._latest()
+        if facts is None:
             if rank() == 0:
-                set_aside([latest, *self.folder.glob(f"*-{STATE}")], "and the training begins anew")
+                self._remove_states(but="")
+            barrier()
             return None
-        self._restore(load_file(self.folder / facts.pop("state")))
+        files, state = facts.pop("files"), facts.pop("state")
+        self._restore(self.folder / state)
         if rank() == 0:
+            self._remove_states(but=state)
             for picture in set(self.folder.glob("*.png")) - {self.folder / name for name in files}:
                 picture.unlink()  # of a later step, which this training has yet to reach
+        barrier()
         print(f"resuming at step {facts['step']}", flush=True)
         return facts
+
+    def _latest(self) -> dict[str, Any] | None:
+        """What latest.json says, if its files are intact; the first process looks, and sets damaged ones aside."""
+        latest, whole = self.folder / LATEST, False
+        if rank() == 0 and latest.is_file():
+            facts = read_with_checksum(latest)
+            whole = facts is not None and all(self._is_intact(*one) for one in facts["files"].items())
+            if not whole:
+                states = [path for path in self.folder.iterdir() if path.is_dir() and path.name.isdecimal()]
+                set_aside([latest, *states], "and the training begins anew")
+        return read_with_checksum(latest) if decided(whole) else None
 
     def _is_intact(self, name: str, expected: str) -> bool:
         try:
             return sha256(self.folder / name) == expected
-        except OSError:  # gone, perhaps set aside by rank 0
+        except OSError:  # gone
             return False
 
+    def _remove_states(self, but: str) -> None:
+        for path in self.folder.iterdir():
+            if path.is_dir() and path.name.isdecimal() and path.name != but:
+                shutil.rmtree(path)
+
     def _tensors(self) -> dict[str, Tensor]:
+        """All tensors of the training by name; those of optimizers by the name of their parameter."""
         tensors = {
             f"model.{name}.{key}": t for name, model in self.models.items() for key, t in model.state_dict().items()
         }
         tensors |= {f"ema.{name}.{key}": t for name, ema in self.averages.items() for key, t in ema.tensors.items()}
         for name, optimizer in self.optimizers.items():
-            for index, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{name}.{index}.{key}": value for key, value in state.items()}
+            for key, parameter in self.models[name].named_parameters():
+                state = optimizer.state.get(parameter, {})
+                tensors |= {f"optimizer.{name}.{key}.{field}": value for field, value in state.items()}
         return tensors
 
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        def below(prefix: str) -> dict[str, Tensor]:
-            return {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-
-        for name, model in self.models.items():
-            model.load_state_dict(below(f"model.{name}."))
-        for name, ema in self.averages.items():
-            for key, tensor in below(f"ema.{name}.").items():
-                ema.tensors[key].copy_(tensor)
+    def _restore(self, state: Path) -> None:
+        """Read a state in place; each process reads its own shards of it."""
+        saved = dcp.FileSystemReader(state).read_metadata().state_dict_metadata
         for name, optimizer in self.optimizers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in below(f"optimizer.{name}.").items():
-                index, field = key.split(".")
-                state.setdefault(int(index), {})[field] = tensor
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            for key, parameter in self.models[name].named_parameters():
+                optimizer.state[parameter] = {
+                    field: torch.zeros_like(parameter) if field != "step" else torch.zeros((), device=parameter.device)
+                    for field in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{ALL}.optimizer.{name}.{key}.{field}" in saved
+                }
+        dcp.load({ALL: self._tensors()}, checkpoint_id=state, process_group=saving_group())

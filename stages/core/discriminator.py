@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.core.hardware import average
+from stages.core.distributed import micro_batch
+from stages.core.hardware import Loss, average, whole_gradients
+from stages.core.optimizer import clip, mean_of
 from stages.core.schemas import Gan, HingeGan, HingeLossConfig
-from stages.core.train import backward
 
 Scalars = dict[str, Tensor]
 # Times chance. In tests/test_decoder.py a discriminator that learns stays below 1.03; one with a learning rate of 0.5
@@ -46,6 +47,7 @@ class AdversarialLoss(ABC):
     def __init__(self, discriminator: nn.Module, gan: Gan, device: torch.device):
         self.discriminator, self.gan = discriminator.to(device), gan
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=gan.lr, betas=self.betas, fused=True)
+        self.loss_of: nn.Module = Loss(self.discriminator, lambda _, *inputs: self.discriminator_losses(*inputs))
         self.gate = DiscriminatorGate(gan.disc_loss_floor, self.chance, device)
 
     @abstractmethod
@@ -56,7 +58,11 @@ class AdversarialLoss(ABC):
     def discriminator_losses(self, real: Tensor, fake: Tensor, context: tuple[Tensor, ...]) -> Scalars:
         """What the discriminator minimizes the sum of: {"discriminator": its classification loss, …}."""
 
-    def adaptive_factor(self, loss: Tensor, term: Tensor) -> Scalars:
+    def layer_gradients(self, loss: Tensor, term: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Of the other losses and of the term, for `adaptive_weight`; None where the weight is fixed."""
+        return None
+
+    def adaptive_factor(self, gradients: tuple[Tensor, Tensor] | None) -> Scalars:
         """{"adaptive": factor of the adversarial term}, or nothing where the weight is fixed."""
         return {}
 
@@ -64,20 +70,35 @@ class AdversarialLoss(ABC):
         """True from `gan.start_step` on, if the weight is not 0."""
         return self.gan.weight > 0 and step >= self.gan.start_step
 
-    def term(self, fake: Reconstruction, loss: Tensor) -> tuple[Tensor, Scalars]:
-        """The adversarial term of the network, beside its other `loss`, and scalars for the curves."""
+    def bounded_term(self, fake: Reconstruction) -> tuple[Tensor, Tensor]:
+        """The loss of the network from the scores of its reconstructions, and the term that carries its gradient."""
         adversarial = self.generator_loss(self.discriminator(fake.pixels, *fake.context))
-        term = bounded(adversarial, fake.pixels)
-        factors = self.adaptive_factor(loss, term)
-        weighted = self.gan.weight * self.gate.count() * factors.get("adaptive", 1.0) * term
-        return weighted, {"adversarial": adversarial.detach(), "adversarial_off": self.gate.off_share(), **factors}
+        return adversarial.detach(), bounded(adversarial, fake.pixels)
 
-    def step(self, real: Tensor, fake: Reconstruction, clip_norm: float) -> Scalars:
-        """One optimizer step of the discriminator, skipped if a gradient is not finite; `gate` gets the loss anyway."""
-        losses = self.discriminator_losses(real, fake.pixels.detach(), fake.context)
+    def term(self, fake: Reconstruction, loss: Tensor, factors: Scalars | None = None) -> tuple[Tensor, Scalars]:
+        """The adversarial term of the network, beside its other `loss`, and scalars for the curves.
+
+        `factors` are those of the whole batch, where `fake` is one of its micro-batches.
+        """
+        adversarial, term = self.bounded_term(fake)
+        if factors is None:
+            factors = self.adaptive_factor(self.layer_gradients(loss, term))
+        weighted = self.gan.weight * self.gate.open() * factors.get("adaptive", 1.0) * term
+        return weighted, {"adversarial": adversarial, "adversarial_off": self.gate.off_share(), **factors}
+
+    def step(self, batches: list[tuple[Tensor, Reconstruction]], clip_norm: float) -> Scalars:
+        """One optimizer step of the discriminator on micro-batches of real pixels and their reconstructions.
+
+        It is skipped if a gradient is not finite; `gate` gets the loss anyway.
+        """
         self.optimizer.zero_grad()
-        _, norm = backward(torch.stack([*losses.values()]).sum(), self.discriminator, clip_norm)
-        scalars = {name: loss.detach() for name, loss in losses.items()}
+        results = []
+        for number, (real, fake) in enumerate(batches):
+            with micro_batch(number, len(batches)), whole_gradients(self.loss_of, last=number + 1 == len(batches)):
+                losses = self.loss_of(real, fake.pixels.detach(), fake.context)
+                (torch.stack([*losses.values()]).sum() / len(batches)).backward()
+            results.append({name: loss.detach() for name, loss in losses.items()})
+        norm, scalars = clip(self.discriminator, clip_norm), mean_of(results)
         average([*scalars.values()])
         self.gate.update(scalars["discriminator"])
         if bool(norm.isfinite()):  # waits for the device once per step, because Adam's state must stay finite, too
@@ -95,13 +116,11 @@ def bounded(adversarial: Tensor, pixels: Tensor) -> Tensor:
     return (pixels * gradient.detach()).sum()
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, limit: float) -> Tensor:
+def adaptive_weight(of_loss: Tensor, of_term: Tensor, limit: float) -> Tensor:
     """|d reconstruction| / |d adversarial| at the last layer, in [0, limit] (VQGAN, Esser et al. 2021, eq. 7).
 
-    Both gradients are those of the whole batch: their mean over all processes.
+    Both gradients become those of the whole batch: their mean over all processes.
     """
-    of_loss = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0]
-    of_term = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0]
     average([of_loss, of_term])
     return (of_loss.norm() / (of_term.norm() + 1e-4)).nan_to_num(nan=0.0, posinf=limit).clamp(0, limit).detach()
 
@@ -129,11 +148,9 @@ class DiscriminatorGate:
         """1 while the adversarial term counts, else 0."""
         return ((self.average > self.floor) & (self.average <= CEILING * self.chance)).float()
 
-    def count(self) -> Tensor:
-        """`open`, for one more step of the network."""
-        now = self.open()
-        self.steps, self.closed = self.steps + 1, self.closed + 1 - now
-        return now
+    def count(self) -> None:
+        """Count one more step of the network."""
+        self.steps, self.closed = self.steps + 1, self.closed + 1 - self.open()
 
     def off_share(self) -> Tensor:
         """Scalar: the share of the counted steps without the adversarial term."""
@@ -170,10 +187,14 @@ class HingeAdversarialLoss(AdversarialLoss):
         loss = hinge_discriminator(self.discriminator(real, *context), self.discriminator(fake, *context))
         return {"discriminator": loss}
 
-    def adaptive_factor(self, loss: Tensor, term: Tensor) -> Scalars:
+    def layer_gradients(self, loss: Tensor, term: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.gan.weighting == "fixed":
-            return {}
-        return {"adaptive": adaptive_weight(loss, term, self.last_layer, self.gan.max_adaptive)}
+            return None
+        of_loss, of_term = (torch.autograd.grad(one, self.last_layer, retain_graph=True)[0] for one in (loss, term))
+        return of_loss, of_term
+
+    def adaptive_factor(self, gradients: tuple[Tensor, Tensor] | None) -> Scalars:
+        return {"adaptive": adaptive_weight(*gradients, self.gan.max_adaptive)} if gradients else {}
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:

@@ -1,17 +1,22 @@
-"""What makes a result independent of the number of processes: ranks, shares, named seeds, seeded subsets.
+"""What makes a result independent of the number of processes: ranks, shares, named seeds, batches, seeded subsets.
 
 Rank and world size come from torchrun's environment; a single process needs no launcher. Every process draws every
-whole batch and computes its share, so `batch_size` is that of all processes together.
+whole batch and computes its share, so `batch_size` is that of all processes together. A share may be computed in
+several micro-batches, one after the other.
 """
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
 
 AnyBatch = TypeVar("AnyBatch", bound=Any)  # an array or a tensor
+_MICRO_BATCH = ContextVar("micro-batch", default=(0, 1))  # number of the current one, number of all of a share
 
 
 def rank() -> int:
@@ -29,10 +34,46 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+@contextmanager
+def micro_batch(number: int, count: int) -> Generator[None]:
+    """In the block, a share is micro-batch `number` of `count` equal ones of the rows of this process."""
+    token = _MICRO_BATCH.set((number, count))
+    try:
+        yield
+    finally:
+        _MICRO_BATCH.reset(token)
+
+
+def num_shares() -> int:
+    """Into how many shares a batch is cut: processes times micro-batches."""
+    return world_size() * _MICRO_BATCH.get()[1]
+
+
+def share_number() -> int:
+    """The number of the current share of this process among all of a batch."""
+    number, count = _MICRO_BATCH.get()
+    return rank() * count + number
+
+
 def share_of(batch: AnyBatch) -> AnyBatch:
-    """This process's rows of an array or tensor [B, ...]: the first B / world_size rows for rank 0, and so on."""
-    size = len(batch) // world_size()
-    return batch[rank() * size : (rank() + 1) * size]
+    """The current share's rows of an array or tensor [B, ...]: the first B / num_shares rows for share 0, and so on."""
+    size = len(batch) // num_shares()
+    return batch[share_number() * size : (share_number() + 1) * size]
+
+
+def epoch_batch(step: int, *, count: int, batch_size: int, seed: int) -> np.ndarray:
+    """int64 [batch_size]: which of `count` items `step` uses; every epoch is another seeded permutation.
+
+    Batches run across the ends of epochs, so that all have the same size.
+    """
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    return np.array([epoch_order(int(p // count), count, seed)[p % count] for p in positions])
+
+
+@lru_cache(maxsize=2)
+def epoch_order(epoch: int, count: int, seed: int) -> np.ndarray:
+    """int64 [count]: the seeded permutation of one epoch."""
+    return np.random.default_rng(seed_of("epoch", seed, epoch)).permutation(count)
 
 
 def seed_of(*names: str | int) -> int:

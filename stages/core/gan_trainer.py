@@ -3,6 +3,7 @@
 Decoders on frozen codes and autoencoders differ only in `reconstruct`.
 """
 
+import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,19 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from stages.core.checkpoint import Checkpoint
 from stages.core.discriminator import AdversarialLoss, Reconstruction, Scalars
-from stages.core.distributed import linspace_indices, rank, seed_of
-from stages.core.hardware import average, compute
-from stages.core.images import to_float, to_uint8
-from stages.core.losses import EncoderPerceptual, LpipsPerceptual, pixel_loss
+from stages.core.distributed import linspace_indices, micro_batch, rank, seed_of
+from stages.core.hardware import Loss, average, barrier, check_agreement, compute, data_parallel, whole_gradients
+from stages.core.images import Batches, augmented, to_float, to_uint8
 from stages.core.metrics import psnr
+from stages.core.networks import EncoderPerceptual, LpipsPerceptual
+from stages.core.optimizer import Ema, NonFiniteMonitor, adamw, clip, lr_at, mean_of, set_lr
 from stages.core.params import Machine
 from stages.core.progress import bar
 from stages.core.results import Curves, enlarge, grid, save_png
 from stages.core.schemas import ReconstructionLossConfig
-from stages.core.train import Batches, Ema, NonFiniteMonitor, adamw, averaged, backward, lr_at, prefetch, set_lr
+from stages.core.train import Batch, Speed, load_batches, micro_batches
 
 SHOWN = 16  # val images per picture
 Reconstruct = Callable[[Any, Tensor], Reconstruction]  # (network, pixels [B, 3, H, W])
@@ -33,7 +36,7 @@ Reconstruct = Callable[[Any, Tensor], Reconstruction]  # (network, pixels [B, 3,
 class GanTrainer:
     """The state of a training: `network` is trained in place and ends with its averaged weights.
 
-    `splits` are those of `Batches`, `encoder` is the frozen network of the perceptual loss.
+    `splits` are those of `Batches`, `encoder` is the frozen network of the perceptual loss. The processes have joined.
     """
 
     def __init__(
@@ -50,29 +53,32 @@ class GanTrainer:
         device: torch.device,
     ):
         self.name, self.network, self.reconstruct, self.adversarial = name, network, reconstruct, adversarial
-        self.config, self.work, self.device, self.curves = config, work, device, Curves()
-        self.batches = Batches("game", splits, config.augment, config.optim, device)  # the word seeds the augmentation
-        self.infer_batch_size = machine.infer_batch_size
+        self.config, self.machine, self.work, self.device, self.curves = config, machine, work, device, Curves()
+        self.batches = Batches("game", splits, config.augment, config.optim)  # the word seeds the augmentation
         self.perceptual = (
             LpipsPerceptual(config.lpips_vgg16)
             if config.lpips_vgg16
             else EncoderPerceptual(encoder, config.perceptual_blocks, config.optim.precision)
         ).to(device)
-        self.optimizer = adamw(network, config.optim)
-        self.ema = Ema(network, config.optim.ema_decay)
+        self.averaged = copy.deepcopy(network).eval()  # for evaluation
+        self.loss_of = data_parallel(Loss(network, self.loss))
+        adversarial.loss_of = data_parallel(adversarial.loss_of)
+        self.optimizer, self.ema = adamw(network, config.optim), Ema(network, config.optim.ema_decay)
         models: dict[str, torch.nn.Module] = {"network": network, "discriminator": adversarial.discriminator}
         optimizers: dict[str, torch.optim.Optimizer] = {
             "network": self.optimizer,
             "discriminator": adversarial.optimizer,
         }
-        self.checkpoint = Checkpoint(work, machine.checkpoint_secs, models, optimizers, {"network": self.ema})
+        self.checkpoint = Checkpoint(work, machine.checkpoint_share, models, optimizers, {"network": self.ema})
 
     def train(self, after_eval: Callable[[dict[str, float]], None] = lambda scalars: None) -> None:
         """Train to the last step, from the checkpoint where there is one; `after_eval` gets the newest scalars."""
-        optim, monitor, start = self.config.optim, NonFiniteMonitor(self.device), self.resume()
-        with bar(self.name, optim.total_steps, start, "step") as progress:
-            for step, pixels in prefetch(self.batches.batch_at, start, optim.total_steps):
-                scalars = self.step(step, pixels, monitor)
+        optim, start, monitor = self.config.optim, self.resume(), NonFiniteMonitor(self.device)
+        speed = Speed(self.network, optim, self.device)
+        with self.checkpoint, bar(self.name, optim.total_steps, start, "step") as progress:
+            for step, batch in load_batches(self.batches.batch_at, start, optim.total_steps, self.machine, self.device):
+                scalars = self.step(step, batch, monitor)
+                speed.counted()
                 done = step + 1
                 progress.update()
                 if done % optim.eval_every == 0 or done == optim.total_steps:
@@ -80,9 +86,11 @@ class GanTrainer:
                     average(list(scalars.values()))
                     if rank() == 0:
                         self.curves.log(done, **{k: float(v) for k, v in scalars.items()}, **self.evaluate(done))
-                        progress.set_postfix({k: f"{v:.4g}" for k, v in self.curves.last().items()}, refresh=False)
+                        shown = {k: f"{v:.4g}" for k, v in self.curves.last().items()}
+                        progress.set_postfix(shown | speed.shown(progress), refresh=False)
                         after_eval(self.curves.last())
-                if rank() == 0 and (done == optim.total_steps or self.checkpoint.due()):
+                    barrier()
+                if self.checkpoint.due(done == optim.total_steps):
                     monitor.check(self.batches.batch_keys)
                     self.save(done)
         self.ema.copy_to(self.network)
@@ -90,26 +98,73 @@ class GanTrainer:
             off = f"{int(gate.closed):,} of {gate.steps:,} steps ({float(gate.off_share()):.1%})"
             print(f"{self.name}: no adversarial term in {off} since the discriminator started")
 
-    def step(self, step: int, pixels: Tensor, monitor: NonFiniteMonitor) -> Scalars:
+    def step(self, step: int, batch: Batch, monitor: NonFiniteMonitor) -> Scalars:
         """One optimizer step of the network and, from `gan.start_step` on, one of the discriminator."""
         optim, active = self.config.optim, self.adversarial.active(step)
-        # Every process draws for the whole batch. The seed holds no name, so that equal sections give equal networks.
-        torch.manual_seed(seed_of("game noise", optim.seed, step))
+        parts = [augmented(*part) for part in micro_batches(batch, self.machine.micro_batch_size)]
         set_lr(self.optimizer, lr_at(step, optim))
         self.network.train()
-        fake, loss, scalars = self.loss(pixels, active)
         self.optimizer.zero_grad()
-        loss, norm = backward(loss, self.network, optim.clip_norm)
-        monitor.update(step, loss, norm)
+        if active:
+            self.adversarial.gate.count()
+        fakes, loss, scalars = self.add_gradients(step, parts, active)
+        monitor.update(step, loss, clip(self.network, optim.clip_norm))
         self.optimizer.step()
         self.ema.update(self.network, step)
-        return scalars | (self.adversarial.step(pixels, fake, optim.clip_norm) if active else {})
+        of_discriminator = self.adversarial.step([*zip(parts, fakes, strict=True)], optim.clip_norm) if active else {}
+        return scalars | of_discriminator
 
-    def loss(self, pixels: Tensor, active: bool) -> tuple[Reconstruction, Tensor, Scalars]:
+    def add_gradients(
+        self, step: int, parts: list[Tensor], active: bool
+    ) -> tuple[list[Reconstruction], Tensor, Scalars]:
+        """Leave the gradients of the mean loss over the micro-batches; return reconstructions, loss and scalars."""
+        factors = self.factors(step, parts) if active and len(parts) > 1 else None
+        fakes, results = [], []
+        for number, pixels in enumerate(parts):
+            last = number + 1 == len(parts)
+            with micro_batch(number, len(parts)), whole_gradients(self.loss_of, last):
+                self.seed(step)
+                fake, loss, scalars = self.loss_of(pixels, active, factors)
+                (loss / len(parts)).backward()
+            fakes.append(replace(fake, pixels=fake.pixels.detach(), loss=loss.detach()))
+            results.append({"loss": loss.detach(), **scalars})
+        scalars = mean_of(results)
+        return fakes, scalars.pop("loss"), scalars
+
+    def seed(self, step: int) -> None:
+        """Every process draws for the whole batch. The seed holds no name: equal sections give equal networks."""
+        torch.manual_seed(seed_of("game noise", self.config.optim.seed, step))
+
+    def factors(self, step: int, parts: list[Tensor]) -> Scalars:
+        """The adaptive factor of the whole batch, by one more forward pass of each of its micro-batches."""
+        found = []
+        for number, pixels in enumerate(parts):
+            with micro_batch(number, len(parts)):
+                self.seed(step)
+                fake, loss, _ = self.own_loss(self.network, pixels, active=True)
+                found.append(self.adversarial.layer_gradients(loss, self.adversarial.bounded_term(fake)[1]))
+        if found[0] is None:
+            return {}
+        of_loss, of_term = (torch.stack([gradients[i] for gradients in found if gradients]).mean(0) for i in range(2))
+        return self.adversarial.adaptive_factor((of_loss, of_term))
+
+    def loss(
+        self, network: torch.nn.Module, pixels: Tensor, active: bool, factors: Scalars | None
+    ) -> tuple[Reconstruction, Tensor, Scalars]:
         """The reconstruction, the loss of the network, and scalars for the curves."""
+        fake, loss, scalars = self.own_loss(network, pixels, active)
+        if active:
+            term, more = self.adversarial.term(fake, loss, factors)
+            loss, scalars = loss + term, scalars | more
+        return fake, loss, scalars
+
+    def own_loss(
+        self, network: torch.nn.Module, pixels: Tensor, active: bool
+    ) -> tuple[Reconstruction, Tensor, Scalars]:
+        """The same without the adversarial term."""
         config = self.config
         with compute(self.device, config.optim.precision):
-            fake = self.reconstruct(self.network, pixels)
+            fake = self.reconstruct(network, pixels)
         fake = replace(fake, pixels=fake.pixels.float())
         scalars = {"pixel": pixel_loss(config.pixel, fake.pixels, pixels)}
         own = config.pixel_weight * scalars["pixel"]
@@ -118,16 +173,13 @@ class GanTrainer:
             own = own + config.perceptual_weight * scalars["perceptual"]
         if active:  # a linear term of equal gradient: the adaptive factor then needs no second pass through the encoder
             own = (fake.pixels * torch.autograd.grad(own, fake.pixels)[0].detach()).sum()
-        loss = own + fake.loss
         scalars = {name: scalar.detach() for name, scalar in scalars.items()} | fake.scalars
-        if active:
-            term, parts = self.adversarial.term(fake, loss)
-            loss, scalars = loss + term, scalars | parts
-        return fake, loss, scalars
+        return fake, own + fake.loss, scalars
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Mean PSNR in dB of the averaged weights on images of train and val; writes a picture of val images."""
-        network, found = averaged(self.network, self.ema), {}
+        self.ema.copy_to(self.averaged)
+        network, found = self.averaged, {}
         for split, images in self.batches.eval_subset.items():
             decoded = self.decode(network, images)
             found[f"{split}/psnr_db"] = float(psnr(images, decoded).mean())
@@ -139,7 +191,7 @@ class GanTrainer:
     @torch.inference_mode()
     def decode(self, network: torch.nn.Module, images: np.ndarray) -> np.ndarray:
         """uint8 [M, H, W, 3] -> their reconstructions."""
-        parts = torch.from_numpy(images).split(self.infer_batch_size)
+        parts = torch.from_numpy(images).split(self.machine.infer_batch_size)
         reconstructions = (self.reconstruct(network, to_float(part, self.device)) for part in parts)
         return np.concatenate([to_uint8(reconstruction.pixels) for reconstruction in reconstructions])
 
@@ -157,8 +209,14 @@ class GanTrainer:
     def resume(self) -> int:
         """The step to continue from."""
         state: dict[str, Any] | None = self.checkpoint.load()
+        check_agreement("the start of a training", [self.work.name, state and state["step"]])
         if state is None:
             return 0
         self.curves.rows = [(step, scalars) for step, scalars in state["curves"]]
         self.adversarial.gate.restore(state["gate"])
         return state["step"]
+
+
+def pixel_loss(kind: str, pixels: Tensor, real: Tensor) -> Tensor:
+    """Mean absolute (l1) or squared (l2) difference of pixels in [-1, 1]."""
+    return F.l1_loss(pixels, real) if kind == "l1" else F.mse_loss(pixels, real)

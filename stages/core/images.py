@@ -1,8 +1,11 @@
-"""Images on their way into a network: pixel ranges and augmentation.
+"""Images on their way into a network: pixel ranges, augmentation, training batches.
 
 Images on disk are uint8 [B, H, W, 3]; networks take float [B, 3, H, W] in [-1, 1]. Augmentations are seeded and run on
 the images' own device.
 """
+
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stages.core import UserError
-from stages.core.schemas import Affine
+from stages.core.distributed import epoch_batch, linspace_indices, seed_of, share_of
+from stages.core.schemas import Affine, Optim
+
+EVAL_IMAGES = 256  # images per split on which curves are measured
 
 
 def to_float(images: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
@@ -102,3 +108,39 @@ def random_clouds(images: Tensor, rng: torch.Generator, amplitude: float) -> Ten
         field *= torch.rand(len(images), 1, 1, 1, generator=rng) * amplitude
         images = images + F.interpolate(field.to(images), size=images.shape[2:], mode="bilinear")
     return images
+
+
+class Batches:
+    """Training batches of images, each a function of its step, and a plain subset for evaluation.
+
+    `splits` are {train, val: stages.data.reader.ImageSplit}; `word` is a part of the augmentation's seed.
+    """
+
+    def __init__(self, word: str, splits: dict[str, Any], augment: Affine, optim: Optim):
+        self.word, self.splits, self.affine, self.optim = word, splits, augment, optim
+
+    def batch_at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images uint8 [B, H, W, 3] and their random maps float [B, 2, 3]: this process's share of the batch."""
+        index = self.batch_index(step)
+        rng = torch.Generator().manual_seed(seed_of(self.word, self.optim.seed, step))
+        maps = random_maps(len(index), self.affine, rng)
+        return torch.from_numpy(self.splits["train"].read(share_of(index))), share_of(maps)
+
+    def batch_index(self, step: int) -> np.ndarray:
+        """int64 [batch_size]: indices of the train images of `step`, of all processes together."""
+        optim = self.optim
+        return epoch_batch(step, count=len(self.splits["train"]), batch_size=optim.batch_size, seed=optim.seed)
+
+    def batch_keys(self, step: int) -> list[str]:
+        """The keys of the train images of `step`."""
+        return [self.splits["train"].keys[i] for i in self.batch_index(step)]
+
+    @cached_property
+    def eval_subset(self) -> dict[str, np.ndarray]:
+        """{split: uint8 [M, H, W, 3]}: at most EVAL_IMAGES images per split, evenly spaced."""
+        return {name: split.read(linspace_indices(len(split), EVAL_IMAGES)) for name, split in self.splits.items()}
+
+
+def augmented(images: Tensor, maps: Tensor) -> Tensor:
+    """A batch of `Batches`, on any device -> pixels float [B, 3, H, W] in [-1, 1]."""
+    return warp(to_float(images, images.device), maps)

@@ -16,7 +16,7 @@ import re
 from collections.abc import Collection
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -42,7 +42,15 @@ class Machine(Section):
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     num_workers: int = Field(ge=0, le=256)
     infer_batch_size: int = Field(gt=0)  # images at once where nothing is trained
-    checkpoint_secs: float = Field(ge=0)
+    micro_batch_size: int = Field(ge=0)  # images per process at once in a training; 0: its whole share of the batch
+    shard_above: float = Field(ge=0)  # parameters; with several processes a larger network is sharded (FSDP2)
+    recompute_activations: bool
+    compile: Literal["auto", "on", "off"]
+    checkpoint_share: float = Field(gt=0, le=1)  # of the time of a training
+
+    def whole_batches(self) -> Self:
+        """The same without micro-batches: for losses between the images of a batch, and codes that it revives."""
+        return self.model_copy(update={"micro_batch_size": 0})
 
 
 def _all_different(values: list[Any]) -> list[Any]:

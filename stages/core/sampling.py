@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.core.distributed import share_of, world_size
+from stages.core.distributed import num_shares, share_of
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
@@ -109,9 +109,9 @@ def masked_loss(model: Any, given: Tensor, codes_BN: Tensor, rng: torch.Generato
     The masks are those of the whole batch. Processes differ in how many codes they mask and are weighted by it, so that
     the mean over processes is the mean over all masked codes.
     """
-    counts = training_counts(torch.rand(len(codes_BN) * world_size(), generator=rng), model.num_patches)
+    counts = training_counts(torch.rand(len(codes_BN) * num_shares(), generator=rng), model.num_patches)
     whole = random_mask(counts, model.num_patches, rng)
-    weight = int(share_of(whole).sum()) * world_size() / int(whole.sum())
+    weight = int(share_of(whole).sum()) * num_shares() / int(whole.sum())
     mask_BN = share_of(whole).to(codes_BN.device)
     logits_MK = model(given, codes_BN.masked_fill(mask_BN, model.num_codes), mask_BN)
     return weight * F.cross_entropy(logits_MK, codes_BN[mask_BN], label_smoothing=label_smoothing)

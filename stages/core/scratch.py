@@ -96,7 +96,10 @@ def read_hashed(path: Path) -> bytes | None:
 
 
 def set_aside(paths: list[Path], then: str) -> None:
-    """Rename damaged files of unfinished work, and say so."""
+    """Rename damaged files or folders of unfinished work, and say so."""
     print(f"{', '.join(map(str, paths))}: damaged since it was written: set aside, {then}", flush=True)
     for path in paths:
-        os.replace(path, path.with_name(f"{path.name}.damaged"))
+        aside = path.with_name(f"{path.name}.damaged")
+        if aside.is_dir():
+            shutil.rmtree(aside)  # of an earlier time; a folder cannot replace a full one
+        os.replace(path, aside)

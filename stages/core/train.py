@@ -1,235 +1,184 @@
 """The training loop and its parts. Every batch is a function of its step, so a resumed training continues exactly."""
 
 import copy
-import math
+import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from stages.core import UserError
+import stages
 from stages.core.checkpoint import Checkpoint
-from stages.core.distributed import linspace_indices, rank, seed_of, share_of
-from stages.core.hardware import average
-from stages.core.images import random_maps, to_float, warp
-from stages.core.progress import bar
+from stages.core.distributed import micro_batch, rank, seed_of, share_number
+from stages.core.hardware import (
+    Loss,
+    average,
+    barrier,
+    check_agreement,
+    data_parallel,
+    dtype_of,
+    peak_flops,
+    prepare_blocks,
+    whole_gradients,
+)
+from stages.core.optimizer import Ema, NonFiniteMonitor, adamw, clip, lr_at, mean_of, set_lr
+from stages.core.params import Machine
+from stages.core.progress import Bar, bar
 from stages.core.results import Curves
-from stages.core.schemas import Affine, Optim
+from stages.core.schemas import Optim
 
-EVAL_IMAGES = 256  # images per split on which curves are measured
-AnyModule = TypeVar("AnyModule", bound=nn.Module)
+Scalars = dict[str, Tensor]
+Batch = tuple[Tensor, ...]  # each [B, ...]
 
 
-def epoch_batch(step: int, *, count: int, batch_size: int, seed: int) -> np.ndarray:
-    """int64 [batch_size]: which of `count` items `step` uses; every epoch is another seeded permutation.
+class StepBatches(Dataset[Batch]):
+    """Batches by the number of their step."""
 
-    Batches run across the ends of epochs, so that all have the same size.
+    def __init__(self, batch_at: Callable[[int], Batch], total_steps: int):
+        self.batch_at, self.total_steps = batch_at, total_steps
+
+    def __len__(self) -> int:
+        return self.total_steps
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batch_at(index)
+
+
+def load_batches(
+    batch_at: Callable[[int], Batch], start: int, stop: int, machine: Machine, device: torch.device
+) -> Iterator[tuple[int, Batch]]:
+    """(step, batch on the device) per step, made ahead by machine.num_workers processes with one thread each.
+
+    `batch_at` gives tensors on the CPU, and may draw from seeds of the step alone, so that the number of processes and
+    the place where a training resumes change nothing.
     """
-    positions = np.arange(step * batch_size, (step + 1) * batch_size)
-    return np.array([epoch_order(int(p // count), count, seed)[p % count] for p in positions])
+    on_gpu = device.type == "cuda"
+    workers: dict[str, Any] = {"num_workers": min(machine.num_workers, stop - start, os.cpu_count() or 1)}
+    if workers["num_workers"]:
+        workers |= {"multiprocessing_context": "fork", "worker_init_fn": lambda _: stages.tie_to_parent()}
+    loader = DataLoader(
+        StepBatches(batch_at, stop), sampler=range(start, stop), batch_size=None, pin_memory=on_gpu,
+        generator=torch.Generator(), **workers,
+    )  # fmt: skip
+    for step, batch in enumerate(loader, start):
+        yield step, tuple(tensor.to(device, non_blocking=True) for tensor in batch)
 
 
-@lru_cache(maxsize=2)
-def epoch_order(epoch: int, count: int, seed: int) -> np.ndarray:
-    """int64 [count]: the seeded permutation of one epoch."""
-    return np.random.default_rng(seed_of("epoch", seed, epoch)).permutation(count)
+def micro_batches(batch: Batch, size: int) -> list[Batch]:
+    """A share in equal parts of at most `size` rows; in one part for size 0."""
+    rows = len(batch[0])
+    count = next(n for n in range(-(-rows // size) if size else 1, rows + 1) if rows % n == 0)
+    return list(zip(*(tensor.chunk(count) for tensor in batch), strict=True))
 
 
-class Batches:
-    """Augmented training batches, each a function of its step, and a plain subset for evaluation.
+def add_gradients(
+    loss_of: nn.Module, batch: Batch, step: int, optim: Optim, size: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Leave the gradients of the mean loss over the batch; return the loss and scalars of this process's share.
 
-    `splits` are {train, val: stages.data.reader.ImageSplit}; `word` is a part of the augmentation's seed.
+    Each share draws dropout from a seed of its own, so with dropout the number of shares changes the result.
     """
-
-    def __init__(self, word: str, splits: dict[str, Any], augment: Affine, optim: Optim, device: torch.device):
-        self.word, self.splits, self.augment, self.optim, self.device = word, splits, augment, optim, device
-
-    def batch_at(self, step: int) -> Tensor:
-        """float [B, 3, H, W] in [-1, 1]: the share of this process of the batch of `step`."""
-        index = self.batch_index(step)
-        rng = torch.Generator().manual_seed(seed_of(self.word, self.optim.seed, step))
-        maps = random_maps(len(index), self.augment, rng)
-        pixels = to_float(self.splits["train"].read(share_of(index)), self.device)
-        return warp(pixels, share_of(maps))
-
-    def batch_index(self, step: int) -> np.ndarray:
-        """int64 [batch_size]: indices of the train images of `step`, of all processes together."""
-        optim = self.optim
-        return epoch_batch(step, count=len(self.splits["train"]), batch_size=optim.batch_size, seed=optim.seed)
-
-    def batch_keys(self, step: int) -> list[str]:
-        """The keys of the train images of `step`."""
-        return [self.splits["train"].keys[i] for i in self.batch_index(step)]
-
-    @cached_property
-    def eval_subset(self) -> dict[str, np.ndarray]:
-        """{split: uint8 [M, H, W, 3]}: at most EVAL_IMAGES images per split, evenly spaced."""
-        return {name: split.read(linspace_indices(len(split), EVAL_IMAGES)) for name, split in self.splits.items()}
+    parts, results = micro_batches(batch, size), []
+    for number, part in enumerate(parts):
+        with micro_batch(number, len(parts)), whole_gradients(loss_of, last=number + 1 == len(parts)):
+            torch.manual_seed(seed_of("fit", optim.seed, step) + share_number())
+            loss, scalars = loss_of(part, step)
+            (loss / len(parts)).backward()
+        results.append({"loss": loss.detach(), **scalars})
+    means = mean_of(results)
+    return means.pop("loss"), means
 
 
-def prefetch(batch_at: Callable[[int], Any], start: int, stop: int) -> Iterator[tuple[int, Any]]:
-    """(step, batch) per step; the next batch is made on one core while this one is used.
+class Speed:
+    """Images per second and MFU of a training, for the progress bar.
 
-    On all cores, its small operations and those of the training would wait for each other's threads: a step of the
-    default decoder on two cores takes 40 % longer.
-    """
-    torch.get_num_threads()  # from now on this thread keeps its own number
-    with ThreadPoolExecutor(1, initializer=lambda: torch.set_num_threads(1)) as maker:
-        ahead = maker.submit(batch_at, start) if start < stop else None
-        for step in range(start, stop):
-            assert ahead is not None
-            batch = ahead.result()
-            if step + 1 < stop:
-                ahead = maker.submit(batch_at, step + 1)
-            yield step, batch
-
-
-def adamw(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
-    """AdamW without weight decay on norms, biases, position tables, code vectors and embeddings.
-
-    A parameter counts as one of these if it has one dimension, has "embed" in its name, or ends with "vectors".
-    """
-    decayed, free = [], []
-    for name, parameter in model.named_parameters():
-        plain = parameter.ndim < 2 or "embed" in name or name.endswith("vectors")
-        (free if plain else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=optim.lr_peak, betas=(0.9, optim.beta2), fused=True)
-
-
-def lr_at(step: int, optim: Optim) -> float:
-    """Linear warm-up from lr_peak / warmup_steps to lr_peak, then half a cosine to 0 at total_steps.
-
-    Steps count from 0.
-    """
-    if step < optim.warmup_steps:
-        return optim.lr_peak * (step + 1) / optim.warmup_steps
-    done = (step - optim.warmup_steps) / max(1, optim.total_steps - optim.warmup_steps)
-    return optim.lr_peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the learning rate `lr`."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
-class Ema:
-    """Exponential moving average of a model's floating-point tensors: avg = decay * avg + (1 - decay) * weight.
-
-    The decay is at most (1 + step) / (10 + step), so that early averages forget the initial weights.
+    MFU = operations per step * steps per second / operations per second of products of large matrices on this device,
+    in the same number format. Operations are those of the network's linear maps and convolutions for the share of this
+    process, of which a multiplication with an addition counts as two; a step counts three forward passes.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
-        self.tensors: dict[str, Tensor] = {
-            name: tensor.detach().clone() for name, tensor in model.state_dict().items() if tensor.is_floating_point()
-        }
+    def __init__(self, model: nn.Module, optim: Optim, device: torch.device):
+        self.batch_size, self.peak, self.flops = (
+            optim.batch_size,
+            peak_flops(device, dtype_of(device, optim.precision)),
+            0,
+        )
+        layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+        self.hooks = [layer.register_forward_hook(self._count) for layer in layers]
 
-    def update(self, model: nn.Module, step: int) -> None:
-        """Update the average with the model's weights after `step`, which counts from 0."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        state = model.state_dict()
-        torch._foreach_lerp_(list(self.tensors.values()), [state[name] for name in self.tensors], 1 - decay)
+    def _count(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.flops += 2 * output.numel() * layer.get_parameter("weight")[0].numel()
 
-    def copy_to(self, model: nn.Module) -> None:
-        """Overwrite the model's weights with the average."""
-        model.load_state_dict(self.tensors, strict=False)
+    def counted(self) -> None:
+        """The operations so far are those of one step."""
+        while self.hooks:
+            self.hooks.pop().remove()
 
-
-def averaged(model: AnyModule, ema: Ema) -> AnyModule:
-    """A copy of the model that carries the averaged weights, in evaluation mode."""
-    twin = copy.deepcopy(model).eval()
-    ema.copy_to(twin)
-    return twin
-
-
-class NonFiniteMonitor:
-    """Records the first step with a non-finite loss or gradient, without waiting for the device at every step."""
-
-    def __init__(self, device: torch.device):
-        self.first_bad = torch.full((), -1, device=device)
-
-    def update(self, step: int, *values: Tensor) -> None:
-        """Record `step` if one of the values is not finite and no earlier step is recorded."""
-        bad = ~torch.stack([value.detach().float() for value in values]).isfinite().all()
-        self.first_bad = torch.where((self.first_bad < 0) & bad, step, self.first_bad)
-
-    def check(self, batch_keys: Callable[[int], Any]) -> None:
-        """Stop at a non-finite value: `UserError` with the step and the keys of its batch."""
-        if (step := int(self.first_bad)) >= 0:
-            raise UserError(
-                f"non-finite loss or gradient at step {step}, on the batch {batch_keys(step)}. Lower lr_peak, raise "
-                "warmup_steps, or set precision: fp32; each starts the training anew. Unchanged, it continues from "
-                "the last checkpoint, which is from before that step."
-            )
-
-
-def backward(loss: Tensor, model: nn.Module, clip_norm: float) -> tuple[Tensor, Tensor]:
-    """Leave clipped gradients in `model`; return the loss and the gradients' norm before clipping.
-
-    `loss` is the mean over this process's share of a batch. Gradients and both returned values are those of the whole
-    batch, and so the same in every process.
-    """
-    loss.backward()
-    loss = loss.detach()
-    average([loss, *(p.grad for p in model.parameters() if p.grad is not None)])
-    return loss, torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    def shown(self, progress: Bar) -> dict[str, str]:
+        """What the bar shows beside the curves."""
+        per_sec = progress.format_dict["rate"] or 0.0
+        mfu = 3 * self.flops * per_sec / self.peak
+        return {"images/s": f"{self.batch_size * per_sec:.4g}", "MFU": f"{mfu:.2g}"}
 
 
 def fit(
     model: nn.Module,
     optim: Optim,
-    batch_at: Callable[[int], Any],
-    loss_fn: Callable[[Any, Any, int], tuple[Tensor, dict[str, Tensor]]],
+    batch_at: Callable[[int], Batch],
+    loss_fn: Callable[[Any, Batch, int], tuple[Tensor, Scalars]],
     evaluate: Callable[[int, Any], dict[str, float]],
     curves: Curves,
     *,
     work: Path,
-    checkpoint_secs: float,
+    machine: Machine,
     device: torch.device,
     name: str,
     batch_keys: Callable[[int], Any],
 ) -> None:
-    """Train `model` in place to its averaged weights. Continues from a checkpoint in `work`, bit-identical on a CPU.
+    """Train `model` to its averaged weights. Continues from a checkpoint in `work`, bit-identical on a CPU.
 
-    batch_at(step) makes this process's share of a batch; loss_fn(model, batch, step) returns its mean loss and scalars
-    for the curves; evaluate(step, averaged model) returns more scalars, every `eval_every` steps and at the end.
-    `name` labels the progress bar and enters no seed.
-    Rank 0 evaluates, logs and saves for all processes; a training may resume with another number of them. Dropout
-    differs between processes, so with dropout their number changes the result.
+    batch_at(step) makes this process's share of a batch, on the CPU; loss_fn(model, batch, step) returns its mean loss
+    and scalars for the curves, on the device; evaluate(step, averaged model) returns more scalars, every `eval_every`
+    steps and at the end. `name` labels the progress bar and enters no seed.
+    What learns is a copy, perhaps sharded; `model` carries the averaged weights. The first process evaluates and logs
+    for all. A training may resume with another number of processes.
     """
-    optimizer, ema, start = adamw(model, optim), Ema(model, optim.ema_decay), 0
-    checkpoint = Checkpoint(work, checkpoint_secs, {"model": model}, {"model": optimizer}, {"model": ema})
+    trained = copy.deepcopy(model)
+    prepare_blocks(trained, machine, device)
+    loss_of = data_parallel(Loss(trained, loss_fn), machine.shard_above)
+    optimizer, ema, start = adamw(trained, optim), Ema(trained, optim.ema_decay), 0
+    checkpoint = Checkpoint(work, machine.checkpoint_share, {"model": trained}, {"model": optimizer}, {"model": ema})
     if state := checkpoint.load():
         start, curves.rows = state["step"], [(step, scalars) for step, scalars in state["curves"]]
-    monitor = NonFiniteMonitor(device)
-    with bar(name, optim.total_steps, start, "step") as progress:
-        for step, batch in prefetch(batch_at, start, optim.total_steps):
-            torch.manual_seed(seed_of("fit", optim.seed, step) + rank())
+    check_agreement("the start of a training", [work.name, start])
+    monitor, speed = NonFiniteMonitor(device), Speed(trained, optim, device)
+    with checkpoint, bar(name, optim.total_steps, start, "step") as progress:
+        for step, batch in load_batches(batch_at, start, optim.total_steps, machine, device):
             set_lr(optimizer, lr := lr_at(step, optim))
-            model.train()
-            loss, scalars = loss_fn(model, batch, step)
-            loss, norm = backward(loss, model, optim.clip_norm)
+            trained.train()
+            loss, scalars = add_gradients(loss_of, batch, step, optim, machine.micro_batch_size)
+            norm = clip(trained, optim.clip_norm)
             monitor.update(step, loss, norm)
             optimizer.step()
             optimizer.zero_grad()
-            ema.update(model, step)
+            ema.update(trained, step)
+            speed.counted()
             done = step + 1
             progress.update()
             if done % optim.eval_every == 0 or done == optim.total_steps:
                 monitor.check(batch_keys)
-                average(list(scalars.values()))
+                average([loss, *scalars.values()])
+                ema.copy_to(model)
                 if rank() == 0:
-                    scores = evaluate(done, averaged(model, ema))
+                    scores = evaluate(done, model.eval())
                     curves.log(done, lr=lr, loss=float(loss), **{k: float(v) for k, v in scalars.items()}, **scores)
-                    progress.set_postfix({k: f"{v:.4g}" for k, v in curves.last().items()}, refresh=False)
-            if rank() == 0 and (done == optim.total_steps or checkpoint.due()):
+                    shown = {k: f"{v:.4g}" for k, v in curves.last().items()}
+                    progress.set_postfix(shown | speed.shown(progress), refresh=False)
+                barrier()
+            if checkpoint.due(done == optim.total_steps):
                 monitor.check(batch_keys)
                 checkpoint.save({"step": done, "curves": curves.rows})
     ema.copy_to(model)

@@ -1,6 +1,7 @@
 """Read image shards: any images of a split by number, decoded in threads."""
 
 import io
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +37,7 @@ class ImageSplit:
         self.labels: np.ndarray = np.load(artifact.checked(folder, f"{split}.labels.npy"))
         self._index, self._field = TarIndex(folder, facts, split), facts["format"]
         self.keys = self._index.keys()
-        self._pool = ThreadPoolExecutor(num_workers) if num_workers else None
+        self._pool, self._owner = ThreadPoolExecutor(num_workers) if num_workers else None, os.getpid()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -44,7 +45,7 @@ class ImageSplit:
     def read(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """uint8 [B, img_px, img_px, 3] of the numbered images, in that order; a broken shard is a `UserError`."""
         images = np.empty((len(indices), self.img_px, self.img_px, 3), np.uint8)
-        decode = self._pool.map if self._pool else map
+        decode = self._pool.map if self._pool and os.getpid() == self._owner else map  # a forked process has no threads
         for row, image in enumerate(decode(self._decode, indices)):
             images[row] = image
         return images

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.core.checkpoint import load_tensors
+from stages.core.networks import load_tensors
 from stages.decoder.decoder import Decoder, latents, normal, standardized
 from stages.decoder.flow import Flow, time_grid
 from stages.decoder.params import Conditioning, StepSpacing

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from stages.core import UserError
 from stages.core.discriminator import AdversarialLoss, PatchDiscriminator, Reconstruction, Scalars
-from stages.core.distributed import linspace_indices, share_of, world_size
+from stages.core.distributed import linspace_indices, num_shares, share_of
 from stages.core.params import Machine
 from stages.data.reader import ImageSplit
 from stages.decoder import training
@@ -62,7 +62,7 @@ def denoise(network: VelocityNetwork, pixels: Tensor, codes_BN: Tensor, params: 
     Every process draws times and noise for the whole batch, so that results do not depend on the number of processes.
     """
     flow, law = network.flow, params.flow
-    count = len(pixels) * world_size()
+    count = len(pixels) * num_shares()
     t = share_of(draw_times(count, law.times, law.time_mean, law.time_std, pixels.device))
     noise = share_of(torch.randn(count, *pixels.shape[1:], device=pixels.device))
     x_t = flow.mix(pixels, noise, t)

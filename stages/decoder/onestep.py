@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.core.checkpoint import load_tensors
-from stages.core.networks import ConvDecoder
+from stages.core.networks import ConvDecoder, load_tensors
 from stages.decoder.decoder import Decoder, latents, standardized
 
 

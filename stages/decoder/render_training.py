@@ -15,18 +15,18 @@ from torch import Tensor
 
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import UserError, artifact, distributed, train
-from stages.core.checkpoint import save_tensors
 from stages.core.distributed import linspace_indices, seed_of
 from stages.core.hardware import barrier, compute, pick_device, process_group
-from stages.core.images import to_float
+from stages.core.images import Batches, augmented, to_float
 from stages.core.metrics import psnr
+from stages.core.networks import save_tensors
 from stages.core.params import Machine, impossible
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves, enlarge, grid, save_png
 from stages.core.sampling import autoregressive_loss, autoregressive_nats, masked_loss, masked_nats
 from stages.core.schemas import check_shares
 from stages.core.scratch import scratch
-from stages.core.train import Batches
+from stages.core.train import Batch
 from stages.data.reader import ImageSplit, image_facts
 from stages.decoder.decoder import base_config, load_decoder
 from stages.decoder.params import Inputs, RenderParams
@@ -56,7 +56,7 @@ class CodePairs:
         machine: Machine, device: torch.device,
     ):  # fmt: skip
         splits = {split: ImageSplit(images, split, machine.num_workers) for split in ("train", "val")}
-        self.batches = Batches("pairs", splits, params.augment, params.optim, device)
+        self.batches = Batches("pairs", splits, params.augment, params.optim)
         self.tokenizer, self.pixel_tokenizer = tokenizer, pixel_tokenizer
         self.device, self.infer_batch_size = device, machine.infer_batch_size
 
@@ -138,7 +138,7 @@ def fit(inputs: Inputs, params: RenderParams, machine: Machine) -> None:
         train.fit(
             network, params.optim, pairs.batches.batch_at, partial(pair_loss, pairs=pairs, params=params),
             partial(evaluate, pairs=pairs, method=params.method), curves, work=work,
-            checkpoint_secs=machine.checkpoint_secs, device=device, name=f"decoder {inputs.out.name}",
+            machine=machine, device=device, name=f"decoder {inputs.out.name}",
             batch_keys=pairs.batches.batch_keys,
         )  # fmt: skip
         if distributed.rank() == 0:
@@ -167,13 +167,10 @@ def estimate_cost(out: Path, network: RenderTransformer, params: RenderParams) -
 
 
 def pair_loss(
-    model: RenderTransformer, pixels: Tensor, step: int, *, pairs: CodePairs, params: RenderParams
+    model: RenderTransformer, batch: Batch, step: int, *, pairs: CodePairs, params: RenderParams
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of the pixel codes, under autocast; masks depend on the step alone.
-
-    Images are encoded here, not by the prefetching thread: `compute` sets the attention kernel process-wide.
-    """
-    codes = pairs.encode(pixels)
+    """Cross-entropy of the pixel codes, under autocast; masks depend on the step alone."""
+    codes = pairs.encode(augmented(*batch))
     rng = torch.Generator().manual_seed(seed_of("masks", params.optim.seed, step))
     with compute(pairs.device, params.optim.precision):
         return LOSSES[params.method](model, *codes, rng, params.model.label_smoothing), {}

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import UserError, artifact, distributed
-from stages.core.checkpoint import save_tensors
 from stages.core.discriminator import AdversarialLoss, Reconstruction
 from stages.core.gan_trainer import GanTrainer
 from stages.core.hardware import barrier, pick_device, process_group
+from stages.core.networks import save_tensors
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.core.schemas import ReconstructionLossConfig, check_perceptual, check_shares

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.core import artifact
-from stages.core.checkpoint import load_tensors
 from stages.core.hardware import compute
+from stages.core.networks import load_tensors
 from stages.core.params import Precision, impossible
 from stages.encoder.vit import build_vit
 

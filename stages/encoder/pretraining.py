@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from stages.core import UserError, artifact
-from stages.core.checkpoint import save_tensors
-from stages.core.distributed import seed_of
-from stages.core.hardware import compute, pick_device
+from stages.core.distributed import epoch_batch, seed_of
+from stages.core.hardware import barrier, compute, pick_device, process_group
 from stages.core.images import random_clouds, random_colors, random_light, random_maps, to_float, warp
+from stages.core.networks import save_tensors
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
 from stages.core.schemas import Optim
 from stages.core.scratch import scratch
-from stages.core.train import epoch_batch, fit
+from stages.core.train import Batch, fit
 from stages.data.reader import ImageSplit, image_facts
 from stages.encoder.losses import Objective
 from stages.encoder.params import PretrainParams, Views
@@ -30,7 +30,6 @@ WEIGHTS = {"temperature", "dense_weight", "pixel_weight", "class_weight"}
 STORE = {"fp32": torch.float32, "fp16": torch.float16}
 
 Pair = tuple[Tensor, Tensor]
-Batch = tuple[Pair, Pair, Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,11 @@ def pretrain(inputs: Inputs, params: PretrainParams, machine: Machine) -> None:
     backbone = build_vit(**shape, seed=optim.seed)
     weights = params.model_dump(include=WEIGHTS)
     model = Objective(backbone, params.dim, **weights, num_classes=len(split.classes)).to(device)
-    with scratch(inputs.out, params, [inputs.images]) as work:
-        batch_at, batch_keys = batches(split, params.views, optim, device)
+    with process_group(), scratch(inputs.out, params, [inputs.images], meet=barrier) as work:
+        batch_at, batch_keys = batches(split, optim)
         fit(
-            model, optim, batch_at, loss_fn(optim, device), lambda step, model: {}, curves,
-            work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name="pretrain", batch_keys=batch_keys,
+            model, optim, batch_at, loss_fn(params.views, optim, device), lambda step, model: {}, curves,
+            work=work, machine=machine.whole_batches(), device=device, name="pretrain", batch_keys=batch_keys,
         )  # fmt: skip
         curves.write(inputs.report, images=artifact.images_digest(inputs.images))
         publish(inputs, backbone, params, {**config_of(shape), "seed": optim.seed})
@@ -106,35 +105,40 @@ def estimate_cost(out: Path, split: ImageSplit, params: PretrainParams) -> None:
     print_cost_estimate("pretrain", out, counts, disk_bytes=50 * 2**20, memory_bytes=10**9 + values * 400)
 
 
-def loss_fn(optim: Optim, device: torch.device) -> Any:
-    """The objective under autocast; its cross-entropies and variances are computed in fp32."""
+def loss_fn(views: Views, optim: Optim, device: torch.device) -> Any:
+    """The objective of two views under autocast; its cross-entropies and variances are computed in fp32."""
 
     def loss(model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        images, labels = batch
+        pair, maps = views_at(step, to_float(images, device), views, optim)
         with compute(device, optim.precision):
-            return model(*batch)
+            return model(pair, maps, labels)
 
     return loss
 
 
-def batches(
-    split: ImageSplit, views: Views, optim: Optim, device: torch.device
-) -> tuple[Callable[[int], Batch], Callable[[int], list[str]]]:
-    """step -> two views float [B, 3, H, W] in [-1, 1], their maps [B, 2, 3], the classes int64 [B]; step -> keys."""
-    ramp_steps = max(1.0, views.ramp * optim.total_steps)
+def batches(split: ImageSplit, optim: Optim) -> tuple[Callable[[int], Batch], Callable[[int], list[str]]]:
+    """step -> images uint8 [B, H, W, 3] and their classes int64 [B]; step -> keys."""
 
     def index_at(step: int) -> np.ndarray:
         return epoch_batch(step, count=len(split), batch_size=optim.batch_size, seed=optim.seed)
 
     def batch_at(step: int) -> Batch:
         index = index_at(step)
-        images = to_float(split.read(index), device)
-        strength = views.start_strength + (1 - views.start_strength) * min(1.0, step / ramp_steps)
-        rng = torch.Generator().manual_seed(seed_of("views", optim.seed, step))
-        first, second = (random_maps(len(images), views.affine, rng, strength).to(device) for _ in range(2))
-        pair = [view(images, maps, views, strength, rng) for maps in (first, second)]
-        return (pair[0], pair[1]), (first, second), torch.as_tensor(split.labels[index]).to(device)
+        return torch.from_numpy(split.read(index)), torch.as_tensor(split.labels[index])
 
     return batch_at, lambda step: [split.keys[i] for i in index_at(step)]
+
+
+def views_at(step: int, images: Tensor, views: Views, optim: Optim) -> tuple[Pair, Pair]:
+    """Two random views of images float [B, 3, H, W] in [-1, 1], and the maps [B, 2, 3] that led to them."""
+    strength = views.start_strength + (1 - views.start_strength) * min(
+        1.0, step / max(1.0, views.ramp * optim.total_steps)
+    )
+    rng = torch.Generator().manual_seed(seed_of("views", optim.seed, step))
+    first, second = (random_maps(len(images), views.affine, rng, strength).to(images.device) for _ in range(2))
+    pair = [view(images, maps, views, strength, rng) for maps in (first, second)]
+    return (pair[0], pair[1]), (first, second)
 
 
 def view(images: Tensor, maps: Tensor, views: Views, strength: float, rng: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from timm.models import load_pretrained
 from torch import nn
 
 from stages.core import UserError, artifact
-from stages.core.checkpoint import load_tensors, save_tensors
+from stages.core.networks import load_tensors, save_tensors
 from stages.core.params import impossible
 from stages.encoder.embedded import is_embedded, refuse_weights, summary
 from stages.encoder.encoder import Encoder

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.core import artifact
-from stages.core.checkpoint import load_tensors
+from stages.core.networks import load_tensors
 
 TYPE = "classifier"
 

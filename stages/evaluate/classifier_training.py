@@ -1,4 +1,4 @@
-"""Training of the classifier of real images."""
+"""Training of the classifier of real images, in one process: its norms take the statistics of the whole batch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.core import artifact
-from stages.core.checkpoint import save_tensors
-from stages.core.hardware import compute, pick_device
-from stages.core.images import to_float
+from stages.core.hardware import barrier, compute, pick_device, process_group
+from stages.core.images import Batches, augmented, to_float
 from stages.core.metrics import count_train
+from stages.core.networks import save_tensors
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves, write_metrics
 from stages.core.scratch import scratch
-from stages.core.train import Batches, fit
+from stages.core.train import Batch, fit
 from stages.data.reader import ImageSplit, image_facts
 from stages.evaluate.classifier import TYPE, Classifier
 from stages.evaluate.params import ClassifierParams
@@ -45,19 +45,19 @@ def _train(
     device, curves = pick_device(machine.device), Curves()
     torch.manual_seed(params.optim.seed)
     network = Classifier(**shape).to(device)
-    with scratch(out, params, [images]) as work:
-        batches = Batches("judge", splits, params.augment, params.optim, device)  # the word seeds the augmentation
+    with process_group(), scratch(out, params, [images], meet=barrier) as work:
+        batches = Batches("judge", splits, params.augment, params.optim)  # the word seeds the augmentation
 
-        def batch_at(step: int) -> tuple[Tensor, Tensor]:
+        def batch_at(step: int) -> Batch:
             labels = splits["train"].labels[batches.batch_index(step)]
-            return batches.batch_at(step), torch.from_numpy(labels).to(device)
+            return *batches.batch_at(step), torch.from_numpy(labels)
 
         def evaluate(step: int, model: nn.Module) -> dict[str, float]:
             return {"val/accuracy": accuracy(model, splits["val"], machine.infer_batch_size, device)}
 
         fit(
             network, params.optim, batch_at, loss_fn(params, device), evaluate, curves,
-            work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name="classifier",
+            work=work, machine=machine.whole_batches(), device=device, name="classifier",
             batch_keys=batches.batch_keys,
         )  # fmt: skip
         metrics = {"val_accuracy": curves.last()["val/accuracy"], "val_classes": len(np.unique(splits["val"].labels))}
@@ -74,13 +74,14 @@ def _publish(out: Path, network: nn.Module | None, config: dict[str, Any]) -> No
 
 def loss_fn(
     params: ClassifierParams, device: torch.device
-) -> Callable[[nn.Module, tuple[Tensor, Tensor], int], tuple[Tensor, dict[str, Tensor]]]:
+) -> Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, Tensor]]]:
     """Cross-entropy of the classes, the network under autocast."""
 
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        images, maps, labels = batch
         with compute(device, params.optim.precision):
-            logits = model(batch[0])[1]
-        return F.cross_entropy(logits.float(), batch[1]), {}
+            logits = model(augmented(images, maps))[1]
+        return F.cross_entropy(logits.float(), labels), {}
 
     return loss
 

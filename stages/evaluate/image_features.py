@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stages.core.distributed import rank, world_size
+from stages.core.hardware import waiting_group
 from stages.core.images import thumbnails, to_float
 from stages.evaluate.extractors import FeatureExtractor
 
@@ -99,7 +100,7 @@ def exchange(tensors: Sequence[Tensor], count: int, batch_size: int) -> None:
     for owner in range(world_size() if world_size() > 1 else 0):
         for tensor in tensors:
             if len(rows := tensor[starts[owner] : starts[owner + 1]]):
-                dist.broadcast(rows, owner)
+                dist.broadcast(rows, owner, group=waiting_group())  # the first may compute metrics meanwhile
 
 
 def batches(count: int, size: int) -> list[range]:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from stages.core import UserError, artifact
-from stages.core.checkpoint import load_tensors, save_tensors
 from stages.core.distributed import random_subset, rank
 from stages.core.hardware import pick_device, process_group
+from stages.core.networks import load_tensors, save_tensors
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.data.reader import ImageSplit, num_images

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from stages.core import artifact, distributed
-from stages.core.checkpoint import save_tensors
 from stages.core.code import import_kind
-from stages.core.distributed import seed_of
+from stages.core.distributed import epoch_batch, seed_of
 from stages.core.hardware import barrier, compute, pick_device, process_group
 from stages.core.metrics import count_train
+from stages.core.networks import save_tensors
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
 from stages.core.scratch import scratch
-from stages.core.train import epoch_batch, fit
+from stages.core.train import Batch, fit
 from stages.generator.likelihood import BATCH, likelihood_facts, nats_per_image
 from stages.generator.params import KINDS, Model, Params
 from stages.generator.transformer import TokenTransformer
@@ -41,10 +41,10 @@ def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machin
     network = TokenTransformer(**shape).to(device)
     estimate_cost(out, network, data, params)
     with process_group(), scratch(out, params, [tokens], meet=barrier) as work:
-        batch_at, batch_keys = batches(data["train"], params, device)
+        batch_at, batch_keys = batches(data["train"], params)
         fit(
             network, optim, batch_at, loss_fn(kind, params, device), evaluator(data, kind, device), curves,
-            work=work, checkpoint_secs=machine.checkpoint_secs, device=device, name=f"generator {out.name}",
+            work=work, machine=machine, device=device, name=f"generator {out.name}",
             batch_keys=batch_keys,
         )  # fmt: skip
         if distributed.rank() == 0:
@@ -86,9 +86,7 @@ def network_shape(facts: dict[str, Any], model: Model, causal: bool) -> dict[str
     return {**sizes, **model.model_dump(include={"dim", "depth", "heads", "dropout"}), "causal": causal}
 
 
-def batches(
-    data: Tokens, params: Params, device: torch.device
-) -> tuple[Callable[[int], tuple[Tensor, Tensor]], Callable[[int], list[int]]]:
+def batches(data: Tokens, params: Params) -> tuple[Callable[[int], Batch], Callable[[int], list[int]]]:
     """step -> (labels [B], codes [B, N]) of seeded images, views and class dropouts; step -> image numbers.
 
     The whole batch is drawn in every process; B is the share of this one.
@@ -98,13 +96,13 @@ def batches(
     def images_at(step: int) -> np.ndarray:
         return epoch_batch(step, count=len(data.labels), batch_size=optim.batch_size, seed=optim.seed)
 
-    def batch_at(step: int) -> tuple[Tensor, Tensor]:
+    def batch_at(step: int) -> Batch:
         rng, index = np.random.default_rng(seed_of("generator", optim.seed, step)), images_at(step)
         views = rng.integers(len(data.codes), size=len(index))
         dropped = (rng.random(len(index)) < params.model.class_dropout) | (data.labels[index] < 0)
         labels = np.where(dropped, data.num_classes, data.labels[index])
         codes = data.codes[distributed.share_of(views), distributed.share_of(index)].astype(np.int64)
-        return torch.from_numpy(distributed.share_of(labels)).to(device), torch.from_numpy(codes).to(device)
+        return torch.from_numpy(distributed.share_of(labels)), torch.from_numpy(codes)
 
     return batch_at, lambda step: images_at(step).tolist()
 
@@ -113,7 +111,7 @@ def loss_fn(kind: ModuleType, params: Params, device: torch.device) -> Any:
     """The loss of the kind under autocast; its masks are a function of the step."""
     optim = params.training
 
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         rng = torch.Generator().manual_seed(seed_of("masks", optim.seed, step))
         with compute(device, optim.precision):
             value = kind.loss(model, *batch, rng, params.model.label_smoothing)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from stages.core.images import to_float
-from stages.core.losses import EncoderPerceptual
 from stages.core.metrics import bootstrap, psnr
+from stages.core.networks import EncoderPerceptual
 from stages.evaluate.extractors import FeatureExtractor
 from stages.evaluate.frechet import fid
 from stages.evaluate.metrics import ssim

@@ -13,7 +13,7 @@ from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import artifact
 from stages.core.distributed import random_subset
 from stages.core.hardware import pick_device
-from stages.core.losses import EncoderPerceptual
+from stages.core.networks import EncoderPerceptual
 from stages.core.params import Machine, impossible
 from stages.core.progress import print_cost_estimate
 from stages.core.results import GAP_PX, enlarge, grid, save_png, write_metrics
