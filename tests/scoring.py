@@ -10,8 +10,8 @@ from stages.core.schemas import Affine, Optim
 from stages.evaluate.evaluator import Inputs
 from stages.evaluate.params import ClassifierParams, GenerationParams, ReconstructionParams, ReferenceParams
 
-RECONSTRUCTION = ReconstructionParams(bootstrap_draws=5, seed=0)
-GENERATION = GenerationParams(kid_subset_size=40, neighbors_shown=6, seed=0)
+RECONSTRUCTION = ReconstructionParams(decoding_precision="fp32", bootstrap_draws=5, seed=0)
+GENERATION = GenerationParams(decoding_precision="fp32", kid_subset_size=40, neighbors_shown=6, seed=0)
 REFERENCE = ReferenceParams(max_images=0, prc_neighbors=3, pixel_px=16, inception_weights="", seed=0)
 CLASSIFIER = ClassifierParams(
     img_px=16,

@@ -15,7 +15,13 @@ import semtok
 from stages.core import UserError, artifact
 from stages.generator.params import KINDS
 
-SETTINGS = {"temperature": 1.0, "top_k": 0, "top_p": 0.95, "guidance": 1.5}  # samples.ar in params.yaml
+SETTINGS = {
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 0.95,
+    "guidance": 1.5,
+    "precision": "bf16",
+}  # samples.ar in params.yaml
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 import toy as toys
 from ruamel.yaml import YAML
 
-from benchmarks import decoders, engines, throughput
+from benchmarks import decoders, engines, sampling, throughput
 from benchmarks.trainings import seeded
 from stages.core import UserError
 
@@ -86,3 +86,11 @@ def test_engines_start_alike_and_more_iterations_leave_less_error(monkeypatch, c
     engines.main()
     errors = [float(error) for error in re.findall(r"error ([\d.]+)", capsys.readouterr().out)]
     assert errors[0] > errors[1] and errors[:2] == errors[2:]
+
+
+def test_sampling_compares_networks_that_draw_the_same_codes(capsys):
+    work = sampling.ours(batch=2, tokens=3)
+    codes = {name: run() for name, run in work.items()}
+    assert torch.equal(codes["ours"], codes["ours, unpacked"]) and codes["ours, bf16"].shape == (2, 3)
+    sampling.alternated({"first": lambda: None, "second": lambda: None}, rounds=1)
+    assert "first" in capsys.readouterr().out

@@ -61,7 +61,7 @@ def project(toy, tmp_path_factory):
         before = path.read_text() + "\n\n" if path.exists() else '"""A docstring."""\n\n'
         path.write_text(before + imports + block)
     ar = {"kind": "uniform", **toys.OPTIM}
-    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 1.0}
+    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 1.0, "precision": "fp32"}
     generator = toys.YAML(typ="safe").load(toys.ROOT / "params.yaml")["generator"]["ar"]
     toys.write_params(root, {
         "codebook": {"brightness": {"kind": "brightness", "num_codes": 8}},

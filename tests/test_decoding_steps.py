@@ -23,7 +23,14 @@ from stages.studies.decoding_variants import Inputs, check, code_facts, gflop_pe
 from stages.studies.params import DecodingSteps
 
 PARAMS = DecodingSteps(
-    steps=[1, 4], seeds=[0, 1], max_images=1000, perceptual_blocks=[0, 1], bootstrap_draws=5, images_shown=3, seed=0
+    steps=[1, 4],
+    seeds=[0, 1],
+    max_images=1000,
+    perceptual_blocks=[0, 1],
+    bootstrap_draws=5,
+    images_shown=3,
+    seed=0,
+    decoding_precision="fp32",
 )
 CONFIG = {"name": "fake", "kind": "fake", "tokenizer": "kmeans", "num_codes": NUM_CODES, "codebooks": 1, "grid": 4}
 
@@ -81,7 +88,7 @@ def inputs_of(toy, **paths: Path) -> Inputs:
 def run(toy, report: Path, decoder: Decoder, params: DecodingSteps = PARAMS, machine=MACHINE, **paths: Path) -> dict:
     """metrics.json of one run with a decoder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.studies.decoding_variants.load_decoder", lambda folder, device: decoder)
+        patch.setattr("stages.studies.decoding_variants.load_decoder", lambda folder, device, precision: decoder)
         measure(inputs_of(toy, **paths), report, params, machine)
     return json.loads((report / "metrics.json").read_text())
 

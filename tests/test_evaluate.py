@@ -35,7 +35,9 @@ def run(toy, inputs: Inputs, report: Path, generators: tuple[str, ...] = ("ar",)
     """metrics.json of both stages, which report in folders of their names."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("score_reconstruction", "score_generation"):
-            patch.setattr(f"stages.evaluate.{module}.load_decoder", lambda folder, device: PatchDecoder(toy.patches))
+            patch.setattr(
+                f"stages.evaluate.{module}.load_decoder", lambda folder, device, precision: PatchDecoder(toy.patches)
+            )
         score_tokenizer(inputs, toy.codebook, report / "reconstruction", RECONSTRUCTION, MACHINE)
         score_generators(inputs, toy.samples, list(generators), report / "generation", GENERATION, MACHINE)
     found = (report / stage / "metrics.json" for stage in ("reconstruction", "generation"))

@@ -48,7 +48,7 @@ def test_too_few_samples_and_neighbors_leave_out_their_metrics_and_say_so(toy, t
     settings = {"max_images": 39, "prc_neighbors": 200}
     write_reference(inputs.images, inputs.encoder, inputs.classifier, inputs.reference, MACHINE, **settings)
     monkeypatch.setattr(
-        "stages.evaluate.score_generation.load_decoder", lambda folder, device: PatchDecoder(toy.patches)
+        "stages.evaluate.score_generation.load_decoder", lambda folder, device, precision: PatchDecoder(toy.patches)
     )
     score_generators(inputs, toy.samples, ["ar", "nine"], tmp_path / "report", GENERATION, MACHINE)
     metrics, printed = json.loads((tmp_path / "report/metrics.json").read_text()), capsys.readouterr().out

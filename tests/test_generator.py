@@ -16,8 +16,10 @@ from stages.generator import ar, masked
 from stages.generator.params import KINDS, MaskedSampling, Sampling, load_params, load_sampling
 from stages.generator.transformer import TokenTransformer
 
-AR = Sampling(temperature=1.0, top_k=0, top_p=1.0, guidance=1.0)
-MASKED = MaskedSampling(temperature=1.0, top_k=0, top_p=1.0, guidance=1.0, steps=4, choice_temperature=4.5)
+AR = Sampling(temperature=1.0, top_k=0, top_p=1.0, guidance=1.0, precision="fp32")
+MASKED = MaskedSampling(
+    temperature=1.0, top_k=0, top_p=1.0, guidance=1.0, precision="fp32", steps=4, choice_temperature=4.5
+)
 
 
 def network(

@@ -119,7 +119,7 @@ def test_a_convolutional_tokenizer_and_both_of_its_decoders_are_measured_at_ever
         val = ImageSplit(trained / "data/images", "val")
         chosen = np.sort(np.random.default_rng(0).choice(len(val), 12, replace=False))
         codes = load_tokenizer(trained / VQGAN).encode(val.read(chosen))
-        own = psnr(val.read(chosen), load_decoder(trained / folder).decode(codes)).mean()
+        own = psnr(val.read(chosen), load_decoder(trained / folder, "cpu", "bf16").decode(codes)).mean()
         assert metrics[name]["scale_1"]["psnr_db"] == pytest.approx(own, abs=1e-3)
         assert metrics[name]["scale_2"]["psnr_db"] > 3 and metrics[name]["scale_2"]["ssim_std"] > 0
     with Image.open(trained / "reports/resolution_transfer/vqgan-onestep/pictures/scales.png") as picture:
@@ -146,4 +146,6 @@ def test_networks_of_one_image_size_are_skipped_with_the_reason(trained, monkeyp
 
 def test_scales_differ():
     with pytest.raises(ValueError, match=r"\[2, 2\]: expected different numbers"):
-        ResolutionTransfer(scales=[2, 2], max_images=2, bootstrap_draws=2, images_shown=1, seed=0)
+        ResolutionTransfer(
+            scales=[2, 2], max_images=2, decoding_precision="fp32", bootstrap_draws=2, images_shown=1, seed=0
+        )

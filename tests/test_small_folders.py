@@ -27,7 +27,7 @@ from stages.studies.encoder_probe import probe
 from stages.studies.params import AblationCell, Probe, Tsne
 from stages.studies.tsne import FeatureSubset
 
-PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, guidance=1.0)
+PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, guidance=1.0, precision="fp32")
 RARE = [1 if one == 17 else 2 for one in range(40)]  # train images per class
 
 

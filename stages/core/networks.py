@@ -70,9 +70,9 @@ def new_cache(blocks: nn.ModuleList, batch: int, positions: int) -> Cache:
     cache = []
     for block in blocks:
         assert isinstance(block, Block)
-        weight = block.out.weight
-        shape = (batch, block.heads, positions, weight.shape[0] // block.heads)
-        cache.append((weight.new_zeros(shape), weight.new_zeros(shape)))
+        scale, dtype = block.norm_attention.weight, block.qkv.weight.dtype
+        shape = (batch, block.heads, positions, len(scale) // block.heads)
+        cache.append((scale.new_empty(shape, dtype=dtype), scale.new_empty(shape, dtype=dtype)))
     return cache
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.networks import Block, Cache, load_tensors, new_cache, run, shrink_branches, start_weights
-from stages.core.sampling import sample_autoregressive, sample_maskgit
+from stages.core.sampling import for_sampling, sample_autoregressive, sample_maskgit
 from stages.decoder.decoder import Decoder, load_decoder, uniform
 
 
@@ -104,9 +104,9 @@ class RenderDecoder(Decoder):
     @torch.inference_mode()
     def pixel_codes(self, codes_BM: Tensor, seeds_B: np.ndarray) -> Tensor:
         """int64 [B, M] codes on the device -> int64 [B, N] codes of the pixel tokenizer."""
-        settings, network = self.config["sampling"], self.network
+        settings, count = self.config["sampling"], self.network.num_patches
         filters = {"temperature": settings["temperature"], "top_k": 0, "top_p": settings["top_p"]}
-        count = network.num_patches
+        network = for_sampling(self.network, len(codes_BM) * (1 if self.network.causal else count))
         if network.causal:
             cache = network.new_cache(len(codes_BM))
             return sample_autoregressive(

@@ -1,6 +1,7 @@
 """Sections `classifier`, `reference`, `reconstruction` and `generation` of params.yaml."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -44,6 +45,7 @@ class ReferenceParams(Section):
 class ReconstructionParams(Section):
     """Metrics of reconstructed val images."""
 
+    decoding_precision: Literal["fp32", "bf16"]
     bootstrap_draws: int = Field(ge=2)
     seed: int = Field(ge=0, lt=2**32)
 
@@ -51,6 +53,7 @@ class ReconstructionParams(Section):
 class GenerationParams(Section):
     """Metrics of generated samples."""
 
+    decoding_precision: Literal["fp32", "bf16"]
     kid_subset_size: int = Field(ge=2)
     neighbors_shown: int = Field(gt=0)
     seed: int = Field(ge=0, lt=2**32)

@@ -36,7 +36,10 @@ def score_generators(
     samples = open_samples(inputs, folder, generators)
     print_estimate(inputs.reference, samples, report)
     device = pick_device(machine.device)
-    decoder, evaluator = load_decoder(inputs.decoder, device), open_evaluator(inputs, machine, device)
+    decoder, evaluator = (
+        load_decoder(inputs.decoder, device, params.decoding_precision),
+        open_evaluator(inputs, machine, device),
+    )
     with process_group():
         per_seed = {name: score_seeds(drawn, decoder, evaluator, params) for name, drawn in samples.items()}
     if rank() > 0:
@@ -50,6 +53,7 @@ def score_generators(
     for name, drawn in samples.items():
         results[name] = score_samples(drawn, per_seed[name], tokenizer["num_codes"], evaluator, params)
         how = {"labels_drawn": drawn.config["labels"], "sampler": drawn.config["sampling"], "seeds": drawn.seeds}
+        how["decoding_precision"] = params.decoding_precision
         protocol.append(describe(name, drawn.labels, evaluator, params, **how))
         save_pictures(report / "pictures", name, drawn, decoder, evaluator, splits["train"], params.neighbors_shown)
     write_metrics(report, {**results, "protocol": protocol})

@@ -39,7 +39,10 @@ def score_tokenizer(
     artifact.check_made_from(codebook, f"codebook@{codebook.name}", images=inputs.images, encoder=inputs.encoder)
     _print_cost_estimate(inputs.reference, report)
     device = pick_device(machine.device)
-    tokenizer, decoder = load_tokenizer(codebook, device), load_decoder(inputs.decoder, device)
+    tokenizer, decoder = (
+        load_tokenizer(codebook, device),
+        load_decoder(inputs.decoder, device, params.decoding_precision),
+    )
     evaluator = open_evaluator(inputs, machine, device)
     val = ImageSplit(inputs.images, "val", machine.num_workers)
     with process_group():
@@ -55,8 +58,11 @@ def score_tokenizer(
     shown = val.read(linspace_indices(len(val), pictures.PAIRS))
     decoded = decode(decoder, tokenizer.encode(shown), params.seed)
     pictures.save_reconstructions(report / "pictures" / "reconstructions.png", shown, decoded)
-    references = {"val": "train", "reconstruction": "val"}
-    protocol = [evaluator.describe(of, to, val.labels, seed=params.seed) for of, to in references.items()]
+    decoding = {"decoding_precision": params.decoding_precision}
+    protocol = [
+        evaluator.describe("val", "train", val.labels, seed=params.seed),
+        evaluator.describe("reconstruction", "val", val.labels, seed=params.seed, **decoding),
+    ]
     write_metrics(report, {**results, "protocol": protocol})
     print_summary("reconstruction", results)
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from stages.core import UserError, artifact
 from stages.core.code import import_kind
+from stages.core.params import Precision
 from stages.decoder.decoder import Decoder, check_drawn, codebook_of, load_decoder
 from stages.generator.params import KINDS, Sampling
 from stages.generator.transformer import TokenTransformer, check_unconditional, load_transformer
@@ -84,16 +85,20 @@ def changed(sampling: Sampling, changes: dict[str, Any]) -> Sampling:
 
 
 def load_generator(
-    folder: str | Path, decoder: str | Path | None = None, device: torch.device | str = "cpu"
+    folder: str | Path,
+    decoder: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    decoding_precision: Precision = "fp32",
 ) -> Generator:
     """A generator artifact; without `decoder`, with the only one beside it that decodes its tokenizer's codes.
 
     Sampling settings are those of the samples artifact beside it, else plain sampling, which the artifact contains.
+    `decoding_precision` is that of `load_decoder`.
     """
     folder = Path(folder)
     network, config = load_transformer(folder, device)
     chosen = Path(decoder) if decoder else only_decoder(folder, config)
-    loaded = load_decoder(chosen, device)
+    loaded = load_decoder(chosen, device, decoding_precision)
     if (decoded := loaded.config["tokenizer"]) != config["tokenizer"]:
         raise UserError(f"{chosen}: decodes codes of {decoded}, {folder} draws codes of {config['tokenizer']}")
     check_drawn(folder, config, chosen)

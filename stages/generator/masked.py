@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from stages.core.sampling import guide, masked_loss, masked_nats, sample_maskgit
+from stages.core.hardware import compute
+from stages.core.sampling import for_sampling, guide, masked_loss, masked_nats, sample_maskgit
 from stages.generator.params import MaskedSampling
 from stages.generator.transformer import TokenTransformer, uniforms
 
@@ -17,10 +18,12 @@ def sample(model: TokenTransformer, labels_B: Tensor, sampling: MaskedSampling, 
     """int64 [B, N] codes for the given classes. `first`: number of the first sample."""
     shape = (sampling.steps, 2, model.num_patches)
     uniform = uniforms(seed, first, len(labels_B), shape, labels_B.device)
-    return sample_maskgit(
-        lambda codes, at: guided_logits(model, labels_B, codes, at, sampling.guidance),
-        uniform, num_codes=model.num_codes, **sampling.model_dump(exclude={"guidance", "steps"}),
-    )  # fmt: skip
+    with compute(labels_B.device, sampling.precision):
+        network = for_sampling(model, len(labels_B) * model.num_patches)
+        return sample_maskgit(
+            lambda codes, at: guided_logits(network, labels_B, codes, at, sampling.guidance),
+            uniform, num_codes=model.num_codes, **sampling.model_dump(exclude={"guidance", "steps", "precision"}),
+        )  # fmt: skip
 
 
 def guided_logits(

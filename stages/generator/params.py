@@ -54,6 +54,7 @@ class Sampling(Section):
     top_k: int = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
     guidance: float = Field(ge=0)
+    precision: Literal["fp32", "bf16"]  # of the network
 
 
 class MaskedSampling(Sampling):
@@ -75,7 +76,7 @@ class Kind:
     plain: Sampling
 
 
-PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 1.0}
+PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 1.0, "precision": "fp32"}
 KINDS = {
     "ar": Kind("stages.generator.ar", Sampling(**PLAIN)),
     "masked": Kind("stages.generator.masked", MaskedSampling(**PLAIN, steps=8, choice_temperature=4.5)),  # MaskGIT's

@@ -1,7 +1,7 @@
 """One decoder at several numbers of decoding steps: its images of val codes, their metrics and the cost per image."""
 
 from dataclasses import dataclass
-from math import log2
+from math import log2, prod
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,10 @@ def measure(inputs: Inputs, report: Path, params: DecodingSteps, machine: Machin
     check(inputs, params)
     estimate_cost(inputs.images, report, params)
     device = pick_device(machine.device)
-    tokenizer, decoder = load_tokenizer(inputs.codebook, device), load_decoder(inputs.decoder, device)
+    tokenizer, decoder = (
+        load_tokenizer(inputs.codebook, device),
+        load_decoder(inputs.decoder, device, params.decoding_precision),
+    )
     originals = open_originals(inputs, params, machine, device)
     codes, picture = tokenizer.encode(originals.images, machine.infer_batch_size), Picture(originals.images, params)
     metrics: dict[str, Any] = {"decoder": decoder_facts(decoder), "codes": code_facts(tokenizer)}
@@ -105,9 +108,23 @@ def decode(decoder: Decoder, codes: np.ndarray, seeds: list[int], batch_size: in
 
 def gflop_per_image(decoder: Decoder, codes: np.ndarray) -> float:
     """The cost of decoding one image: unlike seconds, the same on every machine."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=PACKED_PRODUCTS) as counter:
         decoder.decode(codes[:1])
     return counter.get_total_flops() / 1e9
+
+
+def product_flops(x_shape: torch.Size, weight_shape: torch.Size, *args: Any, out_shape: torch.Size, **kw: Any) -> int:
+    """FLOPs of a linear map with packed weights."""
+    return 2 * prod(out_shape) * x_shape[-1]
+
+
+def packed_products() -> dict[Any, Any]:
+    """{operation of `Product` that torch does not count: its FLOPs}."""
+    names = [("mkldnn", "_linear_pointwise"), ("mkl", "_mkl_linear")]
+    return {getattr(space, name): product_flops for of, name in names if hasattr(space := getattr(torch.ops, of), name)}
+
+
+PACKED_PRODUCTS = packed_products()
 
 
 def decoder_facts(decoder: Decoder) -> dict[str, Any]:
@@ -150,7 +167,7 @@ class Picture:
 
 def protocol(images: Path, originals: Originals, params: DecodingSteps) -> dict[str, Any]:
     """How the metrics were measured; equal for all decoders of the same images."""
-    settings = params.model_dump(include={"perceptual_blocks", "bootstrap_draws"})
+    settings = params.model_dump(include={"decoding_precision", "perceptual_blocks", "bootstrap_draws"})
     settings |= {"subset_seed": params.seed, "decoding_seeds": params.seeds}
     labels = originals.labels
     return describe("decoding_steps", "val", images, labels, labels, originals.extractors, **settings)

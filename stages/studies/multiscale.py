@@ -46,12 +46,13 @@ def measure(inputs: Inputs, report: Path, params: ResolutionTransfer, machine: M
         write_metrics(report, {**images, "skipped": reason})
         return
     device = pick_device(machine.device)
-    decoder = load_decoder(inputs.decoder, device)
+    decoder = load_decoder(inputs.decoder, device, params.decoding_precision)
     if not decoder.any_size:
         reason = f"{inputs.decoder.name}: a decoder of kind {decoder.config['kind']} makes images of one size"
         write_metrics(report, {**images, "skipped": reason})
         return
-    decoders = {"decoder": decoder, "joint": load_decoder(inputs.codebook / JOINT, device)}
+    joint = load_decoder(inputs.codebook / JOINT, device, params.decoding_precision)
+    decoders = {"decoder": decoder, "joint": joint}
     val = ImageSplit(inputs.images, "val", machine.num_workers)
     pipeline = Pipeline(inputs.images, val, load_tokenizer(inputs.codebook, device), decoders, params.seed)
     metrics = at_scales(pipeline, pictures / "scales.png", params, machine.infer_batch_size)
@@ -147,5 +148,6 @@ def protocol(images: Path, params: ResolutionTransfer) -> dict[str, Any]:
         "count": min(facts["splits"]["val"]["images"], params.max_images),
         "larger_images": how_enlarged(images),
         "scales": params.scales,
+        "decoding_precision": params.decoding_precision,
         "seed": params.seed,
     }

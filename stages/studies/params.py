@@ -1,6 +1,6 @@
 """Parameters of the seven studies, each the section of params.yaml named like its stage."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -126,6 +126,7 @@ class DecodingSteps(Section):
     steps: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(min_length=1), DIFFERENT]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=2), DIFFERENT]
     max_images: int = Field(ge=2)
+    decoding_precision: Literal["fp32", "bf16"]
     perceptual_blocks: list[int] = Field(min_length=1)
     bootstrap_draws: int = Field(ge=2)
     images_shown: int = Field(gt=0)
@@ -137,6 +138,7 @@ class ResolutionTransfer(Section):
 
     scales: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1), DIFFERENT]
     max_images: int = Field(ge=2)
+    decoding_precision: Literal["fp32", "bf16"]
     bootstrap_draws: int = Field(ge=2)
     images_shown: int = Field(gt=0)
     seed: Seed
