@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from stages.codebook.kmeans import cluster_by_faiss, cluster_by_flash
+from stages.codebook.engines import cluster_by_faiss, cluster_by_flash
 from stages.codebook.params import Kmeans
 from stages.codebook.quantizers import nearest
 from stages.core.params import load

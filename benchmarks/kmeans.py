@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from stages.codebook.kmeans import cluster_by_faiss
+from stages.codebook.engines import cluster_by_faiss
 from stages.codebook.kmeans_features import Features, Layout
 from stages.codebook.params import Kmeans
 from stages.codebook.streaming import stream

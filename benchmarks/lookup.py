@@ -89,15 +89,23 @@ def compare(features: Tensor, vectors: Tensor, rounds: int) -> None:
     print(f"  ours is {'; '.join(ratios)}", flush=True)
 
 
+def side_by_side(features_MND: np.ndarray, dim: int) -> np.ndarray:
+    """[vectors, dim]: each patch's features before those of the patches that follow it, or as stored for 0."""
+    count = -(-dim // features_MND.shape[2]) or 1
+    wide = [features_MND[:, n : features_MND.shape[1] - count + 1 + n] for n in range(count)]
+    return np.concatenate(wide, 2).reshape(-1, count * features_MND.shape[2])[:, : dim or None]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=Path, default=Path("data/features"))
     parser.add_argument("--codes", type=int, nargs="+", default=[256, 1024, 8192])
-    parser.add_argument("--features", type=int, default=8192)
+    parser.add_argument("--vectors", type=int, default=8192)
+    parser.add_argument("--dim", type=int, default=0, help="of several patches side by side; 0: as stored")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     faiss.omp_set_num_threads(torch.get_num_threads())
-    points = np.concatenate(list(FeatureSplit(args.features, "train")))
+    points = side_by_side(np.stack(list(FeatureSplit(args.features, "train"))), args.dim)
     rng = np.random.default_rng(0)
     features = torch.from_numpy(points[rng.choice(len(points), args.vectors, replace=False)].astype(np.float32))[None]
     print(f"{torch.get_num_threads()} threads; medians of {args.rounds} alternated runs")

@@ -5,6 +5,7 @@ Expect: medians of 5 alternated runs; seconds, of which how many on a processor 
         the ratio, seconds a stage; then the seconds that planning takes.
 """
 
+import argparse
 import resource
 import statistics
 import subprocess
@@ -13,7 +14,6 @@ import tempfile
 import time
 from pathlib import Path
 
-ROUNDS = 5
 COMMANDS = {
     "dvc repro": [sys.executable, "-m", "dvc", "repro"],
     "semtok run": [sys.executable, "-c", "from pipeline.cli import main; main()", "run"],
@@ -52,9 +52,12 @@ def many_stages(folder: Path, count: int) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
     here = Path(__file__).parents[1]
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
-    for _ in range(ROUNDS):
+    for _ in range(args.rounds):
         for name, command in COMMANDS.items():
             taken[name].append(seconds(command, here))
     stages = len(

@@ -6,17 +6,26 @@ Run: uv run pytest tests/test_benchmarks.py
 import re
 import shutil
 import sys
+from importlib import import_module
 
 import pytest
 import torch
 import toy as toys
 from ruamel.yaml import YAML
 
-from benchmarks import decoders, engines, sampling, throughput
+from benchmarks import decoders, engines, lookup, sampling, throughput
 from benchmarks.trainings import seeded
 from stages.core import UserError
 
 TEXT = (toys.ROOT / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (toys.ROOT / "benchmarks").glob("*.py")))
+def test_every_benchmark_says_how_to_run_it(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as done:
+        import_module(f"benchmarks.{name}").main()
+    assert done.value.code == 0 and "Run: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("decoder", ["onestep", "render_masked", "diffusion"])
@@ -76,6 +85,14 @@ def test_operations_are_counted_forwards_and_backwards():
     with throughput.Operations() as counted:
         (left @ right).sum().backward()
     assert counted.total == 2 * (2 * 3 * 5 * 7)  # the product, and its gradient by `left`
+
+
+def test_lookups_are_compared_on_patches_side_by_side(toy, monkeypatch, capsys):
+    sizes = f"--features {toy / 'data/features'} --codes 16 --vectors 300 --dim 80 --rounds 1"
+    monkeypatch.setattr(sys, "argv", ["lookup", *sizes.split()])
+    lookup.main()
+    printed = capsys.readouterr().out
+    assert "K = 16, 300 features of 80" in printed and printed.count("equal 1.000000") >= 4
 
 
 def test_engines_start_alike_and_more_iterations_leave_less_error(monkeypatch, capsys, workdir):

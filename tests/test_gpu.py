@@ -12,7 +12,7 @@ import torch
 import toy as toys
 
 from benchmarks.engines import error_of, mixture
-from stages.codebook.kmeans import cluster_by_faiss, cluster_by_flash
+from stages.codebook.engines import cluster_by_faiss, cluster_by_flash
 from stages.codebook.params import Kmeans
 from stages.codebook.quantizers import nearest
 from stages.core.params import load
@@ -101,7 +101,7 @@ def test_faiss_finds_on_a_gpu_what_it_finds_on_the_cpu():
 
 def test_flash_kmeans_finds_what_lloyds_algorithm_finds_from_the_same_start():
     pytest.importorskip("flash_kmeans")
-    from stages.codebook.streaming import initial_vectors
+    from stages.codebook.initial_vectors import initial_vectors
 
     rows = mixture(20_000, 64, 64)
     found, progress = cluster_by_flash(rows, section(), GPU)

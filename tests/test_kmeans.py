@@ -1,4 +1,4 @@
-"""k-means: how features are sampled, mapped, clustered and looked up, against brute force and scikit-learn.
+"""k-means: how features are sampled, mapped and clustered, against brute force and scikit-learn.
 
 Run: uv run pytest tests/test_kmeans.py
 """
@@ -11,82 +11,15 @@ import numpy as np
 import pytest
 import torch
 from blobs import CPU, blobs, error, features_of, kmeans_params
-from hypothesis import given
-from hypothesis import strategies as st
 
-from stages.codebook.kmeans import ENGINES, check_flash, cluster_by_faiss
+from stages.codebook import engines
+from stages.codebook.engines import ENGINES, check_engine, cluster_by_faiss
+from stages.codebook.initial_vectors import REDO_SEED, initial_vectors
 from stages.codebook.kmeans_features import Features, fit_feature_map, layout_of, stored_features
 from stages.codebook.params import Inputs
-from stages.codebook.quantizers import Codebook, nearest
-from stages.codebook.streaming import REDO_SEED, initial_vectors, stream
+from stages.codebook.quantizers import Codebook
+from stages.codebook.streaming import stream
 from stages.core import UserError
-
-# Codebook
-
-
-@given(st.integers(0, 10_000), st.booleans())
-def test_a_code_is_the_nearest_centroid_by_brute_force(seed, normalize):
-    rng = np.random.default_rng(seed)
-    points, centroids = rng.normal(size=(3, 5, 4)), rng.normal(size=(6, 4))
-    if normalize:
-        centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
-        used = points / np.linalg.norm(points, axis=2, keepdims=True)
-    else:
-        used = points
-    wanted = ((used[:, :, None] - centroids) ** 2).sum(-1).argmin(-1)
-    found = Codebook(torch.from_numpy(centroids), normalize).assign(torch.from_numpy(points))
-    assert np.array_equal(found.numpy(), wanted)
-
-
-@pytest.mark.parametrize("count", [0, 1, 511, 512, 1300])
-def test_of_equally_near_vectors_the_first_is_chosen_whatever_the_number_of_rows(count):
-    rng = np.random.default_rng(count)
-    features, vectors = (
-        rng.integers(-2, 3, size=(count, 3)),
-        rng.integers(-2, 3, size=(70, 3)),
-    )  # exact in float32, many ties
-    wanted = ((features[:, None] - vectors) ** 2).sum(-1).argmin(1)
-    found = nearest(torch.from_numpy(features).float(), torch.from_numpy(vectors).float())
-    assert found.dtype == torch.int64 and np.array_equal(found.numpy(), wanted)
-
-
-def test_each_codebook_chooses_among_its_own_vectors():
-    rng = np.random.default_rng(0)
-    vectors, features = rng.normal(size=(3 * 4, 2)), rng.normal(size=(5, 3 * 6, 2))
-    found = Codebook(torch.from_numpy(vectors), False, codebooks=3).assign(torch.from_numpy(features)).numpy()
-    for g in range(3):
-        own, part = vectors[4 * g : 4 * g + 4], features[:, 6 * g : 6 * g + 6]
-        wanted = ((part[:, :, None] - own) ** 2).sum(-1).argmin(-1) + 4 * g
-        assert np.array_equal(found[:, 6 * g : 6 * g + 6], wanted)
-
-
-@pytest.mark.parametrize("normalize", [False, True])
-def test_a_code_is_the_nearest_vector_in_code_space(normalize):
-    rng = np.random.default_rng(0)
-    vectors, features = (torch.from_numpy(rng.normal(size=(count, 4)) * 3).float() for count in (6, 50))
-    book = Codebook(torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors, normalize)
-    placed = book.in_code_space(features)
-    assert torch.equal(torch.cdist(placed, book.vectors).argmin(1), book.assign(features))
-    torch.testing.assert_close(placed, features / features.norm(dim=-1, keepdim=True) if normalize else features)
-
-
-def test_lookup_is_in_full_precision_inside_autocast_too():
-    torch.manual_seed(0)
-    features, vectors = torch.randn(600, 16), torch.randn(256, 16)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = nearest(features, vectors)
-    assert torch.equal(found, nearest(features, vectors))
-
-
-def test_lookup_equals_that_of_vector_quantize_pytorch():
-    from vector_quantize_pytorch import VectorQuantize
-
-    torch.manual_seed(0)
-    vectors, features = torch.randn(50, 8), torch.randn(4, 30, 8)
-    peer = VectorQuantize(dim=8, codebook_size=50).eval()
-    peer._codebook.embed.data.copy_(vectors[None])
-    assert torch.equal(Codebook(vectors, False).assign(features), peer(features)[1])
-
 
 # In memory
 
@@ -167,7 +100,7 @@ def toy_features(root) -> Features:
 def test_flash_says_what_it_needs():
     machine = SimpleNamespace(device="cpu")
     with pytest.raises(UserError, match="needs a GPU .* and the package: uv pip install flash-kmeans"):
-        check_flash("codebook.kmeans", machine)
+        check_engine("codebook.kmeans", "flash", machine)
     with pytest.raises(ValueError, match="no spherical k-means"):
         kmeans_params(engine="flash", normalize=True)
 
@@ -187,6 +120,36 @@ def test_flash_gets_the_sample_and_faiss_initial_centroids(monkeypatch):
     assert (asked["shape"], asked["k"], asked["iters"], asked["tol"]) == ((1, 300, 8), 5, 20, 0.0)
     assert np.array_equal(asked["init"], start) and np.allclose(vectors, start + 1)
     assert curves.rows[0][0] == 7 and curves.last()["objective"] == pytest.approx(error(points, vectors), rel=1e-4)
+
+
+def test_superkmeans_gets_the_whole_sample_and_its_centroids_are_kept(monkeypatch):
+    """With a stand-in for the package."""
+    points, asked = blobs(300), {}
+
+    class SuperKMeans:
+        def __init__(self, n_clusters, dimensionality, **options):
+            asked.update(options, shape=(n_clusters, dimensionality))
+
+        def train(self, sample):
+            asked["vectors"] = len(sample)
+            self.iteration_stats = [SimpleNamespace(objective=9.0, split=1), SimpleNamespace(objective=4.0, split=0)]
+            return sample[:5]
+
+    monkeypatch.setitem(sys.modules, "superkmeans", SimpleNamespace(SuperKMeans=SuperKMeans))
+    params = kmeans_params(engine="superkmeans", init="random", seed=3)
+    vectors, curves = ENGINES["superkmeans"](points, params, CPU)
+    assert (asked["shape"], asked["vectors"], asked["sampling_fraction"], asked["seed"]) == ((5, 8), 300, 1.0, 3)
+    assert (asked["iters"], asked["early_termination"], asked["max_points_per_cluster"]) == (20, False, 300)
+    assert np.array_equal(vectors, points[:5])
+    assert curves.rows == [(0, {"objective": 9.0, "splits": 1.0}), (1, {"objective": 4.0, "splits": 0.0})]
+
+
+def test_superkmeans_says_what_it_needs(monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="it needs the package: uv pip install superkmeans; or use engine: faiss"):
+        check_engine("codebook.kmeans", "superkmeans", SimpleNamespace(device="cpu"))
+    with pytest.raises(ValueError, match="expected init: random"):
+        kmeans_params(engine="superkmeans")
 
 
 # Projection

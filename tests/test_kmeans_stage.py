@@ -118,6 +118,7 @@ def test_computed_features_that_a_killed_fit_left_are_kept(toy, tmp_path, monkey
         ({"method": "lloyd", "chunk_vectors": 4}, "at most the 4 vectors of codebook.kmeans.chunk_vectors"),
         ({"method": "lloyd", "max_vectors": 9}, "expected max_vectors: 0, got 9"),
         ({"method": "minibatch", "redo": 2}, "expected redo: 1, got 2"),
+        ({"init": "kmeans||"}, "kmeans.. is of methods lloyd and minibatch"),
         (
             {"method": "minibatch", "chunk_vectors": 100, "batch_vectors": 101},
             "batch_vectors = 101: expected at most the 100",

@@ -92,7 +92,7 @@ def test_core_has_at_most_20_modules():
 def test_a_stage_of_several_processes_waits_until_an_earlier_runs_work_is_removed():
     parallel = [text for path in FILES if "process_group()" in (text := path.read_text()) and " scratch(" in text]
     opened = [line for text in parallel for line in text.splitlines() if " scratch(" in line]
-    assert len(opened) == 12 and all("meet=barrier" in line for line in opened)
+    assert len(opened) == 13 and all("meet=barrier" in line for line in opened)
 
 
 def commands_of(stage: dict) -> list[str]:

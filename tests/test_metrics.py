@@ -139,8 +139,28 @@ def test_entropy_of_8192_codes_in_uniform_use():
     assert usage(np.ones(8192, int))["entropy_nats"] == pytest.approx(9.0109, abs=1e-4)
 
 
-def test_nearest_equals_brute_force_across_chunks(monkeypatch):
-    monkeypatch.setattr("stages.evaluate.neighbors.CHUNK", 7)
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Seven images at once, compared with ten."""
+    for name, value in {"CHUNK": 7, "OTHERS": 10}.items():
+        for module in ("neighbors", "metrics"):
+            monkeypatch.setattr(f"stages.evaluate.{module}.{name}", value)
+
+
+def test_radii_precision_and_recall_in_chunks_are_those_of_brute_force(small_chunks):
+    rng = torch.Generator().manual_seed(0)
+    features, reference = torch.randn(31, 3, generator=rng), torch.randn(24, 3, generator=rng) + 0.5
+    own, theirs = (torch.cdist(one, one).sort(1).values[:, 3] for one in (features, reference))
+    torch.testing.assert_close(knn_radii(features, 3), own)
+    between = torch.cdist(reference, features)
+    wanted = [(between <= theirs[:, None]).any(0), (between <= own).any(1)]
+    assert 0 < metrics.precision_recall(features, reference, theirs, 3)[0] < 1
+    assert metrics.precision_recall(features, reference, theirs, 3) == tuple(
+        float(one.float().mean()) for one in wanted
+    )
+
+
+def test_nearest_equals_brute_force_across_chunks(small_chunks):
     rng = np.random.default_rng(0)
     rows, reference = rng.normal(size=(20, 5)).astype(np.float32), rng.normal(size=(33, 5)).astype(np.float32)
     brute = np.linalg.norm(rows[:, None] - reference[None], axis=2)

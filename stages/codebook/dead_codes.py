@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,12 +20,17 @@ REVIVE = "set revive_dead_codes: true in its section"
 
 
 def count_usage(batches: Iterable[Tensor], num_codes: int) -> dict[str, float]:
-    """Usage metrics of batches of int64 codes [...], iterated in inference mode and counted on their device."""
+    """Usage metrics of batches of int64 codes [...]."""
+    return usage(count_batches(batches, num_codes))
+
+
+def count_batches(batches: Iterable[Tensor], num_codes: int) -> np.ndarray:
+    """int64 [K] of batches of int64 codes [...], iterated in inference mode and counted on their device."""
     counts = torch.zeros(num_codes, dtype=torch.int64)
     with torch.inference_mode():
         for codes in batches:
             counts = counts.to(codes.device) + torch.bincount(codes.flatten(), minlength=num_codes)
-    return usage(counts.cpu().numpy())
+    return counts.cpu().numpy()
 
 
 def write_usage(

@@ -10,17 +10,15 @@ memory, here, or streamed (streaming.py).
 """
 
 from collections.abc import Iterator
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from stages.codebook.dead_codes import count_usage, write_usage
+from stages.codebook.dead_codes import count_batches, write_usage
 from stages.codebook.encoder_features import ENCODER, PROJECTION, EncoderFeatures
+from stages.codebook.engines import ENGINES, check_engine
 from stages.codebook.kmeans_features import (
     SPLITS,
     Features,
@@ -31,12 +29,14 @@ from stages.codebook.kmeans_features import (
     stored_features,
 )
 from stages.codebook.params import Inputs, Kmeans
-from stages.codebook.quantizers import Codebook, nearest
-from stages.codebook.streaming import faiss_kmeans, initial_vectors, stream
+from stages.codebook.quantizers import Codebook
+from stages.codebook.sharing import add_up, from_first
+from stages.codebook.streaming import stream
 from stages.codebook.tokenizer import new_codebook
 from stages.core import artifact
-from stages.core.distributed import seed_of
-from stages.core.hardware import pick_device
+from stages.core.distributed import rank, seed_of
+from stages.core.hardware import barrier, pick_device, process_group
+from stages.core.metrics import usage
 from stages.core.networks import save_tensors
 from stages.core.params import Machine, impossible
 from stages.core.progress import print_cost_estimate
@@ -45,7 +45,6 @@ from stages.core.scratch import scratch
 from stages.encoder.encoder import Encoder, load_encoder, random_twin
 
 REMEDY = "lower num_codes, or cluster more different vectors (max_vectors: 0, more images)"  # for dead codes
-FLASH = "flash_kmeans"  # an optional package (arXiv 2603.09229)
 
 
 def check(inputs: Inputs, params: Kmeans) -> None:
@@ -67,29 +66,39 @@ def vectors_used(layout: Layout, params: Kmeans) -> int:
 
 
 def fit(inputs: Inputs, params: Kmeans, machine: Machine) -> None:
-    """Write the codebook artifact, its curves and usage metrics."""
+    """Write the codebook artifact, its curves and usage metrics; the processes of a torchrun share the vectors.
+
+    Methods lloyd and minibatch share the clustering, too. Method sample clusters in the first process, with its threads
+    alone, while the others wait: faiss and flash-kmeans have no way to share it.
+    """
     layout = layout_of(inputs, params)
-    if params.engine == "flash":
-        check_flash(inputs.section, machine)
-    total, used = layout.train_vectors, vectors_used(layout, params)
+    check_engine(inputs.section, params.engine, machine)
+    used = vectors_used(layout, params)
     estimate(inputs.out, layout, used, params)
-    with scratch(inputs.out, params, [inputs.images, inputs.encoder, inputs.features]) as work:
+    sources = [inputs.images, inputs.encoder, inputs.features]
+    with process_group(), scratch(inputs.out, params, sources, meet=barrier) as work:
         device = pick_device(machine.device)
         twin = make_twin(inputs, params.seed, device) if params.encoder == "random" else None
         features = open_features(inputs, layout, twin, params, machine, work, device)
         features.feature_map = fit_feature_map(features, params)
         fitted = [cluster(features, number, used, params, work, device) for number in range(layout.codebooks)]
         codebook = Codebook(torch.cat([vectors for vectors, _ in fitted]), params.normalize).to(device)
-        curves = join([curves for _, curves in fitted])
-        objective = sum(value for name, value in curves.last().items() if name.endswith("objective"))
-        print(f"codebook: fitted on {used:,} of {total:,} train vectors, objective {objective:.6g}")
-        usage = {
-            split: count_usage(codes_of(features, split, codebook, params.chunk_vectors), len(codebook.vectors))
-            for split in SPLITS
-        }
-        counts = {"vectors_used": used, "vectors_total": total}
-        write_usage(inputs, curves, len(codebook.vectors), usage, REMEDY, objective=objective, **counts)
-        publish(inputs, params, features, codebook, twin, counts)
+        by_split = {split: usage_of(features, split, codebook, params.chunk_vectors) for split in SPLITS}
+        if rank() == 0:
+            counts = {"vectors_used": used, "vectors_total": layout.train_vectors}
+            report(inputs, join([curves for _, curves in fitted]), len(codebook.vectors), by_split, counts)
+            publish(inputs, params, features, codebook, twin, counts)
+        barrier()
+
+
+def report(
+    inputs: Inputs, curves: Curves, num_codes: int, by_split: dict[str, dict[str, float]], counts: dict[str, int]
+) -> None:
+    """Print and write what came of it."""
+    objective = sum(value for name, value in curves.last().items() if name.endswith("objective"))
+    used, total = counts.values()
+    print(f"codebook: fitted on {used:,} of {total:,} train vectors, objective {objective:.6g}")
+    write_usage(inputs, curves, num_codes, by_split, REMEDY, objective=objective, **counts)
 
 
 def estimate(out: Path, layout: Layout, used: int, params: Kmeans) -> None:
@@ -101,17 +110,6 @@ def estimate(out: Path, layout: Layout, used: int, params: Kmeans) -> None:
         disk_bytes=params.num_codes * layout.codebooks * layout.dim * 4 + layout.disk_bytes,
         memory_bytes=800 * 2**20 + (held + params.num_codes * 4) * layout.dim * 4,
     )  # fmt: skip
-
-
-def check_flash(section: str, machine: Machine) -> None:
-    """`UserError` where flash-kmeans cannot run, with what to do."""
-    missing = []
-    if machine.device == "cpu" or not torch.cuda.is_available():
-        missing.append("a GPU (machine.device: auto)")
-    if find_spec(FLASH) is None:
-        missing.append("the package: uv pip install flash-kmeans")
-    if missing:
-        raise impossible(f"{section}.engine", "flash", f"it needs {' and '.join(missing)}; or use engine: faiss")
 
 
 def make_twin(inputs: Inputs, seed: int, device: torch.device) -> Encoder:
@@ -136,38 +134,8 @@ def cluster(
 ) -> tuple[Tensor, Curves]:
     """float32 [K, D] of one codebook and its curves."""
     if params.method == "sample":
-        return ENGINES[params.engine](features.sample(codebook, used, params.seed), params, device)
+        return from_first(lambda: ENGINES[params.engine](features.sample(codebook, used, params.seed), params, device))
     return stream(features, codebook, params, work, device)
-
-
-def cluster_by_faiss(sample: np.ndarray, params: Kmeans, device: torch.device) -> tuple[Tensor, Curves]:
-    """float32 [K, D] centroids; the objective and the number of splits at each iteration of the best redo.
-
-    The objective is the sum of squared distances, as in streaming.py. All of the sample float32 [M, D] is used.
-    """
-    kmeans, curves = faiss_kmeans(sample, params, device, params.iterations), Curves()
-    for iteration, stats in enumerate(kmeans.iteration_stats):
-        objective = 2 * (len(sample) - stats["obj"]) if params.normalize else stats["obj"]  # ||f - c||² = 2 - 2 cos
-        if len(sample) == params.num_codes:  # faiss copies the vectors and logs 0, also for unit vectors
-            objective = 0.0
-        curves.log(iteration, objective=float(objective), splits=float(stats["nsplit"]))
-    return torch.from_numpy(kmeans.centroids.copy()), curves
-
-
-def cluster_by_flash(sample: np.ndarray, params: Kmeans, device: torch.device) -> tuple[Tensor, Curves]:
-    """The same from flash-kmeans, started from faiss's initial centroids; the last objective alone."""
-    start = torch.from_numpy(initial_vectors(sample, params, device)).to(device)
-    features = torch.from_numpy(sample).to(device)
-    _, found, steps = import_module(FLASH).batch_kmeans_Euclid(
-        features[None], params.num_codes, max_iters=params.iterations, tol=0.0, init_centroids=start[None]
-    )
-    vectors, curves = found[0].float(), Curves()
-    errors = [(part - vectors[nearest(part, vectors)]).square().sum().double() for part in features.split(2**16)]
-    curves.log(int(steps), objective=float(torch.stack(errors).sum()))
-    return vectors.cpu(), curves
-
-
-ENGINES = {"faiss": cluster_by_faiss, "flash": cluster_by_flash}
 
 
 def join(curves: list[Curves]) -> Curves:
@@ -181,11 +149,18 @@ def join(curves: list[Curves]) -> Curves:
     return joined
 
 
+def usage_of(features: Features, split: str, codebook: Codebook, chunk_vectors: int) -> dict[str, float]:
+    """Usage metrics of all codes of a split; every process of a torchrun counts its share."""
+    counts = count_batches(codes_of(features, split, codebook, chunk_vectors), len(codebook.vectors))
+    add_up(counts)
+    return usage(counts)
+
+
 def codes_of(features: Features, split: str, codebook: Codebook, chunk_vectors: int) -> Iterator[Tensor]:
-    """int64 [up to chunk_vectors], chunk by chunk: the codes of one split, codebook by codebook."""
+    """int64 [up to chunk_vectors], chunk by chunk: this process's share of a split's codes, codebook by codebook."""
     for number, vectors in enumerate(codebook.vectors.chunk(features.layout.codebooks)):
         own = Codebook(vectors, codebook.normalize)
-        for chunk in features.chunks(split, number, chunk_vectors):
+        for chunk in features.chunks(split, number, chunk_vectors, features.own(split)):
             yield own.assign(torch.from_numpy(chunk).to(vectors.device)) + number * len(vectors)
 
 

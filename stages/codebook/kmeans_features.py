@@ -16,8 +16,10 @@ import torch
 
 from stages.codebook.encoder_features import EncoderFeatures, FeatureMap
 from stages.codebook.params import Inputs, Kmeans
+from stages.codebook.sharing import add_up
 from stages.core import UserError, artifact
-from stages.core.distributed import random_subset
+from stages.core.distributed import random_subset, rank, world_size
+from stages.core.hardware import barrier
 from stages.core.images import to_float
 from stages.core.params import Machine, impossible
 from stages.core.progress import bar
@@ -92,6 +94,10 @@ class Features:
         for chunk in regroup(self.arrays(split, codebook, order), size):
             yield self.mapped(chunk, codebook)
 
+    def own(self, split: str) -> range:
+        """The numbers of the pieces that this process reads of those that a torchrun shares."""
+        return range(len(self.pieces[split]))[rank() :: world_size()]
+
     def sample(self, codebook: int, used: int, seed: int) -> np.ndarray:
         """float32 [used, d]: a seeded subset of a codebook's train features, in their order."""
         chosen = random_subset(self.layout.train_vectors, used, seed)
@@ -147,19 +153,20 @@ def read_stored(source: FeatureSplit, start: int, stop: int) -> Iterator[np.ndar
 def computed_features(
     inputs: Inputs, layout: Layout, normalize: bool, network: EncoderFeatures, machine: Machine, work: Path
 ) -> Features:
-    """Those of `network`, without map, for the images whose features are stored; written to `work`."""
+    """Those of `network`, without map, for the images whose features are stored; each process writes some to `work`."""
     pieces: dict[str, list[Piece]] = {}
     for split in SPLITS:
         source = ImageSplit(inputs.images, split, machine.num_workers)
         images = stored_images(inputs.features, split, source)
-        starts = range(0, len(images), PART_IMAGES)
-        with bar(f"features {split}", len(starts), 0, "part") as progress:
-            for start in starts:
-                path, part = work / f"{split}-{start:09d}.npy", images[start : start + PART_IMAGES]
+        parts = {work / f"{split}-{i:09d}.npy": images[i : i + PART_IMAGES] for i in range(0, len(images), PART_IMAGES)}
+        own = list(parts)[rank() :: world_size()]
+        with bar(f"features {split}", len(own), 0, "part") as progress:
+            for path in own:
                 if read_hashed(path) is None:
-                    write_part(path, network, source, part, layout, machine.infer_batch_size)
-                pieces.setdefault(split, []).append(partial(read_part, path))
+                    write_part(path, network, source, parts[path], layout, machine.infer_batch_size)
                 progress.update()
+        pieces[split] = [partial(read_part, path) for path in parts]
+    barrier()
     return Features(layout, pieces, normalize)
 
 
@@ -206,14 +213,15 @@ def fit_feature_map(features: Features, params: Kmeans) -> FeatureMap | None:
 
 def moments(features: Features, codebook: int, chunk_vectors: int) -> tuple[np.ndarray, np.ndarray]:
     """float64 mean [D] and covariance [D, D] (divided by M) of a codebook's train features as stored."""
-    dim, count = features.layout.dim, 0
-    origin, total, product = np.zeros(dim), np.zeros(dim), np.zeros((dim, dim))
-    for chunk in regroup(features.arrays("train", codebook), chunk_vectors):
-        chunk = chunk.astype(np.float64)
-        if not count:
-            origin = chunk.mean(0)  # sums around a point near the mean lose no digits
-        chunk -= origin
-        count, total, product = count + len(chunk), total + chunk.sum(0), product + chunk.T @ chunk
+    first = next(regroup(features.arrays("train", codebook), chunk_vectors))
+    origin = first.astype(np.float64).mean(0)  # sums around a point near the mean lose no digits
+    count, total, product = np.zeros(1), np.zeros(len(origin)), np.zeros((len(origin), len(origin)))
+    for chunk in regroup(features.arrays("train", codebook, features.own("train")), chunk_vectors):
+        chunk = chunk.astype(np.float64) - origin
+        count += len(chunk)
+        total += chunk.sum(0)
+        product += chunk.T @ chunk
+    add_up(count, total, product)
     offset = total / count
     return origin + offset, product / count - np.outer(offset, offset)
 

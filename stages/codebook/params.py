@@ -25,13 +25,13 @@ class Kmeans(Section):
     whiten: float = Field(ge=0, le=1)
     num_codes: int = Field(gt=0, le=2**32)
     method: Literal["sample", "lloyd", "minibatch"]
-    engine: Literal["faiss", "flash"]
+    engine: Literal["faiss", "flash", "superkmeans"]
     max_vectors: int = Field(ge=0)
     chunk_vectors: int = Field(gt=0)
     batch_vectors: int = Field(gt=0)
     start_iterations: int = Field(ge=0)
     iterations: int = Field(gt=0)
-    init: Literal["random", "kmeans++", "afk-mc2"]
+    init: Literal["random", "kmeans++", "afk-mc2", "kmeans||"]
     redo: int = Field(gt=0)
     normalize: bool
     seed: int = Field(ge=0, lt=2**31)
@@ -42,11 +42,16 @@ class Kmeans(Section):
         for key, (value, only) in in_memory.items():
             if self.method != "sample" and value != only:
                 raise ValueError(f"method: {self.method} passes over all vectors: expected {key}: {only}, got {value}")
+        if self.method == "sample" and self.init == "kmeans||":
+            raise ValueError("init: kmeans|| is of methods lloyd and minibatch; faiss has random, kmeans++ and afk-mc2")
         if self.method == "minibatch" and self.batch_vectors > self.chunk_vectors:
             at_once = f"{self.chunk_vectors} of chunk_vectors"
             raise ValueError(f"batch_vectors = {self.batch_vectors}: expected at most the {at_once}")
-        if self.engine == "flash" and (self.normalize or self.redo > 1):
-            raise ValueError("engine: flash has no spherical k-means and no redo: expected normalize: false, redo: 1")
+        if self.engine != "faiss" and (self.normalize or self.redo > 1):
+            lacks = f"engine: {self.engine} has no spherical k-means and no redo"
+            raise ValueError(f"{lacks}: expected normalize: false, redo: 1")
+        if self.engine == "superkmeans" and self.init != "random":
+            raise ValueError(f"engine: superkmeans starts from random vectors: expected init: random, got {self.init}")
         return self
 
 

@@ -3,6 +3,10 @@
 Memory holds a chunk of features, the code vectors and their sums, however many images there are. Every pass leaves its
 result in scratch/; a killed fit continues after the last pass and ends with the same bytes as an uninterrupted one.
 
+The processes of a torchrun share the assignment: in a pass of Lloyd each has its own files, of a mini-batch and of the
+sample at the start its own runs of SHARED_VECTORS. Sums over files or runs do not depend on the number of processes,
+and are added up in float64. So the code vectors are those of one process to the last digit of float64.
+
 A code vector without features is replaced by a copy of the donor, the code vector with most features. faiss draws the
 donor at random. The dimensions of the two are scaled by 1 ± 1/1024, so that the next pass splits the features.
 """
@@ -13,25 +17,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 from scipy.sparse import csr_array
 
+from stages.codebook.initial_vectors import first_vectors
 from stages.codebook.kmeans_features import Features
 from stages.codebook.params import Kmeans
 from stages.codebook.quantizers import nearest
-from stages.core.distributed import seed_of
+from stages.codebook.sharing import add_up, from_first
+from stages.core.distributed import rank, seed_of, world_size
 from stages.core.progress import bar
 from stages.core.results import Curves
 from stages.core.scratch import read_hashed, write_hashed
 
-INIT = {"random": "RANDOM", "kmeans++": "KMEANS_PLUS_PLUS", "afk-mc2": "AFK_MC2"}
 SUM_VECTORS = 8192  # features summed in float32 before they enter the float64 sums
+SHARED_VECTORS = 2048  # of a mini-batch or the sample, assigned by one process
 APART = 1 / 1024
-REDO_SEED = 15_486_557  # what faiss adds to the seed for every further redo
 
 
 @dataclass
@@ -52,12 +56,13 @@ def stream(
     """float32 [K, D] of one codebook; objective (sum of squared distances) and splits of each pass."""
     path = work / f"kmeans-{codebook}.safetensors"
     advance = lloyd_pass if params.method == "lloyd" else minibatch_pass
-    state = load(path) or start(features, codebook, params, device)
+    state = from_first(lambda: load(path)) or start(features, codebook, params, device)
     name = f"codebook {codebook}" if codebook else "codebook"
     with bar(name, params.iterations, state.passes, "pass") as progress:
         while state.passes < params.iterations and not state.converged:
             advance(state, features, codebook, params, device)
-            save(state, path)
+            if rank() == 0:
+                save(state, path)
             progress.update()
     curves = Curves()
     for step, scalars in state.history:
@@ -65,54 +70,34 @@ def stream(
     return torch.from_numpy(state.vectors.astype(np.float32)), curves
 
 
-def faiss_kmeans(sample: np.ndarray, params: Kmeans, device: torch.device, iterations: int) -> Any:
-    """The faiss.Kmeans with the best last objective of `redo` runs on float32 [M, D].
-
-    faiss's own nredo is not used: its iteration_stats mix those of several redos, of which each may stop early.
-    """
-    seeds = [(params.seed + redo * REDO_SEED) % 2**31 for redo in range(params.redo)]
-    runs = (faiss_run(sample, params, device, iterations, seed) for seed in seeds)
-    best = max if params.normalize else min  # a sum of cosines or of squared distances
-    return best(runs, key=lambda run: list(run.obj[-1:]))
-
-
-def faiss_run(sample: np.ndarray, params: Kmeans, device: torch.device, iterations: int, seed: int) -> Any:
-    """One run, without faiss's silent sub-sample of 256 vectors per centroid.
-
-    faiss uses all visible GPUs, whichever `device` names; CUDA_VISIBLE_DEVICES hides others.
-    """
-    kmeans = faiss.Kmeans(
-        sample.shape[1], params.num_codes, niter=iterations, seed=seed,
-        spherical=params.normalize, gpu=device.type == "cuda" and faiss.get_num_gpus() > 0,
-        init_method=getattr(faiss, f"ClusteringInitMethod_{INIT[params.init]}"),
-        min_points_per_centroid=1, max_points_per_centroid=len(sample),
-    )  # fmt: skip
-    kmeans.train(sample)
-    return kmeans
-
-
-def initial_vectors(sample: np.ndarray, params: Kmeans, device: torch.device, iterations: int = 0) -> np.ndarray:
-    """float32 [K, D]: faiss's initial centroids, or those after some iterations."""
-    return faiss_kmeans(sample, params, device, iterations).centroids.copy()
-
-
 def start(features: Features, codebook: int, params: Kmeans, device: torch.device) -> State:
     """Vectors clustered in memory on a seeded sample of one chunk: cheaper than as many passes over all features."""
-    sample = features.sample(codebook, min(features.layout.train_vectors, params.chunk_vectors), params.seed)
-    vectors = initial_vectors(sample, params, device, params.start_iterations).astype(np.float64)
-    return State(vectors, np.zeros(len(vectors)))
+    used = min(features.layout.train_vectors, params.chunk_vectors)
+    sample, vectors = from_first(lambda: first_vectors(features.sample(codebook, used, params.seed), params, device))
+    state = State(vectors.astype(np.float64), np.zeros(len(vectors)))
+    while state.passes < params.start_iterations and not state.converged:
+        counts, sums = assigned(sample, torch.from_numpy(state.vectors.astype(np.float32)).to(device))
+        finish(state, means_of(state, counts, sums), counts, 0.0, params.normalize)
+    return State(state.vectors, np.zeros(len(vectors)))
+
+
+def means_of(state: State, counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """float64 [K, D]: of the features of each vector, or the vector itself where it has none."""
+    return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], state.vectors)
 
 
 def lloyd_pass(state: State, features: Features, codebook: int, params: Kmeans, device: torch.device) -> None:
     """One exact iteration over all train features."""
     vectors = torch.from_numpy(state.vectors.astype(np.float32)).to(device)
-    counts, sums = np.zeros(len(vectors)), np.zeros(state.vectors.shape)
-    for chunk in features.chunks("train", codebook, params.chunk_vectors):
-        state.squares += 0.0 if state.passes else sum_of_squares(chunk)
-        add(chunk, vectors, counts, sums)
+    counts, sums, squares = np.zeros(len(vectors)), np.zeros(state.vectors.shape), np.zeros(1)
+    for number in features.own("train"):  # no chunk spans two files, so that sums over a file are the same anywhere
+        for chunk in features.chunks("train", codebook, params.chunk_vectors, [number]):
+            squares += 0.0 if state.passes else sum_of_squares(chunk)
+            add(chunk, vectors, counts, sums)
+    add_up(counts, sums, squares)
+    state.squares += float(squares[0])
     error = state.squares + error_beyond_squares(state.vectors, counts, sums)
-    means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], state.vectors)
-    finish(state, means, counts, error, params.normalize)
+    finish(state, means_of(state, counts, sums), counts, error, params.normalize)
 
 
 def minibatch_pass(state: State, features: Features, codebook: int, params: Kmeans, device: torch.device) -> None:
@@ -124,14 +109,22 @@ def minibatch_pass(state: State, features: Features, codebook: int, params: Kmea
     rng = np.random.default_rng(seed_of("kmeans", params.seed, codebook, state.passes))
     vectors, total, error = state.vectors.copy(), np.zeros(len(state.vectors)), 0.0
     for batch in batches(features, codebook, params, rng):
-        counts, sums = np.zeros(len(vectors)), np.zeros(vectors.shape)
-        add(batch, torch.from_numpy(vectors.astype(np.float32)).to(device), counts, sums)
+        counts, sums = assigned(batch, torch.from_numpy(vectors.astype(np.float32)).to(device))
         state.squares += 0.0 if state.passes else sum_of_squares(batch)
         error += error_beyond_squares(vectors, counts, sums)
         state.counts += counts
         total += counts
         vectors += (sums - counts[:, None] * vectors) / np.maximum(state.counts, 1)[:, None]
     finish(state, vectors, total, state.squares + error, params.normalize)
+
+
+def assigned(batch: np.ndarray, vectors: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Counts [K] and sums [K, D] of a batch, of which every process assigns its own runs."""
+    counts, sums = np.zeros(len(vectors)), np.zeros(vectors.shape)
+    for begin in range(rank() * SHARED_VECTORS, len(batch), world_size() * SHARED_VECTORS):
+        add(batch[begin : begin + SHARED_VECTORS], vectors, counts, sums)
+    add_up(counts, sums)
+    return counts, sums
 
 
 def batches(features: Features, codebook: int, params: Kmeans, rng: np.random.Generator) -> Iterator[np.ndarray]:

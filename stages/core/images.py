@@ -133,7 +133,7 @@ class Batches:
 
     def batch_keys(self, step: int) -> list[str]:
         """The keys of the train images of `step`."""
-        return [self.splits["train"].keys[i] for i in self.batch_index(step)]
+        return self.splits["train"].keys_of(self.batch_index(step))
 
     @cached_property
     def eval_subset(self) -> dict[str, np.ndarray]:

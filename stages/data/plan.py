@@ -61,8 +61,12 @@ def rescued(source: Source, refused: Set[str]) -> list[Candidate]:
 
 
 def renumber(candidates: list[Candidate], numbers: dict[int, int], left_out: Set[str]) -> list[Candidate]:
-    """The candidates with new labels, -1 for those of dropped classes, without those left out."""
-    return [one._replace(label=numbers.get(one.label, -1)) for one in candidates if one.key not in left_out]
+    """The candidates with new labels, -1 for those of dropped classes, without those left out.
+
+    Those whose label stays are the same objects, since there may be millions.
+    """
+    kept = (one for one in candidates if one.key not in left_out)
+    return [one if (new := numbers.get(one.label, -1)) == one.label else one._replace(label=new) for one in kept]
 
 
 def split_into_shards(splits: Splits, shard_images: int) -> dict[str, list[Candidate]]:

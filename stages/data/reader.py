@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,19 @@ class ImageSplit:
         self.classes: list[str] = facts["classes"]
         self.labels: np.ndarray = np.load(artifact.checked(folder, f"{split}.labels.npy"))
         self._index, self._field = TarIndex(folder, facts, split), facts["format"]
-        self.keys = self._index.keys()
         self._pool, self._owner = ThreadPoolExecutor(num_workers) if num_workers else None, os.getpid()
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._index)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Made when first asked for: 65 bytes an image."""
+        return self._index.keys()
+
+    def keys_of(self, indices: np.ndarray | Sequence[int]) -> list[str]:
+        """The keys of the numbered images alone."""
+        return self._index.keys(indices)
 
     def read(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """uint8 [B, img_px, img_px, 3] of the numbered images, in that order; a broken shard is a `UserError`."""

@@ -127,7 +127,7 @@ def batches(split: ImageSplit, optim: Optim) -> tuple[Callable[[int], Batch], Ca
         index = index_at(step)
         return torch.from_numpy(split.read(index)), torch.as_tensor(split.labels[index])
 
-    return batch_at, lambda step: [split.keys[i] for i in index_at(step)]
+    return batch_at, lambda step: split.keys_of(index_at(step))
 
 
 def views_at(step: int, images: Tensor, views: Views, optim: Optim) -> tuple[Pair, Pair]:

@@ -1,14 +1,15 @@
 """Metrics of image pairs and image sets: SSIM, KID, IS, precision and recall."""
 
+from itertools import product
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
-from stages.evaluate.neighbors import knn_radii
+from stages.evaluate.neighbors import CHUNK, OTHERS, knn_radii
 
-PRC_BATCH = 1_000  # images at once
 KID_SUBSETS = 100
 IS_SPLITS = 10
 SSIM_WINDOW_PX, SSIM_SIGMA_PX, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
@@ -51,11 +52,11 @@ def precision_recall(
     """
     radii = knn_radii(features, neighbors)
     precise, covered = torch.zeros(len(features), dtype=torch.bool), torch.zeros(len(reference), dtype=torch.bool)
-    for start in range(0, len(reference), PRC_BATCH):
-        part = slice(start, start + PRC_BATCH)
-        distances = torch.cdist(reference[part], features)
-        precise |= (distances <= reference_radii[part, None]).any(0)
-        covered[part] = (distances <= radii).any(1)
+    for start, other in product(range(0, len(reference), CHUNK), range(0, len(features), OTHERS)):
+        rows, columns = slice(start, start + CHUNK), slice(other, other + OTHERS)
+        distances = torch.cdist(reference[rows], features[columns])
+        precise[columns] |= (distances <= reference_radii[rows, None]).any(0)
+        covered[rows] |= (distances <= radii[columns]).any(1)
     return precise.float().mean().item(), covered.float().mean().item()
 
 

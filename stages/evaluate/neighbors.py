@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stages.evaluate.image_features import ImageFeatures
 
-CHUNK = 1_000  # images at once
+CHUNK, OTHERS = 1_000, 2**14  # images at once, and images with which they are compared at once, which cdist copies
 SHORTLIST = 8
 DISTANCES = ("pixel", "embedded")  # names of `points`
 
@@ -40,10 +40,23 @@ def nearest(queries: Tensor, reference: Tensor) -> tuple[np.ndarray, np.ndarray]
 
 
 def _nearest_chunk(queries: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    rough = torch.cdist(queries, reference, compute_mode="use_mm_for_euclid_dist")
-    listed = rough.topk(min(SHORTLIST, len(reference)), largest=False).indices.sort(1).values
+    _, places = smallest(queries, reference, min(SHORTLIST, len(reference)), "use_mm_for_euclid_dist")
+    listed = places.sort(1).values
     best = (reference[listed] - queries[:, None]).norm(dim=2).min(1)
     return best.values, listed.gather(1, best.indices[:, None])[:, 0]
+
+
+def smallest(queries: Tensor, reference: Tensor, count: int, mode: str) -> tuple[Tensor, Tensor]:
+    """[M, count] distances to the nearest of the reference, ascending, and their places, by torch.cdist."""
+    found = []
+    for start, part in zip(range(0, len(reference), OTHERS), reference.split(OTHERS), strict=True):
+        near = torch.cdist(queries, part, compute_mode=mode).topk(min(count, len(part)), largest=False)
+        found.append((near.values, near.indices + start))
+    if len(found) == 1:
+        return found[0]
+    values, places = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    best = values.topk(count, largest=False)
+    return best.values, places.gather(1, best.indices)
 
 
 def distance_metrics(distances: np.ndarray, val: np.ndarray) -> dict[str, float]:
@@ -58,5 +71,5 @@ def distance_metrics(distances: np.ndarray, val: np.ndarray) -> dict[str, float]
 
 def knn_radii(features: Tensor, neighbors: int) -> Tensor:
     """[M, D] -> [M], the distance to the k-th nearest other point (Kynkäänniemi et al. 2019, section 2)."""
-    nearest = (torch.cdist(part, features).topk(neighbors + 1, largest=False).values for part in features.split(CHUNK))
-    return torch.cat([found[:, -1] for found in nearest])
+    mode = "use_mm_for_euclid_dist_if_necessary"
+    return torch.cat([smallest(part, features, neighbors + 1, mode)[0][:, -1] for part in features.split(CHUNK)])

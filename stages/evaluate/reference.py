@@ -23,7 +23,7 @@ from stages.data.reader import ImageSplit, num_images
 from stages.evaluate.classifier import TYPE as CLASSIFIER_TYPE
 from stages.evaluate.extractors import FeatureExtractor, open_extractors
 from stages.evaluate.image_features import ImageFeatures, extract_all, make_extractor
-from stages.evaluate.neighbors import CHUNK, DISTANCES, distances_to, knn_radii
+from stages.evaluate.neighbors import CHUNK, DISTANCES, OTHERS, distances_to, knn_radii
 from stages.evaluate.params import ReferenceParams
 
 TYPE = "reference"
@@ -70,13 +70,13 @@ def build_reference(
     config = {**params.model_dump(), "count": len(index), "val_count": len(val), "extractors": facts}
     config["inputs"] = {name: artifact.digest(folder) for name, folder in inputs.items()}
     with artifact.new_artifact(out, TYPE, config) as folder:
-        tensors = _tensors(train_features, val_features, params.prc_neighbors)
+        tensors = tensors_of(train_features, val_features, params.prc_neighbors)
         numbers = {"index": torch.from_numpy(index), "labels": torch.from_numpy(train.labels[index])}
         save_tensors(folder / FILE, {**numbers, **tensors})
         print(f"reference: {len(index):,} train and {len(val):,} val images, by {', '.join(extractors)}")
 
 
-def _tensors(train: ImageFeatures, val: ImageFeatures, neighbors: int) -> dict[str, Tensor]:
+def tensors_of(train: ImageFeatures, val: ImageFeatures, neighbors: int) -> dict[str, Tensor]:
     """What load_reference reads."""
     found = {"train.thumbs": train.thumbs, "val.thumbs": val.thumbs}
     for name, features in train.features.items():
@@ -121,5 +121,5 @@ def _print_cost_estimate(images: Path, encoder: Path, classifier: Path, out: Pat
 
 
 def peak_bytes(count: int, dim: int, pixel_px: int) -> int:
-    """Memory for `count` images: float32 features and thumbnails, distances of 1,000 images to all, and a copy."""
-    return BASE_BYTES + count * (4 * (dim + 3 * pixel_px**2) + 8 * CHUNK)
+    """Memory for `count` images: float32 features and thumbnails; of OTHERS a copy, and twice their distances."""
+    return BASE_BYTES + count * 4 * (dim + 3 * pixel_px**2) + min(count, OTHERS) * (4 * dim + 8 * CHUNK)

@@ -78,10 +78,10 @@ def shard_builder(
             batch = index[start : start + batch_size]
             pixels = to_float(sources[split].read(batch), network.mean.device)
             features = network(pixels, blocks=[block], final_norm=final_norm)[0].half().cpu().numpy()
-            for number, features_ND in zip(batch, features, strict=True):
+            for key, features_ND in zip(sources[split].keys_of(batch), features, strict=True):
                 content = io.BytesIO()
                 np.save(content, features_ND)
-                yield sources[split].keys[number], {FIELD: content.getvalue()}
+                yield key, {FIELD: content.getvalue()}
 
     return build
 
