@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from stages.core import artifact
-from stages.core.networks import save_tensors
+from stages.core.checkpoint import save_tensors
+from stages.core.runtime import keep_memory
 from stages.evaluate.evaluator import Evaluator
 from stages.evaluate.image_features import ImageFeatures, extract_all
 from stages.evaluate.params import GenerationParams
@@ -72,6 +73,7 @@ def peak() -> int:
 
 def measured(work: Any, found: Any, *arguments: Any) -> None:
     """In a process of its own: what it takes before and at most."""
+    keep_memory()  # as every stage does
     before, started = peak(), time.process_time()
     work(*arguments)
     found.put((before, peak(), time.process_time() - started))

@@ -121,5 +121,8 @@ def _print_cost_estimate(images: Path, encoder: Path, classifier: Path, out: Pat
 
 
 def peak_bytes(count: int, dim: int, pixel_px: int) -> int:
-    """Memory for `count` images: float32 features and thumbnails; of OTHERS a copy, and twice their distances."""
-    return BASE_BYTES + count * 4 * (dim + 3 * pixel_px**2) + min(count, OTHERS) * (4 * dim + 8 * CHUNK)
+    """Memory for `count` images: float32 features and thumbnails; of OTHERS a copy, and twice their distances.
+
+    Features and thumbnails count twice: they are copied when they are written, and those of samples stand beside them.
+    """
+    return BASE_BYTES + count * 8 * (dim + 3 * pixel_px**2) + min(count, OTHERS) * (4 * dim + 8 * CHUNK)
