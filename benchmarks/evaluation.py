@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from stages.core import artifact
-from stages.core.checkpoint import save_tensors
+from stages.core.networks import save_tensors
 from stages.core.runtime import keep_memory
 from stages.evaluate.evaluator import Evaluator
 from stages.evaluate.image_features import ImageFeatures, extract_all
@@ -27,7 +27,7 @@ from stages.evaluate.reference import FILE, TYPE, load_reference, peak_bytes, te
 from stages.evaluate.score_generation import set_metrics
 
 BATCH, PIXEL_PX, NEIGHBORS = 100, 16, 3
-PARAMS = GenerationParams(kid_subset_size=1000, neighbors_shown=1, seed=0)
+PARAMS = GenerationParams(decoding_precision="fp32", kid_subset_size=1000, neighbors_shown=1, seed=0)
 
 
 def drawn(dim: int) -> Any:
