@@ -12,7 +12,7 @@ import torch
 from photos import MACHINE
 from pydantic import ValidationError
 
-from stages.core import checkpoint
+from stages.core import UserError, checkpoint
 from stages.core.checkpoint import Checkpoint
 from stages.core.hardware import process_group
 from stages.core.optimizer import adamw
@@ -73,6 +73,17 @@ def test_code_vectors_are_not_decayed_and_other_matrices_are():
     decay = {id(p): group["weight_decay"] for group in adamw(model, OPTIM).param_groups for p in group["params"]}
     assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
         "vq.vectors": 0.0, "linear.weight": 0.1, "linear.bias": 0.0}  # fmt: skip
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_of_the_user_keeps_its_message_in_a_loading_process(num_workers):
+    def batch_at(step: int) -> Batch:
+        raise UserError(f"shard {step} is broken")
+
+    machine = MACHINE.model_copy(update={"num_workers": num_workers})
+    with pytest.raises(UserError) as raised:
+        next(load_batches(batch_at, 3, 9, machine, torch.device("cpu")))
+    assert str(raised.value) == "shard 3 is broken"
 
 
 def test_operations_are_those_of_linear_maps_and_convolutions_forward_and_twice_backward():

@@ -29,9 +29,9 @@ def test_a_folder_of_many_small_files_in_many_classes_takes_some_bytes_each(toy,
 
 
 @pytest.mark.slow
-def test_evaluation_grows_by_two_sets_of_features_alone():
-    """Above 16,384 images; 1,000 distances to each further image and a copy would be as much again."""
+def test_evaluation_grows_by_features_and_thumbnails_alone():
+    """Two sets and scaled thumbnails of both: measured 4.1 times one. With 1,000 distances to each image it was 9."""
     images, dim = (18_000, 36_000), 128
     few, many = (evaluation.measure(count, 500, dim) for count in images)
     further = 18_000 * 4 * (dim + 3 * evaluation.PIXEL_PX**2)
-    assert all(many[part] - few[part] < 2.5 * further for part in many)
+    assert all(many[part] - few[part] < 4.6 * further for part in many)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ import torch
 import toy as toys
 from ranks import ranks, run_together
 from safetensors.torch import load_file
+
+from stages.core import networks
 
 pytestmark = pytest.mark.slow
 
@@ -88,8 +91,15 @@ def assert_close(command: str, root: Path, expected: Path) -> None:
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("command", [*CODEBOOKS, *MEANS])
 def test_processes_make_what_one_makes(command, count, inputs, one, tmp_path):
-    root = workplace(tmp_path / "toy", inputs)
+    root = workplace(tmp_path / "toy", inputs, num_workers=1)
     assert run_together(command, root, count) == [0] * count
+    assert_close(command, root, one)
+
+
+@pytest.mark.parametrize("command", [AR, "decoder"])
+def test_processes_add_up_micro_batches(command, inputs, one, tmp_path):
+    root = workplace(tmp_path / "toy", inputs, micro_batch_size=2)
+    assert run_together(command, root, 2) == [0, 0]
     assert_close(command, root, one)
 
 
@@ -105,6 +115,7 @@ def test_micro_batches_make_what_whole_batches_make(command, inputs, one, tmp_pa
 def test_a_sharded_network_learns_what_a_whole_one_learns(command, machine, inputs, one, tmp_path):
     root = workplace(tmp_path / "toy", inputs, shard_above=0.0, **machine)
     assert run_together(command, root, 3) == [0, 0, 0]
+    assert "sharded among 3 processes" in (root / f"{command}-0.log").read_text()
     assert_close(command, root, one)
 
 
@@ -117,7 +128,8 @@ def test_three_processes_resume_to_the_bits_of_an_uninterrupted_training(command
     kill_half_way(command, killed, 3)
     assert run_together(command, killed, 3) == [0, 0, 0]
     assert "resuming at step" in (killed / f"{command}-2.log").read_text()
-    assert toys.hashes(killed / out_of(command)) == toys.hashes(undisturbed / out_of(command))
+    for folder in (out_of(command), Path("reports", *out_of(command).parts[1:])):
+        assert toys.hashes(killed / folder) == toys.hashes(undisturbed / folder)
 
 
 def test_a_sharded_training_goes_on_in_another_number_of_processes(inputs, one, tmp_path):
@@ -143,16 +155,34 @@ def step_saved(root: Path) -> int:
     return json.loads(latest.read_text())["step"] if latest else 0
 
 
-def test_activations_computed_again_change_no_bit(inputs, one, tmp_path):
+def test_activations_computed_again_change_no_bit(inputs, one, tmp_path, monkeypatch):
     root = workplace(tmp_path / "toy", inputs, recompute_activations=True)
+    calls = counted_forwards(monkeypatch)
     toys.run(AR, root)
+    assert calls["backward"] == 12 * 2, "in each of 12 steps, both blocks"
     assert toys.hashes(root / out_of(AR)) == toys.hashes(one / out_of(AR))
 
 
+def counted_forwards(monkeypatch) -> Counter:
+    """How many forward passes of transformer blocks run inside a backward pass, and outside."""
+    calls, forward = Counter(), networks.Block.forward
+
+    def count(self, *inputs):
+        calls["backward" if torch._C._current_graph_task_id() >= 0 else "forward"] += 1
+        return forward(self, *inputs)
+
+    monkeypatch.setattr(networks.Block, "forward", count)
+    return calls
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # from within torch.compile
-def test_compiled_blocks_learn_what_others_learn(inputs, one, tmp_path):
-    root = workplace(tmp_path / "toy", inputs, compile="on")
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_blocks_learn_what_others_learn(recompute, inputs, one, tmp_path):
+    root = workplace(tmp_path / "toy", inputs, compile="on", recompute_activations=recompute)
+    torch._dynamo.reset()
+    before = Counter(torch._dynamo.utils.counters["stats"])
     toys.run(AR, root)
+    assert (Counter(torch._dynamo.utils.counters["stats"]) - before)["unique_graphs"] >= 1
     assert_close(AR, root, one)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from stages.codebook.encoder_features import EncoderFeatures, FeatureMap
 from stages.codebook.params import Inputs, Kmeans
-from stages.codebook.sharing import add_up
+from stages.codebook.sharing import add_up, from_first
 from stages.core import UserError, artifact
 from stages.core.distributed import random_subset, rank, world_size
 from stages.core.hardware import barrier
@@ -206,7 +206,8 @@ def fit_feature_map(features: Features, params: Kmeans) -> FeatureMap | None:
     maps = []
     for codebook in range(features.layout.codebooks):
         mean, covariance = moments(features, codebook, params.chunk_vectors)
-        maps.append(map_of(mean, covariance, side_by_side, params.pca_dim, params.whiten))
+        solve = partial(map_of, mean, covariance, side_by_side, params.pca_dim, params.whiten)
+        maps.append(from_first(solve))  # processors of other makes find other eigenvectors
     shift, weight = (torch.from_numpy(np.stack(part).astype(np.float32)) for part in zip(*maps, strict=True))
     return FeatureMap(shift, weight)
 

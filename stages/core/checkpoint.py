@@ -2,7 +2,9 @@
 
 import shutil
 import time
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +17,7 @@ from torch.optim import Optimizer
 from stages.core import code
 from stages.core.artifact import read_with_checksum, sha256, with_checksum, write_atomically
 from stages.core.distributed import rank
-from stages.core.hardware import barrier, decided, saving_group
+from stages.core.hardware import barrier, check_agreement, decided, saving_group
 from stages.core.scratch import set_aside
 
 ALL = "training"  # the one key of a state: torch logs twice for each
@@ -82,10 +84,8 @@ class Checkpoint:
 
         `latest.json` holds the hashes of the state and of the pictures that the training has drawn into the folder.
         """
-        try:
+        with plain_errors():
             writing.result()
-        except CheckpointException as error:  # not an Exception: it would escape the stage's messages
-            raise next(iter(error.failures.values()))[0] from None
         if rank() == 0:
             files = [*sorted((self.folder / name).iterdir()), *pictures]
             hashes = {path.relative_to(self.folder).as_posix(): sha256(path) for path in files}
@@ -100,6 +100,7 @@ class Checkpoint:
         A checkpoint of which a file is gone or damaged is set aside, and the training begins anew.
         """
         facts = self._latest()
+        check_agreement("the checkpoint of a training", [self.folder.name, facts and facts["state"]])
         if facts is None:
             if rank() == 0:
                 self._remove_states(but="")
@@ -159,4 +160,14 @@ class Checkpoint:
                     for field in ("step", "exp_avg", "exp_avg_sq")
                     if f"{ALL}.optimizer.{name}.{key}.{field}" in saved
                 }
-        dcp.load({ALL: self._tensors()}, checkpoint_id=state, process_group=saving_group())
+        with plain_errors():
+            dcp.load({ALL: self._tensors()}, checkpoint_id=state, process_group=saving_group())
+
+
+@contextmanager
+def plain_errors() -> Generator[None]:
+    """Raise what stopped a process: CheckpointException is no Exception, so it would escape the stage's messages."""
+    try:
+        yield
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from None

@@ -42,6 +42,7 @@ class AdversarialLoss(ABC):
     """
 
     betas = (0.5, 0.9)
+    adaptive = False  # True: the weight of the term follows gradients of the whole batch
     chance: float
 
     def __init__(self, discriminator: nn.Module, gan: Gan, device: torch.device):
@@ -178,7 +179,7 @@ class HingeAdversarialLoss(AdversarialLoss):
 
     def __init__(self, config: HingeLossConfig, last_layer: Tensor, encoder: nn.Module, device: torch.device):
         super().__init__(make_discriminator(config, encoder), config.gan, device)
-        self.last_layer = last_layer
+        self.last_layer, self.adaptive = last_layer, config.gan.weighting == "adaptive"
 
     def generator_loss(self, scores: Tensor) -> Tensor:
         return -scores.mean()
@@ -188,7 +189,7 @@ class HingeAdversarialLoss(AdversarialLoss):
         return {"discriminator": loss}
 
     def layer_gradients(self, loss: Tensor, term: Tensor) -> tuple[Tensor, Tensor] | None:
-        if self.gan.weighting == "fixed":
+        if not self.adaptive:
             return None
         of_loss, of_term = (torch.autograd.grad(one, self.last_layer, retain_graph=True)[0] for one in (loss, term))
         return of_loss, of_term
@@ -221,8 +222,7 @@ class PatchDiscriminator(nn.Module):
 class FeatureDiscriminator(nn.Module):
     """A small head per block on a frozen encoder's patch features (projected GANs, Sauer et al. 2021).
 
-    `features(pixels)` gives float [B, N, D] per block. It is a plain function, so that a checkpoint holds the heads
-    alone.
+    `features(pixels)` gives float [B, N, D] per block: a plain function, so that checkpoints hold the heads alone.
     """
 
     def __init__(self, features: Callable[[Tensor], list[Tensor]], dim: int, blocks: int, width: int):

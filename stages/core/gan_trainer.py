@@ -118,7 +118,7 @@ class GanTrainer:
         self, step: int, parts: list[Tensor], active: bool
     ) -> tuple[list[Reconstruction], Tensor, Scalars]:
         """Leave the gradients of the mean loss over the micro-batches; return reconstructions, loss and scalars."""
-        factors = self.factors(step, parts) if active and len(parts) > 1 else None
+        factors = self.factors(step, parts) if active and len(parts) > 1 and self.adversarial.adaptive else None
         fakes, results = [], []
         for number, pixels in enumerate(parts):
             last = number + 1 == len(parts)
@@ -143,8 +143,6 @@ class GanTrainer:
                 self.seed(step)
                 fake, loss, _ = self.own_loss(self.network, pixels, active=True)
                 found.append(self.adversarial.layer_gradients(loss, self.adversarial.bounded_term(fake)[1]))
-        if found[0] is None:
-            return {}
         of_loss, of_term = (torch.stack([gradients[i] for gradients in found if gradients]).mean(0) for i in range(2))
         return self.adversarial.adaptive_factor((of_loss, of_term))
 
@@ -204,7 +202,7 @@ class GanTrainer:
 
     def save(self, done: int) -> None:
         """Save everything that the next step needs."""
-        self.checkpoint.save({"step": done, "curves": self.curves.rows, "gate": self.adversarial.gate.state()})
+        self.checkpoint.save({"step": done, "curves": [*self.curves.rows], "gate": self.adversarial.gate.state()})
 
     def resume(self) -> int:
         """The step to continue from."""

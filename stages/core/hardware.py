@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import cache, partial
 from statistics import median
+from types import MethodType
 from typing import Any
 
 import torch
@@ -42,6 +43,8 @@ def pick_device(wanted: str) -> torch.device:
             f"params.yaml: machine.device = {wanted!r}: this machine has {gpus} usable GPUs; use auto or cpu"
         )
     device = torch.device(wanted)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # FSDP2 and the thread that pins memory ask for the current one
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"device: {device} ({name})", flush=True)
     return device
@@ -158,11 +161,6 @@ def check_agreement(what: str, fact: Any) -> None:
         )
 
 
-def whole_tensor(tensor: Any) -> Tensor:
-    """All of a sharded tensor, in every process; any other tensor itself."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor in place by its mean over all processes, in one all-reduce."""
     if world_size() == 1 or not tensors:
@@ -208,9 +206,9 @@ def data_parallel(loss: nn.Module, shard_above: float = float("inf")) -> nn.Modu
     from torch.distributed.fsdp import fully_shard
 
     mesh = dist.init_device_mesh(next(loss.parameters()).device.type, (world_size(),))
-    for block in blocks_of(loss):
-        fully_shard(block, mesh=mesh)
-    fully_shard(loss, mesh=mesh)
+    for module in (*blocks_of(loss), loss):
+        fully_shard(module, mesh=mesh)
+    print(f"the network is sharded among {world_size()} processes", flush=True)
     return loss
 
 
@@ -225,17 +223,16 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [block for group in lists if isinstance(group, nn.ModuleList | nn.Sequential) for block in group]
 
 
-def prepare_blocks(model: nn.Module, machine: Machine, device: torch.device) -> None:
+def prepare_blocks(model: nn.Module, machine: Machine, device: torch.device, compiled: bool) -> None:
     """Compile the transformer blocks, and let them compute activations again in the backward pass, if asked for.
 
     The backward pass runs outside `compute`; torch restores autocast there, but not the kernel of attention.
     """
+    again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), attention_of(device)))
     for block in blocks_of(model):
-        if machine.recompute_activations:
-            again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), attention_of(device)))
-            block.forward = partial(again, block.forward)
-        if compiles(machine, device):
-            block.compile()
+        plain = MethodType(type(block).forward, block)
+        forward = torch.compile(plain) if compiled else plain
+        block.forward = partial(again, forward) if machine.recompute_activations else forward
 
 
 def compiles(machine: Machine, device: torch.device) -> bool:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from stages.core import UserError
 from stages.core.distributed import world_size
-from stages.core.hardware import whole_tensor
 from stages.core.schemas import Optim
 
 NEVER = 2**62  # a step that no training reaches
@@ -61,8 +60,8 @@ class Ema:
         """Update the average with the model's weights after `step`, which counts from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         state = model.state_dict()
-        averages = [self.tensors[name] for name in self.names]
-        torch._foreach_lerp_(averages, [state[name] for name in self.names], 1 - decay)
+        averages = [own_part(self.tensors[name]) for name in self.names]
+        torch._foreach_lerp_(averages, [own_part(state[name]) for name in self.names], 1 - decay)
         for name in state.keys() - set(self.names):
             self.tensors[name].copy_(state[name])
 
@@ -102,3 +101,13 @@ def clip(model: nn.Module, clip_norm: float) -> Tensor:
 def mean_of(results: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of each scalar over micro-batches."""
     return {name: torch.stack([scalars[name] for scalars in results]).mean(0) for name in results[0]}
+
+
+def whole_tensor(tensor: Any) -> Tensor:
+    """All of a sharded tensor, in every process; any other tensor itself."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def own_part(tensor: Any) -> Tensor:
+    """This process's part of a sharded tensor; any other tensor itself."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -37,7 +37,10 @@ class Section(BaseModel):
 
 
 class Machine(Section):
-    """Settings that change speed but no results. No stage lists them under `params:`, so a change reruns nothing."""
+    """Settings of speed and memory. No stage lists them under `params:`, so a change reruns nothing.
+
+    Results change by rounding alone; with dropout, each micro-batch drops activations of its own.
+    """
 
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     num_workers: int = Field(ge=0, le=256)
@@ -49,8 +52,8 @@ class Machine(Section):
     checkpoint_share: float = Field(gt=0, le=1)  # of the time of a training
 
     def whole_batches(self) -> Self:
-        """The same without micro-batches: for losses between the images of a batch, and codes that it revives."""
-        return self.model_copy(update={"micro_batch_size": 0})
+        """The same without micro-batches and sharding: for losses between images, and codes that a batch revives."""
+        return self.model_copy(update={"micro_batch_size": 0, "shard_above": float("inf")})
 
 
 def _all_different(values: list[Any]) -> list[Any]:

@@ -116,6 +116,8 @@ def launch(launcher: list[str]) -> None:
     assert module is not None, "stages are run by `python -m`"
     if "LAUNCHER" not in os.environ:  # a LAUNCHER knows its number of processes per host
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["NPROC"]))))
+    # DDP is told to look for unused parameters on purpose (core/hardware.py), and warns of it in every process.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.stdout.flush()
     command = [*launcher, "-m", module.name, *sys.argv[1:]]
     try:

@@ -16,6 +16,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
+from mmap import mmap
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -173,7 +174,8 @@ class TarIndex:
         self._columns = {name: index[name].view(np.ndarray) for name in index.dtype.names}  # as memmaps: 10 x slower
         self._paths = [check_shard(folder, entry) for entry in config["splits"][split]["shards"]]
         self._hashes = [config["files"][path.name] for path in self._paths]
-        self._intact, self._locks = set[int](), [Lock() for _ in self._paths]  # a lock each: threads read many at once
+        # Of each shard, whether it was compared: in memory that forked processes share. A lock each, for threads.
+        self._intact, self._locks = mmap(-1, max(1, len(self._paths))), [Lock() for _ in self._paths]
 
     def __len__(self) -> int:
         return len(self._columns["key"])
@@ -192,7 +194,7 @@ class TarIndex:
         shard = self._columns["shard"][number]
         path = self._paths[shard]
         try:
-            if shard not in self._intact:
+            if not self._intact[shard]:
                 self._compare(int(shard))
             content = read_range(path, offset, size)
         except OSError as error:
@@ -208,9 +210,9 @@ class TarIndex:
 
     def _compare(self, shard: int) -> None:
         with self._locks[shard]:
-            if shard not in self._intact and not artifact.is_intact(self._paths[shard], self._hashes[shard]):
+            if not self._intact[shard] and not artifact.is_intact(self._paths[shard], self._hashes[shard]):
                 raise broken(self._paths[shard], f"its sha256 differs from that in {artifact.CONFIG}")
-            self._intact.add(shard)
+            self._intact[shard] = 1
 
 
 def check_shard(folder: Path, entry: dict[str, Any]) -> Path:

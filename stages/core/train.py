@@ -2,6 +2,7 @@
 
 import copy
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import stages
+from stages.core import UserError
 from stages.core.checkpoint import Checkpoint
 from stages.core.distributed import micro_batch, rank, seed_of, share_number
 from stages.core.hardware import (
@@ -18,6 +20,7 @@ from stages.core.hardware import (
     average,
     barrier,
     check_agreement,
+    compiles,
     data_parallel,
     dtype_of,
     peak_flops,
@@ -34,7 +37,7 @@ Scalars = dict[str, Tensor]
 Batch = tuple[Tensor, ...]  # each [B, ...]
 
 
-class StepBatches(Dataset[Batch]):
+class StepBatches(Dataset[Batch | UserError]):
     """Batches by the number of their step."""
 
     def __init__(self, batch_at: Callable[[int], Batch], total_steps: int):
@@ -43,8 +46,12 @@ class StepBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return self.total_steps
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.batch_at(index)
+    def __getitem__(self, index: int) -> Batch | UserError:
+        """An error is a value: raised in a loading process it would arrive with its traceback as its message."""
+        try:
+            return self.batch_at(index)
+        except UserError as error:
+            return error
 
 
 def load_batches(
@@ -56,7 +63,7 @@ def load_batches(
     the place where a training resumes change nothing.
     """
     on_gpu = device.type == "cuda"
-    workers: dict[str, Any] = {"num_workers": min(machine.num_workers, stop - start, os.cpu_count() or 1)}
+    workers: dict[str, Any] = {"num_workers": min(machine.num_workers, stop - start, free_cores())}
     if workers["num_workers"]:
         workers |= {"multiprocessing_context": "fork", "worker_init_fn": lambda _: stages.tie_to_parent()}
     loader = DataLoader(
@@ -64,7 +71,16 @@ def load_batches(
         generator=torch.Generator(), **workers,
     )  # fmt: skip
     for step, batch in enumerate(loader, start):
+        if isinstance(batch, UserError):
+            raise batch
         yield step, tuple(tensor.to(device, non_blocking=True) for tensor in batch)
+
+
+def free_cores() -> int:
+    """Cores for loading processes: this process's part of those of the machine; 0 where fork is not safe."""
+    if sys.platform != "linux":
+        return 0
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def micro_batches(batch: Batch, size: int) -> list[Batch]:
@@ -97,25 +113,25 @@ class Speed:
 
     MFU = operations per step * steps per second / operations per second of products of large matrices on this device,
     in the same number format. Operations are those of the network's linear maps and convolutions for the share of this
-    process, of which a multiplication with an addition counts as two; a step counts three forward passes.
+    process, of which a multiplication with an addition counts as two; a step counts three forward passes, and
+    activations that are computed again count again.
     """
 
     def __init__(self, model: nn.Module, optim: Optim, device: torch.device):
-        self.batch_size, self.peak, self.flops = (
-            optim.batch_size,
-            peak_flops(device, dtype_of(device, optim.precision)),
-            0,
-        )
+        self.batch_size, self.flops = optim.batch_size, 0
+        self.peak = peak_flops(device, dtype_of(device, optim.precision))
         layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         self.hooks = [layer.register_forward_hook(self._count) for layer in layers]
 
     def _count(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.flops += 2 * output.numel() * layer.get_parameter("weight")[0].numel()
 
-    def counted(self) -> None:
-        """The operations so far are those of one step."""
+    def counted(self) -> bool:
+        """True once: the operations so far are those of the first step."""
+        first = bool(self.hooks)
         while self.hooks:
             self.hooks.pop().remove()
+        return first
 
     def shown(self, progress: Bar) -> dict[str, str]:
         """What the bar shows beside the curves."""
@@ -147,7 +163,8 @@ def fit(
     for all. A training may resume with another number of processes.
     """
     trained = copy.deepcopy(model)
-    prepare_blocks(trained, machine, device)
+    prepare_blocks(trained, machine, device, compiled=False)
+    compiled = compiles(machine, device)
     loss_of = data_parallel(Loss(trained, loss_fn), machine.shard_above)
     optimizer, ema, start = adamw(trained, optim), Ema(trained, optim.ema_decay), 0
     checkpoint = Checkpoint(work, machine.checkpoint_share, {"model": trained}, {"model": optimizer}, {"model": ema})
@@ -165,7 +182,8 @@ def fit(
             optimizer.step()
             optimizer.zero_grad()
             ema.update(trained, step)
-            speed.counted()
+            if speed.counted() and compiled:  # hooks would be compiled, too, anew for each block
+                prepare_blocks(trained, machine, device, compiled=True)
             done = step + 1
             progress.update()
             if done % optim.eval_every == 0 or done == optim.total_steps:
@@ -180,6 +198,6 @@ def fit(
                 barrier()
             if checkpoint.due(done == optim.total_steps):
                 monitor.check(batch_keys)
-                checkpoint.save({"step": done, "curves": curves.rows})
+                checkpoint.save({"step": done, "curves": [*curves.rows]})
     ema.copy_to(model)
     model.eval()

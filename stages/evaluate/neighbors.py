@@ -34,9 +34,12 @@ def nearest(queries: Tensor, reference: Tensor) -> tuple[np.ndarray, np.ndarray]
     Matrix products find 8 candidates per query, 20 times as fast as differences. Rounding makes them inexact for small
     distances, such as those of copies, so differences decide among the 8; of equal distances the first one counts.
     """
-    found = [_nearest_chunk(part, reference) for part in queries.split(CHUNK)]
-    distances, index = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
-    return distances.astype("float64"), index
+    # Results have their place beforehand: kept between the large blocks of the loop, they would fragment the heap.
+    distances, index = queries.new_empty(len(queries)), torch.empty(len(queries), dtype=torch.int64)
+    for start in range(0, len(queries), CHUNK):
+        rows = slice(start, start + CHUNK)
+        distances[rows], index[rows] = _nearest_chunk(queries[rows], reference)
+    return distances.numpy().astype("float64"), index.numpy()
 
 
 def _nearest_chunk(queries: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,4 +75,7 @@ def distance_metrics(distances: np.ndarray, val: np.ndarray) -> dict[str, float]
 def knn_radii(features: Tensor, neighbors: int) -> Tensor:
     """[M, D] -> [M], the distance to the k-th nearest other point (Kynkäänniemi et al. 2019, section 2)."""
     mode = "use_mm_for_euclid_dist_if_necessary"
-    return torch.cat([smallest(part, features, neighbors + 1, mode)[0][:, -1] for part in features.split(CHUNK)])
+    radii = features.new_empty(len(features))
+    for part, found in zip(features.split(CHUNK), radii.split(CHUNK), strict=True):
+        found.copy_(smallest(part, features, neighbors + 1, mode)[0][:, -1])
+    return radii
