@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 import toy
-from scoring import write_classifier
+from scoring import CLASSIFIER, write_classifier
 from toy_pipeline import MACHINE, write_image_artifact, write_images
 
 from stages.core import UserError
 from stages.core.artifact import images_digest
-from stages.core.images import to_float
+from stages.core.images import augmented, random_maps, to_float
 from stages.core.params import load
 from stages.data.reader import ImageSplit
 from stages.evaluate.classifier import Classifier, load_classifier
-from stages.evaluate.classifier_training import accuracy
+from stages.evaluate.classifier_training import accuracy, loss_fn
 from stages.evaluate.params import ClassifierParams
 
 
@@ -79,3 +79,16 @@ def test_impossible_params(tmp_path):
     toy.write_params(tmp_path, {"classifier": {"widths": [0]}})
     with pytest.raises(UserError, match="classifier.widths.*positive numbers of channels"):
         load("classifier", ClassifierParams, tmp_path / "params.yaml")
+
+
+def test_images_are_augmented_in_fp32_whatever_the_network_computes_in():
+    params = CLASSIFIER.model_copy(update={"optim": CLASSIFIER.optim.model_copy(update={"precision": "bf16"})})
+    seen, rng = [], torch.Generator().manual_seed(0)
+    images, maps = torch.randint(256, (4, 16, 16, 3), dtype=torch.uint8), random_maps(4, params.augment, rng)
+
+    def model(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(pixels)
+        return pixels, torch.zeros(4, 3)
+
+    loss_fn(params, torch.device("cpu"))(model, (images, maps, torch.zeros(4, dtype=torch.int64)), 0)
+    assert torch.equal(seen[0], augmented(images, maps))

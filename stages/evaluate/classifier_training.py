@@ -79,8 +79,9 @@ def loss_fn(
 
     def loss(model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         images, maps, labels = batch
+        pixels = augmented(images, maps)  # outside the block: its maps would be rounded to three digits
         with compute(device, params.optim.precision):
-            logits = model(augmented(images, maps))[1]
+            logits = model(pixels)[1]
         return F.cross_entropy(logits.float(), labels), {}
 
     return loss
