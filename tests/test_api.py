@@ -13,6 +13,7 @@ import toy as toys
 
 import semtok
 from stages.core import UserError, artifact
+from stages.generator.generator import sampling_of
 from stages.generator.params import KINDS
 
 SETTINGS = {
@@ -117,3 +118,11 @@ def test_a_generator_never_trained_without_a_class_draws_no_sample_without_one(t
     for classes, guidance in (([None], 1.0), ([0], 1.5)):
         with pytest.raises(UserError, match="trained with class_dropout 0, so never without a class"):
             generator.sample(classes, guidance=guidance)
+
+
+def test_settings_of_another_version_are_refused_with_the_way_out(trained):
+    folder = trained / "generator/kmeans-ar"
+    config = artifact.read_config(folder, "generator")
+    older = {name: value for name, value in config["sampling"].items() if name != "precision"}
+    with pytest.raises(UserError, match=r"kmeans-ar: of another version, .* \(precision\). Run `dvc repro`"):
+        sampling_of(folder, {**config, "name": "undrawn", "sampling": older})

@@ -96,6 +96,8 @@ def test_operations_are_those_of_linear_maps_and_convolutions_forward_and_twice_
     speed.peak = 30.0 * speed.flops
     progress = SimpleNamespace(format_dict={"rate": 4.0})
     assert speed.shown(progress) == {"images/s": "8", "MFU": "0.4"}
+    progress.format_dict = {"rate": None, "n": 7, "initial": 5, "elapsed": 0.5}  # before the bar is first drawn
+    assert speed.shown(progress) == {"images/s": "8", "MFU": "0.4"}
 
 
 def test_checkpoints_take_their_share_of_the_time(tmp_path, monkeypatch):

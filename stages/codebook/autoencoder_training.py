@@ -31,7 +31,7 @@ SPLITS = ("train", "val")
 
 
 def check(inputs: Inputs, params: Vqgan | Fsq) -> None:
-    """`UserError` for levels that do not divide the image, and for blocks that the encoder does not have."""
+    """`UserError` for a batch that the processes cannot share, levels that do not divide the image, unknown blocks."""
     check_shares(f"{inputs.section}.optim", params.optim)
     img_px, halvings = image_facts(inputs.images)["img_px"], len(params.widths) - 1
     if img_px % 2**halvings:

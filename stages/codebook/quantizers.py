@@ -96,8 +96,7 @@ def packing_pays() -> bool:
 
     By the CPU's name and not by a measurement, so that a machine always gives the same bytes.
     """
-    facts = Path("/proc/cpuinfo")
-    return torch.backends.mkldnn.is_available() and facts.is_file() and "AuthenticAMD" in facts.read_text()
+    return torch.backends.mkldnn.is_available() and "AMD" in torch.cpu.get_capabilities().get("cpu_name", "")
 
 
 class Fsq(nn.Module):

@@ -44,7 +44,7 @@ def shape_of(inputs: Inputs, params: Vqkd) -> dict[str, Any]:
 
 
 def check(inputs: Inputs, params: Vqkd) -> None:
-    """`UserError` for patches that the encoder cannot have, and for a first batch of fewer vectors than codes."""
+    """`UserError` for patches that the encoder cannot have, and a batch of too few vectors or not to be shared."""
     check_shares(f"{inputs.section}.optim", params.optim)
     num_patches = artifact.read_config(inputs.features, "features")["num_patches"]
     shape, side = shape_of(inputs, params), round(num_patches**0.5)

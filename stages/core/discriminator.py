@@ -11,10 +11,9 @@ from torch.nn import functional as F
 
 from stages.core.distributed import micro_batch
 from stages.core.hardware import Loss, average, whole_gradients
-from stages.core.optimizer import clip, mean_of
+from stages.core.optimizer import Scalars, clip, mean_of
 from stages.core.schemas import Gan, HingeGan, HingeLossConfig
 
-Scalars = dict[str, Tensor]
 # Times chance. In tests/test_decoder.py a discriminator that learns stays below 1.03; one with a learning rate of 0.5
 # is at 1.7 on average, on digits at 9.
 CEILING = 1.25

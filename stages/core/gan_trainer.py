@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stages.core.checkpoint import Checkpoint
-from stages.core.discriminator import AdversarialLoss, Reconstruction, Scalars
+from stages.core.discriminator import AdversarialLoss, Reconstruction
 from stages.core.distributed import linspace_indices, micro_batch, rank, seed_of
-from stages.core.hardware import Loss, average, barrier, check_agreement, compute, data_parallel, whole_gradients
+from stages.core.hardware import Loss, average, barrier, compute, data_parallel, whole_gradients
 from stages.core.images import Batches, augmented, to_float, to_uint8
 from stages.core.metrics import psnr
 from stages.core.networks import EncoderPerceptual, LpipsPerceptual
-from stages.core.optimizer import Ema, NonFiniteMonitor, adamw, clip, lr_at, mean_of, set_lr
+from stages.core.optimizer import Ema, NonFiniteMonitor, Scalars, adamw, clip, lr_at, mean_of, set_lr
 from stages.core.params import Machine
 from stages.core.progress import bar
 from stages.core.results import Curves, enlarge, grid, save_png
@@ -207,7 +207,6 @@ class GanTrainer:
     def resume(self) -> int:
         """The step to continue from."""
         state: dict[str, Any] | None = self.checkpoint.load()
-        check_agreement("the start of a training", [self.work.name, state and state["step"]])
         if state is None:
             return 0
         self.curves.rows = [(step, scalars) for step, scalars in state["curves"]]

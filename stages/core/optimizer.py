@@ -11,6 +11,7 @@ from stages.core import UserError
 from stages.core.distributed import world_size
 from stages.core.schemas import Optim
 
+Scalars = dict[str, Tensor]  # of a training, by the name of their curve
 NEVER = 2**62  # a step that no training reaches
 
 
@@ -98,7 +99,7 @@ def clip(model: nn.Module, clip_norm: float) -> Tensor:
     return whole_tensor(torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
 
 
-def mean_of(results: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def mean_of(results: list[Scalars]) -> Scalars:
     """The mean of each scalar over micro-batches."""
     return {name: torch.stack([scalars[name] for scalars in results]).mean(0) for name in results[0]}
 

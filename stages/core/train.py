@@ -19,7 +19,6 @@ from stages.core.hardware import (
     Loss,
     average,
     barrier,
-    check_agreement,
     compiles,
     data_parallel,
     dtype_of,
@@ -27,24 +26,20 @@ from stages.core.hardware import (
     prepare_blocks,
     whole_gradients,
 )
-from stages.core.optimizer import Ema, NonFiniteMonitor, adamw, clip, lr_at, mean_of, set_lr
+from stages.core.optimizer import Ema, NonFiniteMonitor, Scalars, adamw, clip, lr_at, mean_of, set_lr
 from stages.core.params import Machine
 from stages.core.progress import Bar, bar
 from stages.core.results import Curves
 from stages.core.schemas import Optim
 
-Scalars = dict[str, Tensor]
 Batch = tuple[Tensor, ...]  # each [B, ...]
 
 
 class StepBatches(Dataset[Batch | UserError]):
     """Batches by the number of their step."""
 
-    def __init__(self, batch_at: Callable[[int], Batch], total_steps: int):
-        self.batch_at, self.total_steps = batch_at, total_steps
-
-    def __len__(self) -> int:
-        return self.total_steps
+    def __init__(self, batch_at: Callable[[int], Batch]):
+        self.batch_at = batch_at
 
     def __getitem__(self, index: int) -> Batch | UserError:
         """An error is a value: raised in a loading process it would arrive with its traceback as its message."""
@@ -67,7 +62,7 @@ def load_batches(
     if workers["num_workers"]:
         workers |= {"multiprocessing_context": "fork", "worker_init_fn": lambda _: stages.tie_to_parent()}
     loader = DataLoader(
-        StepBatches(batch_at, stop), sampler=range(start, stop), batch_size=None, pin_memory=on_gpu,
+        StepBatches(batch_at), sampler=range(start, stop), batch_size=None, pin_memory=on_gpu,
         generator=torch.Generator(), **workers,
     )  # fmt: skip
     for step, batch in enumerate(loader, start):
@@ -90,9 +85,7 @@ def micro_batches(batch: Batch, size: int) -> list[Batch]:
     return list(zip(*(tensor.chunk(count) for tensor in batch), strict=True))
 
 
-def add_gradients(
-    loss_of: nn.Module, batch: Batch, step: int, optim: Optim, size: int
-) -> tuple[Tensor, dict[str, Tensor]]:
+def add_gradients(loss_of: nn.Module, batch: Batch, step: int, optim: Optim, size: int) -> tuple[Tensor, Scalars]:
     """Leave the gradients of the mean loss over the batch; return the loss and scalars of this process's share.
 
     Each share draws dropout from a seed of its own, so with dropout the number of shares changes the result.
@@ -135,7 +128,8 @@ class Speed:
 
     def shown(self, progress: Bar) -> dict[str, str]:
         """What the bar shows beside the curves."""
-        per_sec = progress.format_dict["rate"] or 0.0
+        facts = progress.format_dict  # whose rate is None before the bar is first drawn
+        per_sec = facts["rate"] or (facts["n"] - facts["initial"]) / max(facts["elapsed"], 1e-9)
         mfu = 3 * self.flops * per_sec / self.peak
         return {"images/s": f"{self.batch_size * per_sec:.4g}", "MFU": f"{mfu:.2g}"}
 
@@ -170,7 +164,6 @@ def fit(
     checkpoint = Checkpoint(work, machine.checkpoint_share, {"model": trained}, {"model": optimizer}, {"model": ema})
     if state := checkpoint.load():
         start, curves.rows = state["step"], [(step, scalars) for step, scalars in state["curves"]]
-    check_agreement("the start of a training", [work.name, start])
     monitor, speed = NonFiniteMonitor(device), Speed(trained, optim, device)
     with checkpoint, bar(name, optim.total_steps, start, "step") as progress:
         for step, batch in load_batches(batch_at, start, optim.total_steps, machine, device):

@@ -36,10 +36,8 @@ def score_generators(
     samples = open_samples(inputs, folder, generators)
     print_estimate(inputs.reference, samples, report)
     device = pick_device(machine.device)
-    decoder, evaluator = (
-        load_decoder(inputs.decoder, device, params.decoding_precision),
-        open_evaluator(inputs, machine, device),
-    )
+    decoder = load_decoder(inputs.decoder, device, params.decoding_precision)
+    evaluator = open_evaluator(inputs, machine, device)
     with process_group():
         per_seed = {name: score_seeds(drawn, decoder, evaluator, params) for name, drawn in samples.items()}
     if rank() > 0:

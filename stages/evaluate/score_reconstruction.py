@@ -39,10 +39,8 @@ def score_tokenizer(
     artifact.check_made_from(codebook, f"codebook@{codebook.name}", images=inputs.images, encoder=inputs.encoder)
     _print_cost_estimate(inputs.reference, report)
     device = pick_device(machine.device)
-    tokenizer, decoder = (
-        load_tokenizer(codebook, device),
-        load_decoder(inputs.decoder, device, params.decoding_precision),
-    )
+    tokenizer = load_tokenizer(codebook, device)
+    decoder = load_decoder(inputs.decoder, device, params.decoding_precision)
     evaluator = open_evaluator(inputs, machine, device)
     val = ImageSplit(inputs.images, "val", machine.num_workers)
     with process_group():

@@ -133,7 +133,13 @@ def sampling_of(folder: Path, config: dict[str, Any]) -> Sampling:
         else:
             why = f"{samples} were drawn from another generator than {folder}; its settings are not used"
             print(f"warning: {why}. Run `dvc repro samples@{member}`.", file=sys.stderr)
-    return type(KINDS[config["kind"]].plain)(**settings)
+    try:
+        return type(KINDS[config["kind"]].plain)(**settings)
+    except ValidationError as error:
+        names = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+        raise UserError(
+            f"{folder}: of another version, with other sampling settings ({names}). Run `dvc repro`."
+        ) from None
 
 
 def data_folder(folder: Path) -> Path:

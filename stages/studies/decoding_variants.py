@@ -44,10 +44,8 @@ def measure(inputs: Inputs, report: Path, params: DecodingSteps, machine: Machin
     check(inputs, params)
     estimate_cost(inputs.images, report, params)
     device = pick_device(machine.device)
-    tokenizer, decoder = (
-        load_tokenizer(inputs.codebook, device),
-        load_decoder(inputs.decoder, device, params.decoding_precision),
-    )
+    tokenizer = load_tokenizer(inputs.codebook, device)
+    decoder = load_decoder(inputs.decoder, device, params.decoding_precision)
     originals = open_originals(inputs, params, machine, device)
     codes, picture = tokenizer.encode(originals.images, machine.infer_batch_size), Picture(originals.images, params)
     metrics: dict[str, Any] = {"decoder": decoder_facts(decoder), "codes": code_facts(tokenizer)}
