@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 
 from stages.core import artifact
-from stages.core.shards import index_type
 from stages.data.decode import decode_rgb, to_square
 from stages.data.reader import ImageSplit
+from stages.data.shards import index_type
 
 FIELDS, SHARD_IMAGES, CLASSES = ("jpg", "cls", "json"), 1000, 1000
 

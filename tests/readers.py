@@ -12,13 +12,14 @@ from pipeline import cleanup, dvc_locks, status
 from stages.codebook import fit, kmeans_features, streaming
 from stages.codebook.params import Inputs
 from stages.codebook.tokenizer import load_tokenizer
-from stages.core import artifact, code, runtime, scratch, shards
+from stages.core import artifact, code, runtime, scratch
 from stages.core.checkpoint import Checkpoint
 from stages.core.hardware import process_group
 from stages.core.optimizer import Ema
 from stages.core.params import load
 from stages.core.results import save_png
 from stages.core.scratch import read_hashed, write_hashed
+from stages.data import shards
 from stages.data.reader import ImageSplit, image_facts
 from stages.decoder.decoder import load_decoder
 from stages.decoder.pixel_tokenizer import codebook_in

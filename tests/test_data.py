@@ -27,7 +27,7 @@ from stages.data.writer import in_threads
 ROOT = Path(__file__).resolve().parents[1]
 KILLED_AFTER_3_SHARDS = """
 import os, runpy, signal, sys
-from stages.core import shards
+from stages.data import shards
 
 whole = shards.write_shard
 

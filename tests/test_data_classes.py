@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from photos import MACHINE, by_name, good_images, make, params, save
 
-from stages.core import UserError, shards
+from stages.core import UserError
 from stages.core.params import load
+from stages.data import shards
 from stages.data.folder import hash_of, open_folder, split_of
 from stages.data.params import Params
 from stages.data.plan import arrange

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.core import hardware, sampling
+from stages.core import hardware, sampling, transformer
 from stages.core.hardware import compute
 from stages.core.networks import ConvDecoder
-from stages.core.sampling import Product, for_sampling
+from stages.core.transformer import Product, for_sampling
 from stages.decoder.decoder import Decoder
 from stages.generator import ar, masked
 from stages.generator.params import KINDS
@@ -44,7 +44,7 @@ def draw(kind: str, model: TokenTransformer, **changes) -> torch.Tensor:
 @pytest.mark.parametrize("packer", PACKERS)
 @pytest.mark.parametrize("gelu", [False, True])
 def test_a_product_is_the_linear_map_for_any_number_of_rows(packer, gelu, monkeypatch):
-    monkeypatch.setattr(sampling, "packer_of", lambda *_: packer)
+    monkeypatch.setattr(transformer, "packer_of", lambda *_: packer)
     torch.manual_seed(0)
     linear = nn.Linear(48, 80)
     product = Product(linear, 8, torch.float32, gelu)
@@ -58,9 +58,9 @@ def test_a_product_is_the_linear_map_for_any_number_of_rows(packer, gelu, monkey
 @pytest.mark.parametrize("kind", ["ar", "masked"])
 def test_packed_weights_give_the_codes_of_plain_ones(kind, packer, monkeypatch):
     model = network(kind)
-    monkeypatch.setattr(sampling, "packer_of", lambda *_: "")
+    monkeypatch.setattr(transformer, "packer_of", lambda *_: "")
     plain = draw(kind, model)
-    monkeypatch.setattr(sampling, "packer_of", lambda *_: packer)
+    monkeypatch.setattr(transformer, "packer_of", lambda *_: packer)
     assert torch.equal(draw(kind, model), plain) and len(plain.unique()) > 30
 
 
@@ -71,10 +71,10 @@ def test_packing_is_for_few_rows_and_only_on_a_cpu(monkeypatch):
             torch.cpu, "get_capabilities", lambda name=name: {"architecture": "x86_64", "cpu_name": name}
         )
         monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-        assert [sampling.packer_of(one, 16, torch.float32) for one in (large, small)] == expected
-        assert not any(sampling.packer_of(large, rows, torch.float32) for rows in (1, 6400))
-        assert sampling.packer_of(small, 6400, torch.bfloat16) == "oneDNN"
-        assert sampling.packer_of(large.to("meta"), 16, torch.float32) == ""
+        assert [transformer.packer_of(one, 16, torch.float32) for one in (large, small)] == expected
+        assert not any(transformer.packer_of(large, rows, torch.float32) for rows in (1, 6400))
+        assert transformer.packer_of(small, 6400, torch.bfloat16) == "oneDNN"
+        assert transformer.packer_of(large.to("meta"), 16, torch.float32) == ""
         large = nn.Linear(512, 512)
 
 
@@ -129,7 +129,7 @@ def test_images_decoded_in_bf16_differ_by_two_gray_levels_at_most():
 
 @pytest.mark.parametrize("packer", PACKERS)
 def test_operations_with_packed_weights_are_counted(packer, monkeypatch):
-    monkeypatch.setattr(sampling, "packer_of", lambda *_: packer)
+    monkeypatch.setattr(transformer, "packer_of", lambda *_: packer)
     product = Product(nn.Linear(48, 80), 8, torch.float32)
     with FlopCounterMode(display=False, custom_mapping=PACKED_PRODUCTS) as counter, torch.inference_mode():
         product(torch.randn(4, 2, 48))

@@ -20,7 +20,7 @@ import toy as toys
 from ranks import ranks, run_together
 from safetensors.torch import load_file
 
-from stages.core import networks
+from stages.core import transformer
 
 pytestmark = pytest.mark.slow
 
@@ -165,13 +165,13 @@ def test_activations_computed_again_change_no_bit(inputs, one, tmp_path, monkeyp
 
 def counted_forwards(monkeypatch) -> Counter:
     """How many forward passes of transformer blocks run inside a backward pass, and outside."""
-    calls, forward = Counter(), networks.Block.forward
+    calls, forward = Counter(), transformer.Block.forward
 
     def count(self, *inputs):
         calls["backward" if torch._C._current_graph_task_id() >= 0 else "forward"] += 1
         return forward(self, *inputs)
 
-    monkeypatch.setattr(networks.Block, "forward", count)
+    monkeypatch.setattr(transformer.Block, "forward", count)
     return calls
 
 

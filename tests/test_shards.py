@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.core import UserError, artifact, shards
+from stages.core import UserError, artifact
+from stages.data import shards
 
 CONTENTS = {  # shard -> key -> field -> bytes; fields differ between samples and shards
     "train-000000": {"00000003": {"png": b"a" * 512, "txt": b""}, "00000007": {"png": b"b", "boxes.json": b"[]"}},

@@ -1,6 +1,6 @@
-"""Networks that several stages share, and weights on disk.
+"""Convolutional networks and perceptual losses that several stages share, and weights on disk.
 
-B = batch, T = positions, D = width, H = heads. widths[0] is the width on the grid of codes, widths[i] that after i
+widths[0] is the width on the grid of codes, widths[i] that after i
 doublings: grid * 2^(len(widths) - 1) = img_px.
 """
 
@@ -18,8 +18,6 @@ from stages.core import UserError
 from stages.core.artifact import checked
 from stages.core.params import Precision
 
-Cache = list[tuple[Tensor, Tensor]]  # a block's keys and values [B, H, T, D/H], filled from the left
-
 
 def load_tensors(artifact: Path, name: str) -> dict[str, Tensor]:
     """The tensors of a .safetensors file in an artifact, on the CPU, after its bytes were compared with the hash."""
@@ -29,68 +27,6 @@ def load_tensors(artifact: Path, name: str) -> dict[str, Tensor]:
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors of any device as .safetensors."""
     save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
-
-
-class Block(nn.Module):
-    """Pre-norm attention and MLP (GPT-2's block)."""
-
-    def __init__(self, dim: int, heads: int, dropout: float, causal: bool):
-        super().__init__()
-        self.heads, self.causal = heads, causal
-        self.norm_attention, self.norm_mlp = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x_BTD: Tensor, cache: tuple[Tensor, Tensor] | None, start: int) -> Tensor:
-        """float [B, T, D] -> [B, T, D]. With a cache, x holds positions from `start` on; the cache holds earlier ones.
-
-        If the cache of a causal block holds earlier positions, x must be a single one.
-        """
-        q, k, v = self.qkv(self.norm_attention(x_BTD)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        stop = start + x_BTD.shape[1]
-        if cache is not None:
-            cache[0][:, :, start:stop], cache[1][:, :, start:stop] = k, v
-            k, v = cache[0][:, :, :stop], cache[1][:, :, :stop]
-        # A single newest position attends to everything before it, so it needs no mask.
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and q.shape[2] > 1)
-        x_BTD = x_BTD + self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
-        return x_BTD + self.drop(self.mlp(self.norm_mlp(x_BTD)))
-
-
-def run(blocks: nn.ModuleList, x_BTD: Tensor, cache: Cache | None = None, start: int = 0) -> Tensor:
-    """Apply all blocks; float [B, T, D] -> [B, T, D]."""
-    for index, block in enumerate(blocks):
-        x_BTD = block(x_BTD, cache[index] if cache is not None else None, start)
-    return x_BTD
-
-
-def new_cache(blocks: nn.ModuleList, batch: int, positions: int) -> Cache:
-    """Room for the keys and values of `batch` sequences."""
-    cache = []
-    for block in blocks:
-        assert isinstance(block, Block)
-        scale, dtype = block.norm_attention.weight, block.qkv.weight.dtype
-        shape = (batch, block.heads, positions, len(scale) // block.heads)
-        cache.append((scale.new_empty(shape, dtype=dtype), scale.new_empty(shape, dtype=dtype)))
-    return cache
-
-
-def start_weights(module: nn.Module) -> None:
-    """For `Module.apply`: linear maps and embeddings start at N(0, 0.02²), biases at 0."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
-
-
-def shrink_branches(blocks: nn.ModuleList) -> None:
-    """Scale down the initial weights of residual branches, as in GPT-2."""
-    std = 0.02 / (2 * len(blocks)) ** 0.5
-    for block in blocks:
-        assert isinstance(block, Block)
-        nn.init.normal_(block.out.weight, std=std)
-        nn.init.normal_(block.mlp[2].get_parameter("weight"), std=std)
 
 
 class ResBlock(nn.Module):

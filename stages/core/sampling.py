@@ -8,20 +8,16 @@ float32 [M, K] of the M positions where `at` is true, row-major; it has `num_cod
 `num_patches` (N).
 """
 
-import copy
 import math
 from collections.abc import Callable
-from itertools import chain, pairwise
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from stages.core.distributed import num_shares, share_of
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
@@ -182,69 +178,3 @@ def sample_maskgit(
         again = confidence.argsort(stable=True, dim=1)[:, :masked]
         codes.scatter_(1, again, num_codes)
     return codes
-
-
-class Product(nn.Module):
-    """A linear map for inference alone, float [..., in] -> `dtype` [..., out], with weights packed where that pays.
-
-    Weights are packed for products of `rows` rows; MKL is slow with others. `gelu` is applied afterwards.
-    """
-
-    def __init__(self, linear: nn.Linear, rows: int, dtype: torch.dtype, gelu: bool = False):
-        super().__init__()
-        self.weight, self.bias = linear.weight.detach().to(dtype), linear.bias.detach().to(dtype)
-        self.rows, self.gelu, self.packer = rows, gelu, packer_of(linear, rows, dtype)
-        if self.packer == "oneDNN":
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
-        if self.packer == "MKL":
-            self.packed = torch.ops.mkl._mkl_reorder_linear_weight(self.weight, rows)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)
-        if self.packer == "oneDNN":
-            after = "gelu" if self.gelu else "none"
-            return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, after, [], "none")
-        if self.packer == "MKL":
-            x = torch.ops.mkl._mkl_linear.default(x, self.packed, self.weight, self.bias, self.rows)
-        else:
-            x = F.linear(x, self.weight, self.bias)
-        return F.gelu(x) if self.gelu else x
-
-
-def packer_of(linear: nn.Linear, rows: int, dtype: torch.dtype) -> Literal["oneDNN", "MKL", ""]:
-    """The library whose layout makes products faster than torch's plain weights do; "" for none.
-
-    Measured (docs/log/speed.md): bf16 always by oneDNN. fp32 only in products of few rows; there MKL's layout on its
-    own maker's processors, and oneDNN's on others, if the matrix is large. Only x86 was measured.
-    """
-    cpu = torch.cpu.get_capabilities() if linear.weight.device.type == "cpu" else {}
-    if cpu.get("architecture") != "x86_64" or not torch.backends.mkldnn.is_available():
-        return ""
-    if dtype != torch.float32 or not 8 <= rows <= 1024:
-        return "oneDNN" if dtype != torch.float32 else ""
-    if torch.backends.mkl.is_available() and "Intel" in cpu.get("cpu_name", ""):
-        return "MKL"
-    return "oneDNN" if linear.weight.numel() >= 2**18 else ""
-
-
-def for_sampling(network: Network, rows: int) -> Network:
-    """The same network for inference in the dtype that `compute` set; most products have `rows` rows.
-
-    Linear maps become `Product`s where that is faster; everything else is shared with `network`. In fp32 GELU stays
-    apart, since oneDNN's differs in the last digits.
-    """
-    device = next(network.parameters()).device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    slow = [one for one in linears if dtype != one.weight.dtype or packer_of(one, rows, dtype)]
-    gelus = gelus_of(network) if dtype != torch.float32 else {}
-    kept: dict[int, Any] = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
-    kept |= {id(one): Product(one, rows, dtype, id(one) in gelus) for one in slow}
-    kept |= {id(gelu): nn.Identity() for gelu in gelus.values()}
-    return copy.deepcopy(network, kept) if slow else network
-
-
-def gelus_of(network: nn.Module) -> dict[int, nn.Module]:
-    """{id of a linear map: the GELU right after it}."""
-    pairs = [pair for module in network.modules() if isinstance(module, nn.Sequential) for pair in pairwise(module)]
-    return {id(one): two for one, two in pairs if isinstance(one, nn.Linear) and isinstance(two, nn.GELU)}

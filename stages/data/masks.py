@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stages.core.shards import TarIndex
 from stages.data.reader import image_facts
+from stages.data.shards import TarIndex
 
 FIELD = "mask.png"
 

@@ -26,10 +26,10 @@ from stages.core.distributed import rank
 from stages.core.hardware import barrier
 from stages.core.progress import bar
 from stages.core.scratch import SCRATCH
-from stages.core.shards import read_range
 from stages.data.decode import DECODE_BYTES, EXTENSIONS, FILE_BYTES, decode_rgb, to_square
 from stages.data.folder import hash_of, split_of
 from stages.data.params import URL, Params
+from stages.data.shards import read_range
 from stages.data.sidecars import CAPTION, ENDINGS, Sidecars, read_sidecars
 from stages.data.source import Candidate, Prepared, Refused, Source, one_by_one, refusal
 

@@ -27,7 +27,7 @@ def owner(name: str) -> str | None:
 
 
 def count_sidecars(index: np.ndarray) -> dict[str, int]:
-    """How many images of a split have each kind, by its index (stages/core/shards.py)."""
+    """How many images of a split have each kind, by its index (stages/data/shards.py)."""
     fields = index.dtype.names or ()
     return {NOUNS[end]: int((index[end[1:]][:, 0] > 0).sum()) if end[1:] in fields else 0 for end in ENDINGS}
 

@@ -2,7 +2,7 @@
 
 Shards hold <key>.png|jpg, .cls (class number), .json (name, class) and sidecars (stages/data/sidecars.py). config.json
 counts images and classes, hashes every file and lists what was refused and why. <split>.labels.npy is int64 [images],
-<split>.index.npy the index of stages/core/shards.py.
+<split>.index.npy the index of stages/data/shards.py.
 """
 
 import io
@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from stages.core import UserError, artifact, distributed, shards
+from stages.core import UserError, artifact, distributed
 from stages.core.hardware import barrier, process_group
 from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
 from stages.core.scratch import scratch
+from stages.data import shards
 from stages.data.decode import pillow_warnings
 from stages.data.digits import open_digits
 from stages.data.folder import open_folder

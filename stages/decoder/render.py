@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.core.networks import Block, Cache, load_tensors, new_cache, run, shrink_branches, start_weights
-from stages.core.sampling import for_sampling, sample_autoregressive, sample_maskgit
+from stages.core.networks import load_tensors
+from stages.core.sampling import sample_autoregressive, sample_maskgit
+from stages.core.transformer import Block, Cache, for_sampling, new_cache, run, shrink_branches, start_weights
 from stages.decoder.decoder import Decoder, load_decoder, uniform
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.core import artifact
-from stages.core.shards import TarIndex
+from stages.data.shards import TarIndex
 
 FIELD = "npy"
 

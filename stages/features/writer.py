@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.core import artifact, distributed, shards
+from stages.core import artifact, distributed
 from stages.core.distributed import random_subset
 from stages.core.hardware import barrier, pick_device, process_group
 from stages.core.images import to_float
 from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
 from stages.core.scratch import scratch
+from stages.data import shards
 from stages.data.reader import ImageSplit, num_images
 from stages.encoder.encoder import Encoder, block_number, check_final_norm, load_encoder
 from stages.features.params import Params

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from stages.core.hardware import compute
-from stages.core.sampling import autoregressive_loss, autoregressive_nats, for_sampling, guide, sample_autoregressive
+from stages.core.sampling import autoregressive_loss, autoregressive_nats, guide, sample_autoregressive
+from stages.core.transformer import for_sampling
 from stages.generator.params import Sampling
 from stages.generator.transformer import TokenTransformer, uniforms
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from stages.core.hardware import compute
-from stages.core.sampling import for_sampling, guide, masked_loss, masked_nats, sample_maskgit
+from stages.core.sampling import guide, masked_loss, masked_nats, sample_maskgit
+from stages.core.transformer import for_sampling
 from stages.generator.params import MaskedSampling
 from stages.generator.transformer import TokenTransformer, uniforms
 

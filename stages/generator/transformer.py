@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from stages.core import UserError, artifact
 from stages.core.distributed import seed_of
-from stages.core.networks import Block, Cache, load_tensors, new_cache, run, shrink_branches, start_weights
+from stages.core.networks import load_tensors
+from stages.core.transformer import Block, Cache, new_cache, run, shrink_branches, start_weights
 
 
 class TokenTransformer(nn.Module):

@@ -1,0 +1,143 @@
+"""The transformer block of all generators, and fast inference of its linear maps.
+
+B = batch, T = positions, D = width, H = heads.
+"""
+
+import copy
+from itertools import chain, pairwise
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Network = TypeVar("Network", bound=nn.Module)
+Cache = list[tuple[Tensor, Tensor]]  # a block's keys and values [B, H, T, D/H], filled from the left
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP (GPT-2's block)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, causal: bool):
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor, cache: tuple[Tensor, Tensor] | None, start: int) -> Tensor:
+        """float [B, T, D] -> [B, T, D]. With a cache, x holds positions from `start` on; the cache holds earlier ones.
+
+        If the cache of a causal block holds earlier positions, x must be a single one.
+        """
+        q, k, v = self.qkv(self.norm_attention(x_BTD)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        stop = start + x_BTD.shape[1]
+        if cache is not None:
+            cache[0][:, :, start:stop], cache[1][:, :, start:stop] = k, v
+            k, v = cache[0][:, :, :stop], cache[1][:, :, :stop]
+        # A single newest position attends to everything before it, so it needs no mask.
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and q.shape[2] > 1)
+        x_BTD = x_BTD + self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
+        return x_BTD + self.drop(self.mlp(self.norm_mlp(x_BTD)))
+
+
+def run(blocks: nn.ModuleList, x_BTD: Tensor, cache: Cache | None = None, start: int = 0) -> Tensor:
+    """Apply all blocks; float [B, T, D] -> [B, T, D]."""
+    for index, block in enumerate(blocks):
+        x_BTD = block(x_BTD, cache[index] if cache is not None else None, start)
+    return x_BTD
+
+
+def new_cache(blocks: nn.ModuleList, batch: int, positions: int) -> Cache:
+    """Room for the keys and values of `batch` sequences."""
+    cache = []
+    for block in blocks:
+        assert isinstance(block, Block)
+        scale, dtype = block.norm_attention.weight, block.qkv.weight.dtype
+        shape = (batch, block.heads, positions, len(scale) // block.heads)
+        cache.append((scale.new_empty(shape, dtype=dtype), scale.new_empty(shape, dtype=dtype)))
+    return cache
+
+
+def start_weights(module: nn.Module) -> None:
+    """For `Module.apply`: linear maps and embeddings start at N(0, 0.02²), biases at 0."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+def shrink_branches(blocks: nn.ModuleList) -> None:
+    """Scale down the initial weights of residual branches, as in GPT-2."""
+    std = 0.02 / (2 * len(blocks)) ** 0.5
+    for block in blocks:
+        assert isinstance(block, Block)
+        nn.init.normal_(block.out.weight, std=std)
+        nn.init.normal_(block.mlp[2].get_parameter("weight"), std=std)
+
+
+class Product(nn.Module):
+    """A linear map for inference alone, float [..., in] -> `dtype` [..., out], with weights packed where that pays.
+
+    Weights are packed for products of `rows` rows; MKL is slow with others. `gelu` is applied afterwards.
+    """
+
+    def __init__(self, linear: nn.Linear, rows: int, dtype: torch.dtype, gelu: bool = False):
+        super().__init__()
+        self.weight, self.bias = linear.weight.detach().to(dtype), linear.bias.detach().to(dtype)
+        self.rows, self.gelu, self.packer = rows, gelu, packer_of(linear, rows, dtype)
+        if self.packer == "oneDNN":
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
+        if self.packer == "MKL":
+            self.packed = torch.ops.mkl._mkl_reorder_linear_weight(self.weight, rows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)
+        if self.packer == "oneDNN":
+            after = "gelu" if self.gelu else "none"
+            return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, after, [], "none")
+        if self.packer == "MKL":
+            x = torch.ops.mkl._mkl_linear.default(x, self.packed, self.weight, self.bias, self.rows)
+        else:
+            x = F.linear(x, self.weight, self.bias)
+        return F.gelu(x) if self.gelu else x
+
+
+def packer_of(linear: nn.Linear, rows: int, dtype: torch.dtype) -> Literal["oneDNN", "MKL", ""]:
+    """The library whose layout makes products faster than torch's plain weights do; "" for none.
+
+    Measured (docs/log/speed.md): bf16 always by oneDNN. fp32 only in products of few rows; there MKL's layout on its
+    own maker's processors, and oneDNN's on others, if the matrix is large. Only x86 was measured.
+    """
+    cpu = torch.cpu.get_capabilities() if linear.weight.device.type == "cpu" else {}
+    if cpu.get("architecture") != "x86_64" or not torch.backends.mkldnn.is_available():
+        return ""
+    if dtype != torch.float32 or not 8 <= rows <= 1024:
+        return "oneDNN" if dtype != torch.float32 else ""
+    if torch.backends.mkl.is_available() and "Intel" in cpu.get("cpu_name", ""):
+        return "MKL"
+    return "oneDNN" if linear.weight.numel() >= 2**18 else ""
+
+
+def for_sampling(network: Network, rows: int) -> Network:
+    """The same network for inference in the dtype that `compute` set; most products have `rows` rows.
+
+    Linear maps become `Product`s where that is faster; everything else is shared with `network`. In fp32 GELU stays
+    apart, since oneDNN's differs in the last digits.
+    """
+    device = next(network.parameters()).device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    slow = [one for one in linears if dtype != one.weight.dtype or packer_of(one, rows, dtype)]
+    gelus = gelus_of(network) if dtype != torch.float32 else {}
+    kept: dict[int, Any] = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
+    kept |= {id(one): Product(one, rows, dtype, id(one) in gelus) for one in slow}
+    kept |= {id(gelu): nn.Identity() for gelu in gelus.values()}
+    return copy.deepcopy(network, kept) if slow else network
+
+
+def gelus_of(network: nn.Module) -> dict[int, nn.Module]:
+    """{id of a linear map: the GELU right after it}."""
+    pairs = [pair for module in network.modules() if isinstance(module, nn.Sequential) for pair in pairwise(module)]
+    return {id(one): two for one, two in pairs if isinstance(one, nn.Linear) and isinstance(two, nn.GELU)}
