@@ -10,6 +10,7 @@ Expect: CPU time of each contender as a multiple of the first one's, medians of 
 """
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -34,7 +35,9 @@ def ours(batch: int, tokens: int) -> dict[str, Work]:
     """Our sampler in both precisions, and with torch's own products."""
     torch.manual_seed(0)
     size = {"dim": DIM, "depth": LAYERS, "heads": HEADS, "dropout": 0.0}
-    network = TokenTransformer(num_codes=CODES, num_classes=10, num_patches=tokens, causal=True, **size).eval()
+    network = TokenTransformer(
+        num_codes=CODES, num_classes=10, num_patches=tokens, grid=math.isqrt(tokens), causal=True, **size
+    ).eval()
     labels = torch.arange(batch) % 10
 
     def sampler(packed: bool, **changes: Any) -> Work:

@@ -9,6 +9,7 @@ Expect: per number format, medians of 5 alternated rounds of --steps steps of an
 
 import argparse
 import copy
+import math
 import statistics
 import tempfile
 import time
@@ -73,7 +74,8 @@ def main() -> None:
     codes = np.random.default_rng(0).integers(0, CODES, (IMAGES, PATCHES), dtype=np.uint16)
     torch.manual_seed(0)
     model = TokenTransformer(
-        num_codes=CODES, num_classes=1, num_patches=PATCHES, dim=args.dim, depth=args.depth, heads=args.dim // 64,
+        num_codes=CODES, num_classes=1, num_patches=PATCHES, grid=math.isqrt(PATCHES),
+        dim=args.dim, depth=args.depth, heads=args.dim // 64,
         dropout=0.0, causal=True,
     )  # fmt: skip
     for precision in ("fp32", "bf16"):

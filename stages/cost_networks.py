@@ -238,7 +238,7 @@ class Networks:
         """One forward pass over all codes of an image; with its cache, sampling takes as much."""
         params = generator.load_params(name, self.params)
         sizes = {"num_codes": codes.num_codes, "num_classes": classes, "num_patches": codes.count}
-        shape = sizes | params.model.model_dump(include={"dim", "depth", "heads", "dropout"})
+        shape = sizes | params.model.network() | {"grid": codes.grid}
         causal = params.training.kind == "ar"
         build = partial(TokenTransformer, **shape, causal=causal)
         return self.once(lambda: build()(ints(1), ints(1, codes.count)), "generator", codes, name)

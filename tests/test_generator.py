@@ -28,7 +28,15 @@ def network(
     """A small random model; larger weights, so that its logits really differ."""
     torch.manual_seed(0)
     model = TokenTransformer(
-        num_codes=codes, num_classes=classes, num_patches=patches, dim=16, depth=2, heads=2, dropout=0.0, causal=causal
+        num_codes=codes,
+        num_classes=classes,
+        num_patches=patches,
+        grid=3,
+        dim=16,
+        depth=2,
+        heads=2,
+        dropout=0.0,
+        causal=causal,
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -51,7 +59,7 @@ def test_cached_logits_equal_the_uncached_forward():
 def test_cached_sampling_is_faster_than_the_uncached_forward():
     torch.manual_seed(0)
     model = TokenTransformer(
-        num_codes=64, num_classes=1, num_patches=144, dim=64, depth=3, heads=4, dropout=0.0, causal=True
+        num_codes=64, num_classes=1, num_patches=144, grid=12, dim=64, depth=3, heads=4, dropout=0.0, causal=True
     ).eval()
     labels = torch.zeros(4, dtype=torch.long)
 

@@ -28,7 +28,16 @@ RANDOM = {"top_p": 0.9, "guidance": 1.5}
 def network(kind: str) -> TokenTransformer:
     """An untrained generator of 300 codes, 25 per image; larger weights, so that its logits differ."""
     torch.manual_seed(0)
-    size = {"num_codes": 300, "num_classes": 3, "num_patches": 25, "dim": 32, "depth": 3, "heads": 4, "dropout": 0.0}
+    size = {
+        "num_codes": 300,
+        "num_classes": 3,
+        "num_patches": 25,
+        "grid": 5,
+        "dim": 32,
+        "depth": 3,
+        "heads": 4,
+        "dropout": 0.0,
+    }
     model = TokenTransformer(**size, causal=kind == "ar").eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter *= 4 if parameter.ndim > 1 else 1

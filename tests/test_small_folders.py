@@ -33,7 +33,7 @@ RARE = [1 if one == 17 else 2 for one in range(40)]  # train images per class
 
 def write_tokens(folder, train: np.ndarray, val: np.ndarray, classes: int) -> None:
     """A tokens artifact of random codes for images of these classes."""
-    facts = {"num_codes": 8, "dtype": "uint16", "num_patches": 4, "tokenizer": "kmeans", "views": 1}
+    facts = {"num_codes": 8, "dtype": "uint16", "grid": 2, "num_patches": 4, "tokenizer": "kmeans", "views": 1}
     facts["classes"] = [f"c{one:02d}" for one in range(classes)]
     facts["inputs"] = {"images": "0" * 64, "codebook": "1" * 64}
     with artifact.new_artifact(folder, "tokens", facts) as out:

@@ -12,34 +12,74 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Network = TypeVar("Network", bound=nn.Module)
-Cache = list[tuple[Tensor, Tensor]]  # a block's keys and values [B, H, T, D/H], filled from the left
+Cache = list[tuple[Tensor, ...]]  # a block's keys and values [B, H, T, D/H], filled from the left
+
+
+class SwiGlu(nn.Module):
+    """SiLU of the first half of the channels times the second (Shazeer 2020)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = x.chunk(2, -1)
+        return F.silu(gate) * value
+
+
+class RmsNorm(nn.RMSNorm):
+    """torch's, in fp32 whatever the input is: with other dtypes than its weights' it has no fast kernel and warns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP (GPT-2's block)."""
+    """Pre-norm attention and MLP: GPT-2's block, with the parts of later ones as options.
 
-    def __init__(self, dim: int, heads: int, dropout: float, causal: bool):
+    kv_heads: heads of keys and values, each shared by heads / kv_heads of the queries (GQA); 0: as many as heads.
+    qk_norm: RMSNorm of queries and keys per head.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, dropout: float, causal: bool, *, kv_heads: int = 0,
+        norm: Literal["layernorm", "rmsnorm"] = "layernorm", mlp: Literal["gelu", "swiglu"] = "gelu",
+        qk_norm: bool = False,
+    ):  # fmt: skip
         super().__init__()
-        self.heads, self.causal = heads, causal
-        self.norm_attention, self.norm_mlp = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.heads, self.kv_heads, self.head_dim, self.causal = heads, kv_heads or heads, dim // heads, causal
+        of_width = nn.LayerNorm if norm == "layernorm" else RmsNorm
+        self.norm_attention, self.norm_mlp = of_width(dim), of_width(dim)
+        self.qkv, self.out = nn.Linear(dim, dim + 2 * self.kv_heads * self.head_dim), nn.Linear(dim, dim)
+        hidden = 4 * dim if mlp == "gelu" else -(-8 * dim // 24) * 8  # 8/3 of the width: as many weights
+        first = (nn.Linear(dim, hidden), nn.GELU()) if mlp == "gelu" else (nn.Linear(dim, 2 * hidden), SwiGlu())
+        self.mlp = nn.Sequential(*first, nn.Linear(hidden, dim))
+        self.norm_q, self.norm_k = (RmsNorm(self.head_dim) if qk_norm else nn.Identity() for _ in range(2))
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x_BTD: Tensor, cache: tuple[Tensor, Tensor] | None, start: int) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cache: tuple[Tensor, ...] | None, start: int, turns: Tensor | None = None
+    ) -> Tensor:
         """float [B, T, D] -> [B, T, D]. With a cache, x holds positions from `start` on; the cache holds earlier ones.
 
-        If the cache of a causal block holds earlier positions, x must be a single one.
+        If the cache of a causal block holds earlier positions, x must be a single one. `turns`, float [2, 2, T, D/H]:
+        cos and signed sin of the rotary angles of queries and of keys.
         """
-        q, k, v = self.qkv(self.norm_attention(x_BTD)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = self.qkv(self.norm_attention(x_BTD)).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], 1)
+        q, k = self.norm_q(q), self.norm_k(k)
+        if turns is not None:
+            q, k = rotate(q, *turns[0]), rotate(k, *turns[1])
         stop = start + x_BTD.shape[1]
         if cache is not None:
             cache[0][:, :, start:stop], cache[1][:, :, start:stop] = k, v
             k, v = cache[0][:, :, :stop], cache[1][:, :, :stop]
         # A single newest position attends to everything before it, so it needs no mask.
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and q.shape[2] > 1)
+        causal, shared = self.causal and q.shape[2] > 1, self.kv_heads < self.heads
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=shared)
         x_BTD = x_BTD + self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
         return x_BTD + self.drop(self.mlp(self.norm_mlp(x_BTD)))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """float [..., T, d]: channel i and channel i + d/2 turned as a pair by the angle of their position."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 def run(blocks: nn.ModuleList, x_BTD: Tensor, cache: Cache | None = None, start: int = 0) -> Tensor:
@@ -51,12 +91,12 @@ def run(blocks: nn.ModuleList, x_BTD: Tensor, cache: Cache | None = None, start:
 
 def new_cache(blocks: nn.ModuleList, batch: int, positions: int) -> Cache:
     """Room for the keys and values of `batch` sequences."""
-    cache = []
+    cache: Cache = []
     for block in blocks:
         assert isinstance(block, Block)
-        scale, dtype = block.norm_attention.weight, block.qkv.weight.dtype
-        shape = (batch, block.heads, positions, len(scale) // block.heads)
-        cache.append((scale.new_empty(shape, dtype=dtype), scale.new_empty(shape, dtype=dtype)))
+        like, dtype = block.norm_attention.weight, block.qkv.weight.dtype
+        shape = (batch, block.kv_heads, positions, block.head_dim)
+        cache.append((like.new_empty(shape, dtype=dtype), like.new_empty(shape, dtype=dtype)))
     return cache
 
 
@@ -74,7 +114,7 @@ def shrink_branches(blocks: nn.ModuleList) -> None:
     for block in blocks:
         assert isinstance(block, Block)
         nn.init.normal_(block.out.weight, std=std)
-        nn.init.normal_(block.mlp[2].get_parameter("weight"), std=std)
+        nn.init.normal_(block.mlp[-1].get_parameter("weight"), std=std)
 
 
 class Product(nn.Module):

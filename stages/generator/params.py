@@ -8,9 +8,9 @@ samples.<name>     the sampling schema of that kind
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.core.params import DIFFERENT, Section, impossible, kind_of, load
 from stages.core.schemas import Optim, TransformerConfig
@@ -23,6 +23,29 @@ class Model(TransformerConfig):
     """The transformer of every generator."""
 
     class_dropout: float = Field(ge=0, lt=1)  # 1 would train no class
+    positions: Literal["learned", "rotary", "both"]
+    local: int = Field(ge=0)
+    kv_heads: int = Field(ge=0)
+    norm: Literal["layernorm", "rmsnorm"]
+    mlp: Literal["gelu", "swiglu"]
+    qk_norm: bool
+
+    def network(self) -> dict[str, Any]:
+        """Those of the arguments of `TokenTransformer` that the codes do not decide."""
+        return self.model_dump(exclude={"class_dropout", "label_smoothing"})
+
+    @model_validator(mode="after")
+    def parts_fit(self) -> Self:
+        if self.kv_heads and self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads = {self.kv_heads}: expected 0 or a divisor of heads = {self.heads}")
+        if self.positions != "learned" and self.dim // self.heads % 4:
+            raise ValueError(
+                f"positions = {self.positions}: expected a multiple of 4 channels per head, "
+                f"dim / heads = {self.dim // self.heads}"
+            )
+        if self.local and (self.local < 3 or self.local % 2 == 0):
+            raise ValueError(f"local = {self.local}: expected 0 or an odd side of at least 3")
+        return self
 
 
 class Training(Optim):

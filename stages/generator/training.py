@@ -82,8 +82,8 @@ def estimate_cost(out: Path, network: TokenTransformer, data: dict[str, Tokens],
 
 def network_shape(facts: dict[str, Any], model: Model, causal: bool) -> dict[str, Any]:
     """The arguments of `TokenTransformer`, from the tokens, the params and the kind."""
-    sizes = {"num_codes": facts["num_codes"], "num_classes": len(facts["classes"]), "num_patches": facts["num_patches"]}
-    return {**sizes, **model.model_dump(include={"dim", "depth", "heads", "dropout"}), "causal": causal}
+    sizes = {key: facts[key] for key in ("num_codes", "num_patches", "grid")}
+    return {**sizes, "num_classes": len(facts["classes"]), **model.network(), "causal": causal}
 
 
 def batches(data: Tokens, params: Params) -> tuple[Callable[[int], Batch], Callable[[int], list[int]]]:

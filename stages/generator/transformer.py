@@ -5,7 +5,7 @@ B = batch, T = positions, D = width, K = codes.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from stages.core import UserError, artifact
 from stages.core.distributed import seed_of
 from stages.core.networks import load_tensors
-from stages.core.transformer import Block, Cache, new_cache, run, shrink_branches, start_weights
+from stages.core.transformer import Block, Cache, new_cache, shrink_branches, start_weights
+from stages.generator.places import LocalMixing, rotary_tables
+
+Positions = Literal["learned", "rotary", "both"]
 
 
 class TokenTransformer(nn.Module):
@@ -23,34 +26,35 @@ class TokenTransformer(nn.Module):
     otherwise: every position attends to all; the code `num_codes` means "masked".
     """
 
+    embed_position: nn.Parameter | None
+    turns: Tensor | None  # rotary angles of all positions
+
     def __init__(
-        self,
-        *,
-        num_codes: int,
-        num_classes: int,
-        num_patches: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        dropout: float,
-        causal: bool,
-    ):
+        self, *, num_codes: int, num_classes: int, num_patches: int, grid: int, dim: int, depth: int, heads: int,
+        dropout: float, causal: bool, positions: Positions = "learned", local: int = 0, **block: Any,
+    ):  # fmt: skip
         super().__init__()
         self.num_codes, self.num_classes, self.num_patches, self.causal = num_codes, num_classes, num_patches, causal
         self.embed_code = nn.Embedding(num_codes if causal else num_codes + 1, dim)
         self.embed_class = nn.Embedding(num_classes + 1, dim)
-        self.embed_position = nn.Parameter(torch.empty(num_patches + 1, dim))
-        self.blocks = nn.ModuleList(Block(dim, heads, dropout, causal) for _ in range(depth))
+        learned = nn.Parameter(torch.empty(num_patches + 1, dim)) if positions != "rotary" else None
+        self.register_parameter("embed_position", learned)
+        turns = rotary_tables(grid, num_patches, dim // heads, causal) if positions != "learned" else None
+        self.register_buffer("turns", turns, persistent=False)
+        self.blocks = nn.ModuleList(Block(dim, heads, dropout, causal, **block) for _ in range(depth))
+        mixing = [LocalMixing(dim, local, grid, num_patches, causal) for _ in range(depth)] if local else []
+        self.mixing = nn.ModuleList(mixing)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_codes)
         self.drop = nn.Dropout(dropout)
         self.apply(start_weights)
-        nn.init.normal_(self.embed_position, std=0.02)
+        if learned is not None:
+            nn.init.normal_(learned, std=0.02)
         shrink_branches(self.blocks)
 
     @property
     def device(self) -> torch.device:
-        return self.embed_position.device
+        return self.embed_class.weight.device
 
     def forward(self, labels_B: Tensor, codes_BT: Tensor, at_BN: Tensor | None = None) -> Tensor:
         """labels int64 [B] (num_classes: none), codes int64 [B, T] -> logits float32 [B, N, K].
@@ -70,12 +74,24 @@ class TokenTransformer(nn.Module):
         return self.head(self._run(table(newest_B)[:, None], cache, position)[:, -1]).float()
 
     def new_cache(self, batch: int) -> Cache:
-        """An empty cache of keys and values for `batch` sequences."""
-        return new_cache(self.blocks, batch, self.num_patches)
+        """An empty cache for `batch` sequences: keys and values, and with local mixing the inputs of each block."""
+        cache, size = new_cache(self.blocks, batch, self.num_patches), (batch, self.num_patches, len(self.norm.weight))
+        return [(*pair, self.embed_class.weight.new_empty(size)) for pair in cache] if self.mixing else cache
 
     def _run(self, x_BTD: Tensor, cache: Cache | None, start: int) -> Tensor:
-        x_BTD = self.drop(x_BTD + self.embed_position[start : start + x_BTD.shape[1]])
-        return self.norm(run(self.blocks, x_BTD, cache, start))
+        stop = start + x_BTD.shape[1]
+        if self.embed_position is not None:
+            x_BTD = x_BTD + self.embed_position[start:stop]
+        x_BTD = self.drop(x_BTD)
+        turns = self.turns[:, :, start:stop] if self.turns is not None else None
+        for index, block in enumerate(self.blocks):
+            own = cache[index] if cache is not None else None
+            if self.mixing:
+                mixing = self.mixing[index]
+                assert isinstance(mixing, LocalMixing)
+                x_BTD = mixing(x_BTD) if own is None else mixing.newest(x_BTD, own[2], start)
+            x_BTD = block(x_BTD, own, start, turns)
+        return self.norm(x_BTD)
 
 
 def load_transformer(folder: Path, device: torch.device | str) -> tuple[TokenTransformer, dict[str, Any]]:

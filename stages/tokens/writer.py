@@ -38,7 +38,7 @@ def write_tokens(images: Path, codebook: Path, out: Path, params: Params, machin
                 progress.update()
         barrier()
         if distributed.rank() == 0:
-            config = {key: book[key] for key in ("num_codes", "dtype", "num_patches")}
+            config = {key: book[key] for key in ("num_codes", "dtype", "grid", "num_patches")}
             inputs = {"images": artifact.digest(images), "codebook": artifact.digest(codebook)}
             config |= {"tokenizer": book["name"], "classes": facts["classes"], "views": params.views, "inputs": inputs}
             publish(work, out, parts, {split: source.labels for split, source in sources.items()}, config)

@@ -1,0 +1,79 @@
+"""What a transformer over codes knows of their places in the grid: rotary positions and local mixing.
+
+B = batch, T = positions (one of the class, then N codes in raster order, grid by grid), D = width, d = D / heads.
+Causal: position t holds code t - 1 and predicts code t. Otherwise position t holds and predicts code t - 1.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+THETA = 100.0  # of the longest wave, as rotary vision transformers use for small grids (Heo et al. 2024)
+
+
+def rotary_tables(grid: int, num_patches: int, head_dim: int, causal: bool) -> Tensor:
+    """float [2, 2, T, d]: of queries and keys, cos and signed sin of the angles of their row and column.
+
+    A query has the place that it predicts, a key the place that it holds; angles of the class are 0.
+    """
+    places = torch.arange(num_patches) % grid**2
+    waves = THETA ** -(torch.arange(head_dim // 4) / (head_dim // 4))
+    angles = torch.cat([(places // grid)[:, None] * waves, (places % grid)[:, None] * waves], 1)
+    none = torch.zeros(1, angles.shape[1])
+    held, predicted = torch.cat([none, angles]), torch.cat([angles, none] if causal else [none, angles])
+    return torch.stack([cos_sin(predicted), cos_sin(held)])
+
+
+def cos_sin(angles: Tensor) -> Tensor:
+    """float [T, d / 2] -> [2, T, d], as `rotate` of stages/core/transformer.py takes them."""
+    return torch.stack([angles.cos().tile(2), torch.cat([-angles.sin(), angles.sin()], 1)])
+
+
+class LocalMixing(nn.Module):
+    """Adds a depth-wise convolution of the codes around each place; starts as the identity.
+
+    Causal: of the codes that come before the predicted one in raster order, in the rows above and in its own.
+    """
+
+    def __init__(self, dim: int, side: int, grid: int, num_patches: int, causal: bool):
+        super().__init__()
+        self.side, self.grid, self.reach, self.causal = side, grid, side // 2, causal
+        self.weight = nn.Parameter(torch.zeros(dim, self.reach * (side + 1) if causal else side**2))
+        self.near = neighbors(grid, num_patches, side) if causal else []
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """float [B, T, D] -> [B, T, D], of all positions at once."""
+        codes, positions = x_BTD[:, 1:], x_BTD.shape[1]
+        filled = F.pad(codes, (0, 0, 0, -codes.shape[1] % self.grid**2))  # the last code is no input if causal
+        planes = filled.unflatten(1, (-1, self.grid, self.grid)).flatten(0, 1).permute(0, 3, 1, 2)
+        mixed = F.conv2d(self.padded(planes), self.kernel().to(planes.dtype), groups=planes.shape[1])
+        rows = mixed.permute(0, 2, 3, 1).reshape(len(codes), -1, codes.shape[2])
+        return x_BTD + (rows[:, :positions] if self.causal else F.pad(rows, (0, 0, 1, 0)))
+
+    def padded(self, planes: Tensor) -> Tensor:
+        """[B, D, grid, grid] with room for the kernel."""
+        return F.pad(planes, (self.reach, self.reach, self.reach, 0 if self.causal else self.reach))
+
+    def kernel(self) -> Tensor:
+        """[D, 1, rows, side]: causal: the rows above and the left half of the own one."""
+        rows = self.reach + 1 if self.causal else self.side
+        return F.pad(self.weight, (0, rows * self.side - self.weight.shape[1])).unflatten(1, (1, rows, self.side))
+
+    def newest(self, x_B1D: Tensor, held_BTD: Tensor, position: int) -> Tensor:
+        """The same of the newest position alone, causal; `held_BTD` keeps the inputs of all positions up to it."""
+        held_BTD[:, position] = x_B1D[:, 0]
+        places, taps = self.near[position]
+        return x_B1D + (held_BTD[:, places] * self.weight.T[taps]).sum(1, keepdim=True)
+
+
+def neighbors(grid: int, num_patches: int, side: int) -> list[tuple[Tensor, Tensor]]:
+    """Per place the positions [M] that hold the codes before it nearby, and their numbers [M] among the weights."""
+    reach, found = side // 2, []
+    offsets = [(down, right) for down in range(-reach, 1) for right in range(-reach, reach + 1)][: reach * (side + 1)]
+    for place in range(num_patches):
+        row, col = divmod(place % grid**2, grid)
+        inside = [0 <= row + down and 0 <= col + right < grid for down, right in offsets]
+        taps = torch.tensor(inside).nonzero()[:, 0]
+        steps = torch.tensor([down * grid + right for down, right in offsets])
+        found.append((1 + place + steps[taps], taps))
+    return found
