@@ -213,7 +213,9 @@ def test_a_generator_of_any_name_is_trained_and_sampled_as_its_kind(toy, tmp_pat
     toys.write_params(tmp_path, variant)
     (tmp_path / "data").symlink_to(toy / "data")
     toys.run_line(
-        "stages.generator.train --name wide --tokens data/tokens/kmeans --out kmeans-wide --report r", tmp_path
+        "stages.generator.train --name wide --tokens data/tokens/kmeans --codebook data/codebook/kmeans "
+        "--out kmeans-wide --report r",
+        tmp_path,
     )
     toys.run_line("stages.generator.sample --generator kmeans-wide --out samples/wide", tmp_path)
     config = artifact.read_config(tmp_path / "kmeans-wide", "generator")

@@ -26,7 +26,7 @@ UPSTREAM = {  # what a room may import of others beside core: the data flows fro
     "codebook": {"data", "encoder", "features"},
     "tokens": {"data", "codebook"},
     "decoder": {"data", "encoder", "codebook"},
-    "generator": {"tokens", "decoder"},
+    "generator": {"codebook", "tokens", "decoder"},
     "evaluate": {"data", "encoder", "codebook", "decoder", "generator"},
     "report": set(),
     "studies": {"data", "encoder", "features", "codebook", "decoder", "evaluate"},

@@ -51,7 +51,7 @@ def generator_params(root):
 def test_forty_classes_of_one_or_two_images_are_trained_and_drawn_in_their_proportions(tmp_path):
     write_tokens(tmp_path / "tokens", np.repeat(np.arange(40), RARE), np.arange(12), 40)
     params = generator_params(tmp_path)
-    train(tmp_path / "tokens", tmp_path / "kmeans-ar", tmp_path / "report", params, MACHINE)
+    train(tmp_path / "tokens", tmp_path / "codebook", tmp_path / "kmeans-ar", tmp_path / "report", params, MACHINE)
     config = artifact.read_config(tmp_path / "kmeans-ar", "generator")
     assert config["train_per_class"] == RARE and config["shape"]["num_classes"] == len(config["classes"]) == 40
     assert (config["likelihood"]["val_images"], config["likelihood"]["val_classes"]) == (12, 12)
@@ -74,7 +74,14 @@ def test_a_class_without_train_images_is_refused_by_name_at_every_door(tmp_path)
             read()
     write_tokens(tmp_path / "tokens", labels, labels, 3)
     with pytest.raises(UserError, match="tokens: no train image of class 'c01'.*dvc repro data"):
-        train(tmp_path / "tokens", tmp_path / "kmeans-ar", tmp_path / "r", generator_params(tmp_path), MACHINE)
+        train(
+            tmp_path / "tokens",
+            tmp_path / "codebook",
+            tmp_path / "kmeans-ar",
+            tmp_path / "r",
+            generator_params(tmp_path),
+            MACHINE,
+        )
 
 
 @pytest.fixture(scope="module")

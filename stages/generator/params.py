@@ -19,6 +19,13 @@ from stages.core.schemas import Optim, TransformerConfig
 RESERVED = ("model", "draws", "images", "tokenizer", "val", "protocol")
 
 
+class CodeNoise(Section):
+    """Codes of the input that training replaces by one of the nearest others."""
+
+    share: float = Field(ge=0, lt=1)
+    nearest: int = Field(gt=0)
+
+
 class Model(TransformerConfig):
     """The transformer of every generator."""
 
@@ -29,10 +36,11 @@ class Model(TransformerConfig):
     norm: Literal["layernorm", "rmsnorm"]
     mlp: Literal["gelu", "swiglu"]
     qk_norm: bool
+    code_noise: CodeNoise
 
     def network(self) -> dict[str, Any]:
         """Those of the arguments of `TokenTransformer` that the codes do not decide."""
-        return self.model_dump(exclude={"class_dropout", "label_smoothing"})
+        return self.model_dump(exclude={"class_dropout", "label_smoothing", "code_noise"})
 
     @model_validator(mode="after")
     def parts_fit(self) -> Self:

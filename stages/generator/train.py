@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="section of params.yaml below `generator`")
     parser.add_argument("--tokens", type=Path, required=True, help="tokens artifact")
+    parser.add_argument("--codebook", type=Path, required=True, help="codebook artifact, for near codes")
     parser.add_argument("--out", type=Path, required=True, help="generator artifact to write")
     parser.add_argument("--report", type=Path, required=True, help="folder for curves")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
@@ -31,7 +32,7 @@ def main() -> None:
 
     from stages.generator.training import train
 
-    train(args.tokens, args.out, args.report, params, machine)
+    train(args.tokens, args.codebook, args.out, args.report, params, machine)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
 from stages.core.scratch import scratch
 from stages.core.train import Batch, fit
+from stages.generator.code_noise import NoisyCodes, load_nearest
 from stages.generator.likelihood import BATCH, likelihood_facts, nats_per_image
 from stages.generator.params import KINDS, Model, Params
 from stages.generator.transformer import TokenTransformer
@@ -28,7 +29,7 @@ from stages.tokens.reader import Tokens, load_tokens, token_facts
 EVAL_IMAGES = 256  # per split, evenly spaced
 
 
-def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machine) -> None:
+def train(tokens: Path, codebook: Path, out: Path, report: Path, params: Params, machine: Machine) -> None:
     """Write the generator artifact `out`; curves and last scores go to the folder `report`."""
     facts, optim, curves = token_facts(tokens), params.training, Curves()
     data, kind = (
@@ -37,13 +38,14 @@ def train(tokens: Path, out: Path, report: Path, params: Params, machine: Machin
     )
     per_class = count_train(tokens, data["train"].labels, facts["classes"])
     shape, device = network_shape(facts, params.model, kind.CAUSAL), pick_device(machine.device)
+    nearest = load_nearest(codebook, params.model.code_noise).to(device) if params.model.code_noise.share else None
     torch.manual_seed(optim.seed)
     network = TokenTransformer(**shape).to(device)
     estimate_cost(out, network, data, params)
     with process_group(), scratch(out, params, [tokens], meet=barrier) as work:
         batch_at, batch_keys = batches(data["train"], params)
         fit(
-            network, optim, batch_at, loss_fn(kind, params, device), evaluator(data, kind, device), curves,
+            network, optim, batch_at, loss_fn(kind, params, device, nearest), evaluator(data, kind, device), curves,
             work=work, machine=machine, device=device, name=f"generator {out.name}",
             batch_keys=batch_keys,
         )  # fmt: skip
@@ -107,14 +109,16 @@ def batches(data: Tokens, params: Params) -> tuple[Callable[[int], Batch], Calla
     return batch_at, lambda step: images_at(step).tolist()
 
 
-def loss_fn(kind: ModuleType, params: Params, device: torch.device) -> Any:
-    """The loss of the kind under autocast; its masks are a function of the step."""
-    optim = params.training
+def loss_fn(kind: ModuleType, params: Params, device: torch.device, nearest_KC: Tensor | None) -> Any:
+    """The loss of the kind under autocast; its masks and the noise on codes are functions of the step."""
+    optim, share = params.training, params.model.code_noise.share
 
     def loss(model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         rng = torch.Generator().manual_seed(seed_of("masks", optim.seed, step))
+        noise = torch.Generator().manual_seed(seed_of("code noise", optim.seed, step))
+        reader = model if nearest_KC is None else NoisyCodes(model, nearest_KC, share, noise)
         with compute(device, optim.precision):
-            value = kind.loss(model, *batch, rng, params.model.label_smoothing)
+            value = kind.loss(reader, *batch, rng, params.model.label_smoothing)
         return value, {}
 
     return loss
