@@ -6,7 +6,8 @@ Expect: JSON, {"peak_flops": of this processor per second, "stages": {stage: {"w
 
 "flops" are those of matrix products and convolutions; a multiplication with an addition counts as two. A training step
 counts three forward passes. Not counted: evaluations, the start of k-means, studies. Of masked generators all positions
-count, though logits are computed of masked ones alone. "disk_bytes" leaves out weights, checkpoints and DVC's cache.
+count, though logits are computed of masked ones alone; of ar_bits one step per code. "disk_bytes" leaves out weights,
+checkpoints and DVC's cache.
 """
 
 import argparse

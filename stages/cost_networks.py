@@ -19,6 +19,7 @@ from torchvision.models import inception_v3, vgg16
 from stages.codebook import params as codebook
 from stages.codebook.vqkd_encoder import FeatureDecoder, VqkdEncoder
 from stages.core import UserError, artifact
+from stages.core.code import import_kind
 from stages.core.discriminator import PatchDiscriminator
 from stages.core.metrics import code_dtype
 from stages.core.networks import ConvDecoder, ConvEncoder
@@ -35,7 +36,7 @@ from stages.encoder.sources import check_timm, create_timm
 from stages.encoder.vit import build_vit
 from stages.features.params import Params as Features
 from stages.generator import params as generator
-from stages.generator.transformer import TokenTransformer
+from stages.generator.transformer import build_network
 
 PASSES = 3  # of a training step: forward, gradients of activations, gradients of weights
 EMBEDDED = Path("weights")  # as in dvc.yaml
@@ -238,7 +239,7 @@ class Networks:
         """One forward pass over all codes of an image; with its cache, sampling takes as much."""
         params = generator.load_params(name, self.params)
         sizes = {"num_codes": codes.num_codes, "num_classes": classes, "num_patches": codes.count}
-        shape = sizes | params.model.network() | {"grid": codes.grid}
-        causal = params.training.kind == "ar"
-        build = partial(TokenTransformer, **shape, causal=causal)
-        return self.once(lambda: build()(ints(1), ints(1, codes.count)), "generator", codes, name)
+        kind = import_kind(generator.KINDS[params.training.kind].module)
+        shape = sizes | params.model.network() | {"grid": codes.grid, "causal": kind.CAUSAL}
+        forward = partial(build_network, kind, shape)
+        return self.once(lambda: forward()(ints(1), ints(1, codes.count)), "generator", codes, name)

@@ -95,12 +95,29 @@ class MaskedSampling(Sampling):
     choice_temperature: float = Field(ge=0)
 
 
+class BitSampling(Sampling):
+    """The same of bits, with the steps of a code: their number, or how many bits each of them sets."""
+
+    bit_steps: Annotated[int, Field(gt=0)] | Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
+
+
+GroupSchedule = Literal["arccos", "cosine", "linear"]  # of how many codes each step of `parallel_ar` draws
+
+
+class ParallelSampling(Sampling):
+    """The same with the steps of group decoding."""
+
+    steps: int = Field(gt=0, le=65_536)
+    schedule: GroupSchedule
+
+
 @dataclass(frozen=True)
 class Kind:
     """Module and plain sampling of one kind of generator.
 
-    The module defines CAUSAL, BOUND, `loss`, `nats` and `sample`. Plain sampling is unfiltered and unguided. Its values
-    are stored in the generator artifact, for users who have no samples artifact beside it.
+    The module defines CAUSAL, BOUND, `loss`, `nats` and `sample`, and `network` if its network is no
+    `TokenTransformer`. Plain sampling is unfiltered and unguided. Its values are stored in the generator artifact, for
+    users who have no samples artifact beside it.
     """
 
     module: str
@@ -111,6 +128,10 @@ PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 1.0, "precisi
 KINDS = {
     "ar": Kind("stages.generator.ar", Sampling(**PLAIN)),
     "masked": Kind("stages.generator.masked", MaskedSampling(**PLAIN, steps=8, choice_temperature=4.5)),  # MaskGIT's
+    "ar_bits": Kind("stages.generator.ar_bits", BitSampling(**PLAIN, bit_steps=4)),  # BAR's
+    "parallel_ar": Kind(
+        "stages.generator.parallel_ar", ParallelSampling(**PLAIN, steps=16, schedule="arccos")
+    ),  # ARPG's
 }
 
 

@@ -5,8 +5,10 @@ Expect: digits: 1 to 2 minutes each on two cores; train and val likelihood in
         reports/generator/<tokenizer>-<name>/.
 
 Every name in `generators` has a section `generator.<name>` in params.yaml with its `kind` and optimization:
-    ar      autoregressive: the next code given all before it
-    masked  MaskGIT: the masked codes given the others
+    ar           autoregressive: the next code given all before it
+    ar_bits      the same with a head that predicts the bits of a code
+    masked       MaskGIT: the masked codes given the others
+    parallel_ar  autoregressive in a random order, several codes per step
 """
 
 import argparse

@@ -23,7 +23,7 @@ from stages.core.train import Batch, fit
 from stages.generator.code_noise import NoisyCodes, load_nearest
 from stages.generator.likelihood import BATCH, likelihood_facts, nats_per_image
 from stages.generator.params import KINDS, Model, Params
-from stages.generator.transformer import TokenTransformer
+from stages.generator.transformer import build_network
 from stages.tokens.reader import Tokens, load_tokens, token_facts
 
 EVAL_IMAGES = 256  # per split, evenly spaced
@@ -40,7 +40,7 @@ def train(tokens: Path, codebook: Path, out: Path, report: Path, params: Params,
     shape, device = network_shape(facts, params.model, kind.CAUSAL), pick_device(machine.device)
     nearest = load_nearest(codebook, params.model.code_noise).to(device) if params.model.code_noise.share else None
     torch.manual_seed(optim.seed)
-    network = TokenTransformer(**shape).to(device)
+    network = build_network(kind, shape).to(device)
     estimate_cost(out, network, data, params)
     with process_group(), scratch(out, params, [tokens], meet=barrier) as work:
         batch_at, batch_keys = batches(data["train"], params)
@@ -68,7 +68,7 @@ def publish(out: Path, network: nn.Module, config: dict[str, Any]) -> None:
     print(f"generator {out.name}: " + ", ".join(f"{key} {value}" for key, value in config["likelihood"].items()))
 
 
-def estimate_cost(out: Path, network: TokenTransformer, data: dict[str, Tokens], params: Params) -> None:
+def estimate_cost(out: Path, network: Any, data: dict[str, Tokens], params: Params) -> None:
     """Print the cost: five copies of the weights (optimizer, averages), about 25 activations per position and layer.
 
     Logits and the gradients of the loss are three values per position and code.
@@ -83,7 +83,7 @@ def estimate_cost(out: Path, network: TokenTransformer, data: dict[str, Tokens],
 
 
 def network_shape(facts: dict[str, Any], model: Model, causal: bool) -> dict[str, Any]:
-    """The arguments of `TokenTransformer`, from the tokens, the params and the kind."""
+    """The arguments of `build_network`, from the tokens, the params and the kind."""
     sizes = {key: facts[key] for key in ("num_codes", "num_patches", "grid")}
     return {**sizes, "num_classes": len(facts["classes"]), **model.network(), "causal": causal}
 

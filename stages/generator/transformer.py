@@ -5,15 +5,18 @@ B = batch, T = positions, D = width, K = codes.
 """
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from stages.core import UserError, artifact
+from stages.core.code import import_kind
 from stages.core.distributed import seed_of
 from stages.core.networks import load_tensors
 from stages.core.transformer import Block, Cache, new_cache, shrink_branches, start_weights
+from stages.generator.params import KINDS
 from stages.generator.places import LocalMixing, rotary_tables
 
 Positions = Literal["learned", "rotary", "both"]
@@ -28,6 +31,7 @@ class TokenTransformer(nn.Module):
 
     embed_position: nn.Parameter | None
     turns: Tensor | None  # rotary angles of all positions
+    head: nn.Module
 
     def __init__(
         self, *, num_codes: int, num_classes: int, num_patches: int, grid: int, dim: int, depth: int, heads: int,
@@ -94,10 +98,15 @@ class TokenTransformer(nn.Module):
         return self.norm(x_BTD)
 
 
-def load_transformer(folder: Path, device: torch.device | str) -> tuple[TokenTransformer, dict[str, Any]]:
+def build_network(kind: ModuleType, shape: dict[str, Any]) -> Any:
+    """The network of a kind of generator: its own `network`, else a `TokenTransformer`."""
+    return getattr(kind, "network", TokenTransformer)(**shape)
+
+
+def load_transformer(folder: Path, device: torch.device | str) -> tuple[Any, dict[str, Any]]:
     """The network of a generator artifact, in evaluation mode, and the artifact's config."""
     config = artifact.read_config(folder, "generator")
-    network = TokenTransformer(**config["shape"])
+    network = build_network(import_kind(KINDS[config["kind"]].module), config["shape"])
     network.load_state_dict(load_tensors(folder, "model.safetensors"))
     return network.to(device).eval(), config
 
