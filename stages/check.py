@@ -18,6 +18,7 @@ from stages import encoder_fit, names
 from stages.codebook import params as codebook
 from stages.core import UserError
 from stages.core.params import Machine, Section, load, load_file, load_list, shown
+from stages.core.schemas import Draws
 from stages.data.params import Params as Data
 from stages.decoder import params as decoder
 from stages.encoder.params import EncoderParams, PretrainParams
@@ -25,6 +26,7 @@ from stages.evaluate.params import ClassifierParams, GenerationParams, Reconstru
 from stages.features.params import Params as Features
 from stages.generator import params as generator
 from stages.studies import params as studies
+from stages.studies.sampling_grids import load_grids
 from stages.tokens.params import Params as Tokens
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +39,12 @@ def check_sampling(name: str, path: Path) -> None:
     generator.load_sampling(name, generator.load_params(name, path).training.kind, path)
 
 
+def check_grids(path: Path) -> None:
+    """The grids of the study `sampling`, of the generators in use."""
+    for name in load_list("generators", path):
+        load_grids(name, generator.load_params(name, path).training.kind, path)
+
+
 SCHEMAS: dict[str, type[Section]] = {  # section -> schema
     "machine": Machine,
     "data": Data,
@@ -44,7 +52,7 @@ SCHEMAS: dict[str, type[Section]] = {  # section -> schema
     "features": Features,
     "tokens": Tokens,
     "generator.model": generator.Model,
-    "samples.draws": generator.Draws,
+    "samples.draws": Draws,
     "classifier": ClassifierParams,
     "reference": ReferenceParams,
     "reconstruction": ReconstructionParams,
@@ -86,6 +94,7 @@ def other_checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> 
         lambda: names.check_keys("", load_file(PRETRAIN), PRETRAIN),
         *(partial(check_section, key, path) for key in dict.fromkeys(["machine", *names.sections(stages, params)])),
         partial(check_pixel_tokenizers, path),
+        partial(check_grids, path),
         *(partial(load, name, PretrainParams, PRETRAIN) for name in pretrained),
         partial(check_owners, params, stages, path),
         *encoder_fit.checks(params, stages, path),

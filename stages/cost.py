@@ -24,7 +24,7 @@ from stages.codebook import params as codebook
 from stages.core import UserError
 from stages.core.hardware import peak_flops
 from stages.core.params import load, load_list
-from stages.core.schemas import Optim, ReconstructionLossConfig
+from stages.core.schemas import Draws, Optim, ReconstructionLossConfig
 from stages.cost_networks import PASSES, Codes, Networks
 from stages.data.params import Params as Data
 from stages.data.writer import SOURCES, bytes_per_image
@@ -163,17 +163,17 @@ class Costs:
     @property
     def draws(self) -> tuple[int, int]:
         """Samples per seed, and seeds."""
-        draws = load("samples.draws", generator.Draws, self.path)
+        draws = load("samples.draws", Draws, self.path)
         return draws.per_class * max(1, self.images.classes), len(draws.seeds)
 
     def of_samples(self, codes: Codes, name: str) -> Cost:
         kind = generator.load_params(name, self.path).training.kind
         sampling, (count, seeds) = generator.load_sampling(name, kind, self.path), self.draws
-        passes = sampling.steps if isinstance(sampling, generator.MaskedSampling) else 1
-        passes *= 2 if sampling.guidance != 1 and self.images.classes else 1
+        steps = sampling.steps if isinstance(sampling, generator.MaskedSampling) else None
+        passes = (steps or 1) * (1 + (sampling.guided_share(steps or codes.count) if self.images.classes else 0))
         flops = passes * self.networks.generator_flops(codes, name, self.images.classes)
         drawn = seeds * count
-        return Cost(f"{seeds} x {count:,} samples", drawn * flops, drawn * codes.count * codes.bytes)
+        return Cost(f"{seeds} x {count:,} samples", int(drawn * flops), drawn * codes.count * codes.bytes)
 
     @property
     def classifier_flops(self) -> int:

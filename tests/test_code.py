@@ -122,6 +122,7 @@ def with_decoder(name: str, *stages: str) -> set[str]:
 
 DECODING = ("reconstruction", "generation", "decoding_steps", "resolution_transfer")
 OF_CODES = {"tokens", "code_analysis", "noise_robustness"}
+SAMPLING = {f"sampling@{t}-{d}-{g}" for t in TOKENIZERS for d in DECODERS for g in ("ar", "masked")}
 WITH_PAIRS = ("decoder", "reconstruction", "decoding_steps", "resolution_transfer")
 
 
@@ -141,7 +142,8 @@ WITH_PAIRS = ("decoder", "reconstruction", "decoding_steps", "resolution_transfe
         (
             "codebook/autoencoder.py", "class Autoencoder(", "STEP = 1\n\n\nclass Autoencoder(",
             PICKS | {"codebook@vqgan"} | {f"{stage}@vqgan" for stage in OF_CODES}
-            | {f"{stage}@vqgan-{decoder}" for stage in WITH_PAIRS for decoder in DECODERS},
+            | {f"{stage}@vqgan-{decoder}" for stage in WITH_PAIRS for decoder in DECODERS}
+            | {name for name in SAMPLING if "@vqgan" in name},
         ),
         (
             "decoder/diffusion_training.py", "def fit(", "STEP = 1\n\n\ndef fit(",
@@ -149,12 +151,13 @@ WITH_PAIRS = ("decoder", "reconstruction", "decoding_steps", "resolution_transfe
         ),
         (
             "decoder/diffusion.py", "class DiffusionDecoder(", "STEP = 1\n\n\nclass DiffusionDecoder(",
-            PICKS | with_decoder("diffusion", "decoder", *DECODING),
+            PICKS | with_decoder("diffusion", "decoder", *DECODING) | {one for one in SAMPLING if "diffusion" in one},
         ),
         ("report/template.html", "<body", "<body class='x'", {"report"}),
         (
             "generator/ar.py", "@torch.inference_mode()", "STEP = 1\n\n\n@torch.inference_mode()",
-            {f"{stage}@{t}-{g}" for stage in ("generator", "samples") for t in TOKENIZERS for g in ("ar", "masked")},
+            SAMPLING
+            | {f"{stage}@{t}-{g}" for stage in ("generator", "samples") for t in TOKENIZERS for g in ("ar", "masked")},
         ),
     ],
 )  # fmt: skip

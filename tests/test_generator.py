@@ -18,8 +18,9 @@ from stages.generator.transformer import TokenTransformer
 
 AR = Sampling(temperature=1.0, top_k=0, top_p=1.0, guidance=1.0, precision="fp32")
 MASKED = MaskedSampling(
-    temperature=1.0, top_k=0, top_p=1.0, guidance=1.0, precision="fp32", steps=4, choice_temperature=4.5
-)
+    temperature=1.0, top_k=0, top_p=1.0, guidance=1.0, precision="fp32", steps=4, choice_temperature=4.5,
+    mask_schedule="cosine",
+)  # fmt: skip
 
 
 def network(
@@ -204,7 +205,7 @@ def test_it_overfits_a_batch(kind):
 def variant() -> dict:
     """Changes of the toy's params that add a generator `wide` of kind masked."""
     optim = {"lr_peak": 2e-3, "weight_decay": 0.05, "beta2": 0.98, "clip_norm": 1.0, "ema_decay": 0.9, "seed": 0}
-    section = {"kind": "masked", **optim, **toys.OPTIM}
+    section = {"kind": "masked", **optim, **toys.OPTIM, "mask_ratio": "truncated-normal"}
     sampling = {**KINDS["masked"].plain.model_dump(), "steps": 2}
     return {"generators": ["wide"], "generator": {"wide": section}, "samples": {"wide": sampling}}
 

@@ -26,10 +26,10 @@ UPSTREAM = {  # what a room may import of others beside core: the data flows fro
     "codebook": {"data", "encoder", "features"},
     "tokens": {"data", "codebook"},
     "decoder": {"data", "encoder", "codebook"},
-    "generator": {"codebook", "tokens", "decoder"},
+    "generator": {"tokens", "decoder", "codebook"},  # codebook: images to edit become codes
     "evaluate": {"data", "encoder", "codebook", "decoder", "generator"},
     "report": set(),
-    "studies": {"data", "encoder", "features", "codebook", "decoder", "evaluate"},
+    "studies": {"data", "encoder", "features", "codebook", "tokens", "decoder", "generator", "evaluate"},
     "core": set(),
 }
 HEAVY = {"torch", "timm", "faiss", "sklearn"}

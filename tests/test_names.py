@@ -108,9 +108,11 @@ def test_names_that_dvc_would_join_to_the_same_member_are_refused_for_every_matr
         params["samples"][lists["generators"][1]] = params["samples"]["ar"]
     for lists_only in (True, False):
         lines = errors_in(write(tmp_path / "params.yaml", params), lists_only)
+        both = [(named, f"{stage}@{member}") for stage in stages]
+        both += [(f"{named}, generators", f"sampling@{member}-ar")] * ("decoders" in lists)
         assert lines == [
-            f"{tmp_path / 'params.yaml'}: {named}: two pairs of names both give {stage}@{member}; rename one"
-            for stage in stages
+            f"{tmp_path / 'params.yaml'}: {keys}: two pairs of names both give {name}; rename one"
+            for keys, name in both
         ]
 
 

@@ -151,6 +151,7 @@ def test_swiglu_is_silu_of_one_half_times_the_other_with_as_many_weights_as_gelu
 )
 def test_options_that_cannot_work_are_refused(key, value, expected, tmp_path):
     model = {"dim": 24, "depth": 1, "heads": 4, "dropout": 0, "label_smoothing": 0, "class_dropout": 0}
+    model |= {"code_noise": {"share": 0, "nearest": 1}}
     model |= {"positions": "learned", "local": 0, "kv_heads": 0, "norm": "layernorm", "mlp": "gelu", "qk_norm": False}
     lines = "".join(f"    {name}: {given}\n" for name, given in (model | {key: value}).items())
     (tmp_path / "params.yaml").write_text("generator:\n  model:\n" + lines)

@@ -11,13 +11,13 @@ from toy_pipeline import MACHINE, write_encoder, write_image_artifact
 
 from stages.core import artifact
 from stages.core.distributed import share_out
+from stages.core.schemas import Draws
 from stages.data.reader import ImageSplit
 from stages.evaluate.evaluator import open_evaluator
 from stages.evaluate.frechet import fid
 from stages.evaluate.protocol import proportions_apart
 from stages.evaluate.samples import Samples
 from stages.evaluate.score_generation import as_samples, score_val
-from stages.generator.params import Draws
 from stages.generator.samples import labels_of
 
 COUNTS, NAMES = (100, 50, 20, 5), ["many", "some", "few", "rare"]

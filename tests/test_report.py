@@ -146,7 +146,8 @@ def test_missing_parts_are_named(reports):
     shutil.rmtree(reports / "generation")
     shutil.rmtree(reports / "probe")
     (reports.parent / "dvc.lock").unlink()
-    named = "generated images, decoding steps, samples, resolution transfer, encoder probe, codebooks, code analysis, "
+    named = "generated images, decoding steps, samples, sampling settings, resolution transfer, encoder probe, "
+    named += "codebooks, code analysis, "
     named += "codebook ablation, noise robustness, PCA and LDA, training curves, params (no dvc.lock)"
     assert f"Missing in this report: {named}. Run" in page(reports)
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.core import sampling
+from stages.core.schemas import LinearGuidance, PowerCosineGuidance, StepGuidance, guidance_scales
 
 
 def test_guidance_identity():
@@ -20,6 +21,16 @@ def test_guidance_identity():
     assert torch.equal(sampling.guide(conditional, unconditional, 0.0), unconditional)
     further = conditional + 0.5 * (conditional - unconditional)
     torch.testing.assert_close(sampling.guide(conditional, unconditional, 1.5), further)
+
+
+def test_guidance_schedules():
+    rar = guidance_scales(PowerCosineGuidance(schedule="power-cosine", scale=16.0, power=2.75), 256)
+    assert [round(rar[place], 2) for place in (0, 64)] == [1.0, 1.02]
+    assert [round(rar[place], 1) for place in (128, 192, 255)] == [1.8, 7.4, 16.0]  # RAR's, its model B
+    assert guidance_scales(1.5, 3) == [1.5, 1.5, 1.5]
+    assert guidance_scales(LinearGuidance(schedule="linear", scale=3.0), 4) == [1.0, 1.5, 2.0, 2.5]
+    step = guidance_scales(StepGuidance(schedule="step", scale=1.75, start=0.18), 256)
+    assert step == [1.0] * 47 + [1.75] * 209  # GigaTok: from 18 % of the sequence on
 
 
 @given(st.integers(1, 12), st.integers(0, 1000))
@@ -58,30 +69,53 @@ def test_a_draw_never_picks_a_code_of_probability_zero():
 # --- MaskGIT ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_published_step_table():
-    counts, masked_count = [], 256
-    for step in range(8):
-        masked_count = sampling.still_masked(step, 8, masked_count, 256)
-        counts.append(masked_count)
-    assert counts == [251, 236, 212, 181, 142, 97, 49, 0]
+@pytest.mark.parametrize(
+    ("schedule", "patches", "counts"),
+    [
+        ("cosine", 256, [251, 236, 212, 181, 142, 97, 49, 0]),  # MaskGIT
+        ("cosine", 256, [253, 247, 236, 221, 203, 181, 155, 128, 97, 66, 33, 0]),  # MAGE, which never comes below 1
+        ("linear", 256, [230, 204, 179, 153, 128, 102, 76, 51, 25, 0]),
+        ("arccos", 64, [61, 58, 56, 53, 51, 48, 45, 42, 39, 36, 33, 29, 25, 20, 14, 0]),  # ARPG
+    ],
+)
+def test_the_published_step_tables(schedule, patches, counts):
+    assert sampling.masked_counts(patches, len(counts), schedule) == counts
 
 
-@given(st.integers(1, 300), st.integers(1, 40))
-def test_masking_falls_to_one_and_ends_at_the_last_step(patches, steps):
+def test_arpgs_groups_for_256_codes_in_64_steps():
+    groups = [a - b for a, b in itertools.pairwise([256, *sampling.masked_counts(256, 64, "arccos")])]
+    assert groups[:6] == [3, 3, 2, 3, 2, 3] and groups[-4:] == [7, 10, 12, 28] and sum(groups) == 256
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.sampled_from(["cosine", "linear", "arccos"]))
+def test_masking_falls_to_one_and_ends_at_the_last_step(patches, steps, schedule):
     before = patches
     for step in range(steps):
-        after = sampling.still_masked(step, steps, before, patches)
+        after = sampling.still_masked(step, steps, before, patches, schedule)
         assert after == 0 if step == steps - 1 else (1 <= after <= max(1, before - 1))
         before = after
     assert before == 0
 
 
 def test_training_masks_hide_one_to_all_positions_and_two_over_pi_on_average():
-    counts = sampling.training_counts(torch.linspace(0, 1, 100_001), 256)
+    counts = sampling.training_counts(torch.linspace(0, 1, 100_001), 256, "cosine")
     assert counts.min() == 1 and counts.max() == 256
     assert float(counts.float().mean()) / 256 == pytest.approx(2 / math.pi, abs=0.003)
     mask = sampling.random_mask(counts[::1000], 256, torch.Generator().manual_seed(0))
     assert torch.equal(mask.sum(1), counts[::1000])
+
+
+def test_mages_masks_hide_half_to_all_positions_by_a_normal_distribution():
+    counts = sampling.training_counts(torch.linspace(0, 1, 100_001), 256, "truncated-normal")
+    ratio = torch.linspace(0.5, 1, 10_001, dtype=torch.float64)
+    density = (-(((ratio - 0.55) / 0.25) ** 2) / 2).exp()
+    assert counts.min() == 128 and counts.max() == 256
+    assert float(counts.float().mean()) / 256 == pytest.approx(
+        float((ratio * density).sum() / density.sum()), abs=0.003
+    )
+    assert float((counts <= 192).float().mean()) == pytest.approx(
+        float(density[:5001].sum() / density.sum()), abs=0.001
+    )
 
 
 @pytest.mark.parametrize("choice_temperature", [0.0, 3.0])

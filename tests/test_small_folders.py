@@ -13,9 +13,10 @@ from toy_pipeline import MACHINE, write_encoder
 from stages.core import UserError, artifact
 from stages.core.metrics import count_train
 from stages.core.params import load
+from stages.core.schemas import Draws
 from stages.evaluate.params import ReferenceParams
 from stages.evaluate.reference import build_reference
-from stages.generator.params import Draws, Sampling, load_params
+from stages.generator.params import Sampling, load_params
 from stages.generator.samples import draw_samples, trained_classes
 from stages.generator.training import train
 from stages.report.page import write_page

@@ -13,12 +13,12 @@ commands, so names are restricted to NAME.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -162,7 +162,7 @@ def _refuse_too_large(path: Path, content: dict[Any, Any]) -> None:
 
 
 def _explain(section: str, cls: type[Section], item: Any) -> str:
-    key = ".".join([section, *map(str, item["loc"])])
+    key = ".".join([section, *_names(cls, item["loc"])])
     match item["type"]:
         case "missing":
             return f"{key}: missing; it has no default"
@@ -177,8 +177,28 @@ def _explain(section: str, cls: type[Section], item: Any) -> str:
 
 def _section_at(cls: Any, path: Any) -> Any:
     for key in path:
-        cls = cls.model_fields[key].annotation
+        cls = _step(cls, key)
     return cls
+
+
+def _names(cls: Any, path: Any) -> Iterator[str]:
+    """The keys on a path of pydantic's, which also names the chosen members of unions."""
+    for key in path:
+        if not _members(cls):
+            yield str(key)
+        cls = _step(cls, key)
+
+
+def _step(cls: Any, key: Any) -> Any:
+    fields = getattr(cls, "model_fields", {})
+    return fields[key].annotation if key in fields else _members(cls).get(key)
+
+
+def _members(cls: Any) -> dict[str, Any]:
+    """{tag: type} of a union whose members have tags."""
+    tagged = [(get_args(one)[0], mark.tag) for one in get_args(cls) for mark in getattr(one, "__metadata__", ())
+              if isinstance(mark, Tag)]  # fmt: skip
+    return {tag: one for one, tag in tagged}
 
 
 Precision = Literal["fp32", "bf16", "fp16"]

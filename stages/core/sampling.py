@@ -18,6 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stages.core.distributed import num_shares, share_of
+from stages.core.schemas import MaskRatio, MaskSchedule
+
+MAGE_RATIO, MAGE_SPREAD, MAGE_LEAST = 0.55, 0.25, 0.5  # mean and deviation of a normal distribution, cut off below
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
@@ -86,30 +89,61 @@ def sample_autoregressive(
     temperature: float,
     top_k: int,
     top_p: float,
+    known_BP: Tensor | None = None,
 ) -> Tensor:
-    """int64 [B, N] by inversion of uniforms; next_logits(code before or None, position) -> logits [B, K]."""
-    codes: list[Tensor] = []
-    for position in range(uniform_BN.shape[1]):
+    """int64 [B, N] by inversion of uniforms; next_logits(code before or None, position) -> logits [B, K].
+
+    The first P codes are `known_BP`, if given.
+    """
+    codes: list[Tensor] = [] if known_BP is None else [*known_BP.unbind(1)]
+    for position in range(len(codes), uniform_BN.shape[1]):
         logits = next_logits(codes[-1] if codes else None, position)
         share = probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p)
         codes.append(draw(share, uniform_BN[:, position]))
     return torch.stack(codes, 1)
 
 
-def training_counts(uniform_B: Tensor, num_patches: int) -> Tensor:
-    """How many positions to mask, int64 [B]: floor(N cos(u π/2) + 1), clamped to 1 … N; on average about 2/π of N."""
+def training_counts(uniform_B: Tensor, num_patches: int, mask_ratio: MaskRatio) -> Tensor:
+    """How many positions to mask in training, int64 [B] from uniforms: 1 … N.
+
+    cosine: floor(N cos(u π/2) + 1), on average about 2/π of N (MaskGIT). truncated-normal: a share from N(.55, .25²)
+    between .5 and 1, on average .69, rounded up (MAGE, Li et al. 2023): fewer than half are never masked.
+    """
+    if mask_ratio == "truncated-normal":
+        below, above = (normal_share((end - MAGE_RATIO) / MAGE_SPREAD) for end in (MAGE_LEAST, 1.0))
+        ratio = MAGE_RATIO + MAGE_SPREAD * torch.special.ndtri((below + uniform_B * (above - below)).double())
+        return (num_patches * ratio).ceil().long().clamp(1, num_patches)
     return (num_patches * (uniform_B * math.pi / 2).cos() + 1).floor().long().clamp(1, num_patches)
 
 
-def still_masked(step: int, steps: int, masked_before: int, num_patches: int) -> int:
-    """Number of masked positions after `step` (from 0): floor(N cos(π/2 (t+1)/T)), falling, at least 1; 0 at the end.
+def normal_share(value: float) -> float:
+    """The share of a standard normal distribution below `value`."""
+    return (1 + math.erf(value / math.sqrt(2))) / 2
 
-    With more steps than positions, some steps only draw a single code again.
+
+def still_masked(step: int, steps: int, masked_before: int, num_patches: int, schedule: MaskSchedule) -> int:
+    """Number of masked positions after `step` (from 0) of T: falling, at least 1; 0 at the end, or if none was.
+
+    With r = (step + 1) / T: floor of N cos(r π/2) (cosine, MaskGIT), N (1 - r) (linear) or N arccos(r) 2/π (arccos, as
+    ARPG). With more steps than positions, some steps only draw a single code again.
     """
-    if step == steps - 1:
+    if step == steps - 1 or not masked_before:
         return 0
-    wanted = math.floor(num_patches * math.cos(math.pi / 2 * (step + 1) / steps))
+    share = (step + 1) / steps
+    wanted = {
+        "cosine": math.floor(num_patches * math.cos(math.pi / 2 * share)),
+        "linear": num_patches * (steps - step - 1) // steps,
+        "arccos": math.floor(num_patches * math.acos(share) / (math.pi / 2)),
+    }[schedule]
     return max(1, min(masked_before - 1, wanted))
+
+
+def masked_counts(num_patches: int, steps: int, schedule: MaskSchedule) -> list[int]:
+    """Masked positions after each step, from `num_patches` before the first."""
+    counts = [num_patches]
+    for step in range(steps):
+        counts.append(still_masked(step, steps, counts[-1], num_patches, schedule))
+    return counts[1:]
 
 
 def random_mask(counts_B: Tensor, num_patches: int, rng: torch.Generator) -> Tensor:
@@ -118,13 +152,20 @@ def random_mask(counts_B: Tensor, num_patches: int, rng: torch.Generator) -> Ten
     return ranks < counts_B.cpu()[:, None]
 
 
-def masked_loss(model: Any, given: Tensor, codes_BN: Tensor, rng: torch.Generator, label_smoothing: float) -> Tensor:
+def masked_loss(
+    model: Any,
+    given: Tensor,
+    codes_BN: Tensor,
+    rng: torch.Generator,
+    label_smoothing: float,
+    mask_ratio: MaskRatio = "cosine",
+) -> Tensor:
     """Mean cross-entropy of the masked codes given the others, in nats.
 
     The masks are those of the whole batch. Processes differ in how many codes they mask and are weighted by it, so that
     the mean over processes is the mean over all masked codes.
     """
-    counts = training_counts(torch.rand(len(codes_BN) * num_shares(), generator=rng), model.num_patches)
+    counts = training_counts(torch.rand(len(codes_BN) * num_shares(), generator=rng), model.num_patches, mask_ratio)
     whole = random_mask(counts, model.num_patches, rng)
     weight = int(share_of(whole).sum()) * num_shares() / int(whole.sum())
     mask_BN = share_of(whole).to(codes_BN.device)
@@ -155,16 +196,21 @@ def sample_maskgit(
     top_k: int,
     top_p: float,
     choice_temperature: float,
+    mask_schedule: MaskSchedule = "cosine",
+    known_BN: Tensor | None = None,
 ) -> Tensor:
     """int64 [B, N] from uniforms [B, T, 2, N].
 
     logits_of(codes [B, N], `num_codes` where masked; bool [B, N], where that is) -> [M, K] of the M masked positions.
 
     Each of the T steps fills all masked positions and keeps those of highest confidence,
-    log p + choice_temperature * (1 - (t+1)/T) * Gumbel; a code once kept is never masked again.
+    log p + choice_temperature * (1 - (t+1)/T) * Gumbel; a code once kept is never masked again. With `known_BN`, int64
+    [B, N], it begins with these codes, `num_codes` where unknown; the schedule is that of a row's unknown codes.
     """
-    (batch, steps, _, num_patches), masked = uniform.shape, uniform.shape[3]
-    codes = torch.full((batch, num_patches), num_codes, device=uniform.device)
+    batch, steps, _, num_patches = uniform.shape
+    masked = torch.full((batch, num_patches), num_codes, device=uniform.device)
+    codes = masked if known_BN is None else known_BN.clone()
+    counts_BT = counts_of(codes == num_codes, steps, mask_schedule)
     for step in range(steps):
         unknown = codes == num_codes
         share = probabilities(logits_of(codes, unknown), temperature=temperature, top_k=top_k, top_p=top_p)
@@ -174,7 +220,13 @@ def sample_maskgit(
         confidence[unknown] = share.gather(1, filled[:, None])[:, 0].log()
         confidence[unknown] += choice_temperature * (1 - (step + 1) / steps) * gumbel
         codes[unknown] = filled
-        masked = still_masked(step, steps, masked, num_patches)
-        again = confidence.argsort(stable=True, dim=1)[:, :masked]
-        codes.scatter_(1, again, num_codes)
+        surest_last, counts_B = confidence.argsort(stable=True, dim=1), counts_BT[:, step]
+        again = torch.arange(num_patches, device=codes.device) < counts_B[:, None]
+        codes.scatter_(1, surest_last, codes.gather(1, surest_last).masked_fill(again, num_codes))
     return codes
+
+
+def counts_of(unknown_BN: Tensor, steps: int, schedule: MaskSchedule) -> Tensor:
+    """int64 [B, T]: how many positions of each row are masked after each step."""
+    rows = [masked_counts(count, steps, schedule) for count in unknown_BN.sum(1).tolist()]
+    return torch.tensor(rows, device=unknown_BN.device)

@@ -1,12 +1,13 @@
 """Parts of params.yaml that several stages share: optimization, augmentation, losses, transformer sizes."""
 
+import math
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from stages.core.distributed import world_size
-from stages.core.params import Section, impossible
+from stages.core.params import DIFFERENT, Section, impossible
 
 
 class Affine(Section):
@@ -111,6 +112,71 @@ class TransformerConfig(Section):
         if self.dim % self.heads:
             raise ValueError(f"heads = {self.heads}: expected a divisor of dim = {self.dim}")
         return self
+
+
+MaskSchedule = Literal["cosine", "linear", "arccos"]  # of how many codes are masked after each step of sampling
+MaskRatio = Literal["cosine", "truncated-normal"]  # of how many codes are masked in training
+
+
+class LinearGuidance(Section):
+    """Guidance that grows from 1 towards `scale`, over the sequence or the steps."""
+
+    schedule: Literal["linear"]
+    scale: float = Field(ge=0)
+
+    def at(self, share: float) -> float:
+        return 1 + (self.scale - 1) * share
+
+
+class PowerCosineGuidance(Section):
+    """Guidance that grows from 1 towards `scale` along a cosine, the later the larger `power` is (RAR)."""
+
+    schedule: Literal["power-cosine"]
+    scale: float = Field(ge=0)
+    power: float = Field(gt=0)
+
+    def at(self, share: float) -> float:
+        return 1 + (self.scale - 1) * (1 - math.cos(math.pi * share**self.power)) / 2
+
+
+class StepGuidance(Section):
+    """No guidance before the share `start` of the sequence or the steps, `scale` from there on (GigaTok)."""
+
+    schedule: Literal["step"]
+    scale: float = Field(ge=0)
+    start: float = Field(ge=0, le=1)
+
+    def at(self, share: float) -> float:
+        return self.scale if share >= self.start else 1.0
+
+
+def _schedule_of(guidance: Any) -> Any:
+    found = guidance.get("schedule") if isinstance(guidance, dict) else getattr(guidance, "schedule", "constant")
+    return found if isinstance(found, str) else "constant"
+
+
+Guidance = Annotated[  # classifier-free guidance: one number, or a schedule
+    Annotated[float, Field(ge=0), Tag("constant")]
+    | Annotated[LinearGuidance, Tag("linear")]
+    | Annotated[PowerCosineGuidance, Tag("power-cosine")]
+    | Annotated[StepGuidance, Tag("step")],
+    Discriminator(_schedule_of),
+]
+
+
+def guidance_scales(guidance: Guidance, count: int) -> list[float]:
+    """The scale of guidance at each of `count` positions or steps, of which a schedule sees the share before."""
+    if isinstance(guidance, int | float):
+        return [float(guidance)] * count
+    return [guidance.at(place / count) for place in range(count)]
+
+
+class Draws(Section):
+    """Samples per class on average, or in all without classes, for each seed."""
+
+    per_class: int = Field(gt=0)
+    labels: Literal["train", "equal"]  # train: in proportion to each class's train images
+    seeds: Annotated[list[int], Field(min_length=1), DIFFERENT]
 
 
 def check_shares(section: str, optim: Optim) -> None:

@@ -106,7 +106,7 @@ class RenderDecoder(Decoder):
     def pixel_codes(self, codes_BM: Tensor, seeds_B: np.ndarray) -> Tensor:
         """int64 [B, M] codes on the device -> int64 [B, N] codes of the pixel tokenizer."""
         settings, count = self.config["sampling"], self.network.num_patches
-        filters = {"temperature": settings["temperature"], "top_k": 0, "top_p": settings["top_p"]}
+        filters: dict[str, Any] = {"temperature": settings["temperature"], "top_k": 0, "top_p": settings["top_p"]}
         network = for_sampling(self.network, len(codes_BM) * (1 if self.network.causal else count))
         if network.causal:
             cache = network.new_cache(len(codes_BM))

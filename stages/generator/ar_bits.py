@@ -13,6 +13,7 @@ from stages.core import UserError
 from stages.core.distributed import num_shares, share_of
 from stages.core.hardware import compute
 from stages.core.sampling import draw, guide, probabilities
+from stages.core.schemas import guidance_scales
 from stages.core.transformer import for_sampling
 from stages.generator.bit_head import MASKED, BitTransformer, bits_of, codes_of
 from stages.generator.params import BitSampling
@@ -78,7 +79,8 @@ def allocation(bits: int, bit_steps: int | list[int]) -> list[int]:
 def sample(model: BitTransformer, labels_B: Tensor, sampling: BitSampling, seed: int, first: int = 0) -> Tensor:
     """int64 [B, N] codes for the given classes; keys and values are cached. `first`: number of the first sample."""
     uniform_BNb = uniforms(seed, first, len(labels_B), (model.num_patches, model.bits), labels_B.device)
-    guided = sampling.guidance != 1 and model.num_classes > 0
+    scales = guidance_scales(sampling.guidance if model.num_classes else 1.0, model.num_patches)
+    guided = any(scale != 1 for scale in scales)
     classes = torch.cat([labels_B, torch.full_like(labels_B, model.num_classes)]) if guided else labels_B
     codes, newest = [], classes
     with compute(labels_B.device, sampling.precision):
@@ -86,12 +88,14 @@ def sample(model: BitTransformer, labels_B: Tensor, sampling: BitSampling, seed:
         cache = network.states.new_cache(len(classes))
         for position in range(model.num_patches):
             states = network.states.next_logits(newest, position, cache)
-            codes.append(draw_codes(network, states, uniform_BNb[:, position], sampling))
+            codes.append(draw_codes(network, states, uniform_BNb[:, position], sampling, scales[position]))
             newest = codes[-1].repeat(2) if guided else codes[-1]
     return torch.stack(codes, 1)
 
 
-def draw_codes(network: BitTransformer, states: Tensor, uniform_Bb: Tensor, sampling: BitSampling) -> Tensor:
+def draw_codes(
+    network: BitTransformer, states: Tensor, uniform_Bb: Tensor, sampling: BitSampling, guidance: float
+) -> Tensor:
     """int64 [B]: a code per image; states float [B, D], or [2 B, D] if guided.
 
     A step sets the bits whose likelier value is the surest, to a value drawn from its probabilities. The choice does
@@ -100,7 +104,7 @@ def draw_codes(network: BitTransformer, states: Tensor, uniform_Bb: Tensor, samp
     bits, copies = torch.full(uniform_Bb.shape, MASKED, device=states.device), len(states) // len(uniform_Bb)
     for count in allocation(network.bits, sampling.bit_steps):
         logits = network.bit_head(states, bits.repeat(copies, 1))
-        logits = guide(*logits.chunk(2), sampling.guidance) if copies == 2 else logits
+        logits = guide(*logits.chunk(2), guidance) if copies == 2 else logits
         share = probabilities(
             network.possible(logits, bits),
             temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p,

@@ -1,14 +1,15 @@
 """Draw images from a generator and a decoder.
 
-generator = load_generator("data/generator/kmeans-ar")
+generator = load_generator("data/generator/kmeans-masked")
 sample = generator.sample(classes=[3, "seven", None], seed=0)   # sample.codes [3, N], sample.images uint8 [3, H, W, 3]
+sample = generator.inpaint(images, mask, classes=[3])           # also outpaint and vary: parts of given images anew
 """
 
 import operator
 import os
 import sys
-from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +17,72 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import UserError, artifact
 from stages.core.code import import_kind
 from stages.core.params import Precision
 from stages.decoder.decoder import Decoder, check_drawn, codebook_of, load_decoder
+from stages.generator.editing import Classes, Editing, Sample, check_fills
 from stages.generator.params import KINDS, Sampling
 from stages.generator.transformer import TokenTransformer, check_unconditional, load_transformer
 
 NAMES_SHOWN = 20  # class names in an error message
 
 
-@dataclass(frozen=True)
-class Sample:
-    codes: np.ndarray  # int64 [B, N]
-    images: np.ndarray  # uint8 [B, H, W, 3]
-
-
-class Generator:
+class Generator(Editing):
     """A trained generator with a decoder for its codes and its sampling settings."""
 
-    def __init__(self, network: TokenTransformer, config: dict[str, Any], decoder: Decoder, sampling: Sampling):
+    def __init__(
+        self,
+        network: TokenTransformer,
+        config: dict[str, Any],
+        decoder: Decoder,
+        sampling: Sampling,
+        codebook: Path,
+    ):
         self.network, self.config, self.decoder, self.sampling = network, config, decoder, sampling
+        self.codebook = codebook
         self.kind = import_kind(KINDS[config["kind"]].module)
         self.classes: list[str] = config["classes"]
 
-    def sample(self, classes: list[int | str | None], seed: int = 0, **changes: Any) -> Sample:
+    def sample(self, classes: Classes, seed: int = 0, **changes: Any) -> Sample:
         """One sample per entry of `classes`: a class name, a class number, or None for an unconditional sample.
 
         `changes` replaces sampling settings, such as temperature=0.9.
         """
+        labels, sampling = self._asked(classes, changes)
+        return self._decoded(self.kind.sample(self.network, labels, sampling, seed), seed)
+
+    def _fill(
+        self, images: np.ndarray, drawn: np.ndarray, classes: Classes | None, seed: int, changes: dict[str, Any]
+    ) -> Sample:
+        check_fills(self.kind, self.config["kind"])
+        given = [None] * len(images) if classes is None else classes
+        if len(given) != len(images):
+            raise UserError(f"classes: {len(given)} for {len(images)} images: expected one per image, or None")
+        labels, sampling = self._asked(given, changes)
+        codes = torch.from_numpy(self.tokenizer.encode(images))
+        known = codes.masked_fill(torch.from_numpy(drawn), self.network.num_codes).to(self.network.device)
+        return self._decoded(self.kind.fill(self.network, labels, known, sampling, seed), seed)
+
+    def _asked(self, classes: Classes, changes: dict[str, Any]) -> tuple[torch.Tensor, Sampling]:
+        """Class numbers, int64 [B], and sampling settings; `UserError` for impossible ones."""
         sampling = changed(self.sampling, changes)
         if None in classes or sampling.guidance != 1:
             check_unconditional("this generator", self.config, f"None or guidance {sampling.guidance}")
-        labels = torch.tensor([self.class_number(one) for one in classes], device=self.network.device)
-        codes = self.kind.sample(self.network, labels, sampling, seed).cpu()
-        return Sample(codes.numpy(), self.decoder.decode(codes, torch.Generator().manual_seed(seed)))
+        return torch.tensor([self.class_number(one) for one in classes], device=self.network.device), sampling
+
+    def _decoded(self, codes: torch.Tensor, seed: int) -> Sample:
+        return Sample(codes.cpu().numpy(), self.decoder.decode(codes.cpu(), torch.Generator().manual_seed(seed)))
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Made the codes that the generator was trained on; `UserError` if `codebook` is another one."""
+        if not self.codebook.is_dir():
+            raise UserError(f"{self.codebook}: no such codebook: pass load_generator(…, codebook=PATH)")
+        if artifact.digest(self.codebook) != self.config["inputs"].get("codebook"):
+            raise UserError(f"{self.codebook}: not the codebook whose codes this generator draws. Run `dvc repro`.")
+        return load_tokenizer(self.codebook, self.network.device)
 
     def class_number(self, given: int | str | None) -> int:
         """The number of a class given by name or number; num_classes for None."""
@@ -89,8 +121,11 @@ def load_generator(
     decoder: str | Path | None = None,
     device: torch.device | str = "cpu",
     decoding_precision: Precision = "fp32",
+    codebook: str | Path | None = None,
 ) -> Generator:
     """A generator artifact; without `decoder`, with the only one beside it that decodes its tokenizer's codes.
+
+    `codebook` is the tokenizer that edited images are encoded by; without it, the one beside the generator.
 
     Sampling settings are those of the samples artifact beside it, else plain sampling, which the artifact contains.
     `decoding_precision` is that of `load_decoder`.
@@ -102,7 +137,8 @@ def load_generator(
     if (decoded := loaded.config["tokenizer"]) != config["tokenizer"]:
         raise UserError(f"{chosen}: decodes codes of {decoded}, {folder} draws codes of {config['tokenizer']}")
     check_drawn(folder, config, chosen)
-    return Generator(network, config, loaded, sampling_of(folder, config))
+    beside = data_folder(folder) / "codebook" / config["tokenizer"]
+    return Generator(network, config, loaded, sampling_of(folder, config), Path(codebook or beside))
 
 
 def only_decoder(folder: Path, config: dict[str, Any]) -> Path:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from stages.core.distributed import num_shares, share_of
 from stages.core.hardware import compute
 from stages.core.sampling import draw, guide, probabilities
+from stages.core.schemas import guidance_scales
 from stages.core.transformer import for_sampling
 from stages.generator.params import GroupSchedule, ParallelSampling
 from stages.generator.random_order import RandomOrderTransformer
@@ -108,7 +109,8 @@ def draw_groups(
     known: int, sampling: ParallelSampling,
 ) -> Tensor:  # fmt: skip
     """int64 [B, N]: draws all codes but the first `known` of the order, group by group, by inversion of uniforms."""
-    guided = sampling.guidance != 1 and network.num_classes > 0
+    scales = guidance_scales(sampling.guidance if network.num_classes else 1.0, network.num_patches)
+    guided = any(scale != 1 for scale in scales[known:])
     labels = torch.cat([labels_B, torch.full_like(labels_B, network.num_classes)]) if guided else labels_B
     cache, held, start, end = network.new_cache(len(labels)), order_BN[:, :known], 0, known
     for size in group_sizes(network.num_patches - known, sampling.steps, sampling.schedule):
@@ -116,7 +118,7 @@ def draw_groups(
         asked = order_BN[:, begin:end]
         given = (each.repeat(2, 1) if guided else each for each in (codes_BN.gather(1, held), held, asked))
         logits = network.next_logits(labels, *given, cache, start)
-        logits = guide(*logits.chunk(2), sampling.guidance) if guided else logits
+        logits = guide(*logits.chunk(2), scales[begin]) if guided else logits
         share = probabilities(logits, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
         codes_BN.scatter_(1, asked, draw(share, uniform_BN.gather(1, asked)))
         held, start = asked, 1 + begin

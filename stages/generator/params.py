@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from stages.core.params import DIFFERENT, Section, impossible, kind_of, load
-from stages.core.schemas import Optim, TransformerConfig
+from stages.core.params import Section, impossible, kind_of, load
+from stages.core.schemas import Guidance, MaskRatio, MaskSchedule, Optim, TransformerConfig, guidance_scales
 
 # Names that no generator may have: of the sections beside theirs, and of what metrics.json holds beside their metrics.
 RESERVED = ("model", "draws", "images", "tokenizer", "val", "protocol")
@@ -62,20 +62,18 @@ class Training(Optim):
     kind: str
 
 
+class MaskedTraining(Training):
+    """The same with how many codes are masked."""
+
+    mask_ratio: MaskRatio
+
+
 class Params(Section):
     """Name, network and training of one generator."""
 
     name: str
     model: Model
-    training: Training
-
-
-class Draws(Section):
-    """Samples per class on average, or in all without classes, for each seed."""
-
-    per_class: int = Field(gt=0)
-    labels: Literal["train", "equal"]  # train: in proportion to each class's train images
-    seeds: Annotated[list[int], Field(min_length=1), DIFFERENT]
+    training: SerializeAsAny[Training]
 
 
 class Sampling(Section):
@@ -84,8 +82,12 @@ class Sampling(Section):
     temperature: float = Field(gt=0)
     top_k: int = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
-    guidance: float = Field(ge=0)
+    guidance: Guidance
     precision: Literal["fp32", "bf16"]  # of the network
+
+    def guided_share(self, count: int) -> float:
+        """The share of `count` positions or steps that also run without the class."""
+        return sum(scale != 1 for scale in guidance_scales(self.guidance, count)) / count
 
 
 class MaskedSampling(Sampling):
@@ -93,6 +95,7 @@ class MaskedSampling(Sampling):
 
     steps: int = Field(gt=0, le=1024)
     choice_temperature: float = Field(ge=0)
+    mask_schedule: MaskSchedule
 
 
 class BitSampling(Sampling):
@@ -113,21 +116,31 @@ class ParallelSampling(Sampling):
 
 @dataclass(frozen=True)
 class Kind:
-    """Module and plain sampling of one kind of generator.
+    """Module, plain sampling and schema of training of one kind of generator.
 
     The module defines CAUSAL, BOUND, `loss`, `nats` and `sample`, and `network` if its network is no
     `TokenTransformer`. Plain sampling is unfiltered and unguided. Its values are stored in the generator artifact, for
-    users who have no samples artifact beside it.
+    users who have no samples artifact beside it. What the schema adds to `Training` is given to `loss`. A kind that
+    draws some codes around others defines FILLS and `fill`: see editing.py.
     """
 
     module: str
     plain: Sampling
+    training: type[Training] = Training
+
+    def loss_settings(self, training: Training) -> dict[str, Any]:
+        """What the kind's own schema adds to `Training`."""
+        return training.model_dump(exclude={*Training.model_fields})
 
 
 PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 1.0, "precision": "fp32"}
 KINDS = {
     "ar": Kind("stages.generator.ar", Sampling(**PLAIN)),
-    "masked": Kind("stages.generator.masked", MaskedSampling(**PLAIN, steps=8, choice_temperature=4.5)),  # MaskGIT's
+    "masked": Kind(
+        "stages.generator.masked",
+        MaskedSampling(**PLAIN, steps=8, choice_temperature=4.5, mask_schedule="cosine"),  # MaskGIT's
+        MaskedTraining,
+    ),
     "ar_bits": Kind("stages.generator.ar_bits", BitSampling(**PLAIN, bit_steps=4)),  # BAR's
     "parallel_ar": Kind(
         "stages.generator.parallel_ar", ParallelSampling(**PLAIN, steps=16, schedule="arccos")
@@ -140,8 +153,8 @@ def load_params(name: str, path: Path = Path("params.yaml")) -> Params:
     section = f"generator.{name}"
     if name in RESERVED:
         raise impossible("generators", name, "this name has another meaning; choose another one")
-    kind_of(section, KINDS, path)
-    return Params(name=name, model=load("generator.model", Model, path), training=load(section, Training, path))
+    schema = KINDS[kind_of(section, KINDS, path)].training
+    return Params(name=name, model=load("generator.model", Model, path), training=load(section, schema, path))
 
 
 def load_sampling(name: str, kind: str, path: Path = Path("params.yaml")) -> Sampling:

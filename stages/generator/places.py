@@ -41,8 +41,15 @@ class LocalMixing(nn.Module):
         self.weight = nn.Parameter(torch.zeros(dim, self.reach * (side + 1) if causal else side**2))
         self.near = neighbors(grid, num_patches, side) if causal else []
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """float [B, T, D] -> [B, T, D], of all positions at once."""
+    def forward(self, x_BTD: Tensor, held_BTD: Tensor | None = None, start: int = 0) -> Tensor:
+        """float [B, T, D] -> [B, T, D]: the first positions, or the newest alone, of number `start`.
+
+        `held` keeps the inputs of all positions so far, float [B, N, D].
+        """
+        if held_BTD is not None:
+            held_BTD[:, start : start + x_BTD.shape[1]] = x_BTD
+        if held_BTD is not None and x_BTD.shape[1] == 1:
+            return self.newest(x_BTD, held_BTD, start)
         codes, positions = x_BTD[:, 1:], x_BTD.shape[1]
         filled = F.pad(codes, (0, 0, 0, -codes.shape[1] % self.grid**2))  # the last code is no input if causal
         planes = filled.unflatten(1, (-1, self.grid, self.grid)).flatten(0, 1).permute(0, 3, 1, 2)
@@ -61,8 +68,7 @@ class LocalMixing(nn.Module):
         return F.pad(self.weight, (0, rows * self.side - self.weight.shape[1])).unflatten(1, (1, rows, self.side))
 
     def newest(self, x_B1D: Tensor, held_BTD: Tensor, position: int) -> Tensor:
-        """The same of the newest position alone, causal; `held_BTD` keeps the inputs of all positions up to it."""
-        held_BTD[:, position] = x_B1D[:, 0]
+        """The same of one position, causal."""
         places, taps = self.near[position]
         return x_B1D + (held_BTD[:, places] * self.weight.T[taps]).sum(1, keepdim=True)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from stages.core import artifact, runtime
 from stages.core.params import Machine, load
-from stages.generator.params import Draws, load_sampling
+from stages.core.schemas import Draws
+from stages.generator.params import load_sampling
 
 
 def main() -> None:

@@ -15,8 +15,9 @@ from stages.core.hardware import barrier, pick_device, process_group
 from stages.core.metrics import code_dtype
 from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
+from stages.core.schemas import Draws
 from stages.core.scratch import read_hashed, scratch, write_hashed
-from stages.generator.params import KINDS, Draws, Sampling
+from stages.generator.params import KINDS, Sampling
 from stages.generator.transformer import TokenTransformer, check_unconditional, load_transformer
 
 Part = tuple[int, int, int]  # seed, first sample, end

@@ -112,13 +112,14 @@ def batches(data: Tokens, params: Params) -> tuple[Callable[[int], Batch], Calla
 def loss_fn(kind: ModuleType, params: Params, device: torch.device, nearest_KC: Tensor | None) -> Any:
     """The loss of the kind under autocast; its masks and the noise on codes are functions of the step."""
     optim, share = params.training, params.model.code_noise.share
+    settings = KINDS[optim.kind].loss_settings(optim)
 
     def loss(model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         rng = torch.Generator().manual_seed(seed_of("masks", optim.seed, step))
         noise = torch.Generator().manual_seed(seed_of("code noise", optim.seed, step))
         reader = model if nearest_KC is None else NoisyCodes(model, nearest_KC, share, noise)
         with compute(device, optim.precision):
-            value = kind.loss(reader, *batch, rng, params.model.label_smoothing)
+            value = kind.loss(reader, *batch, rng, params.model.label_smoothing, **settings)
         return value, {}
 
     return loss

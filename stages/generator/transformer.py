@@ -77,6 +77,11 @@ class TokenTransformer(nn.Module):
         table = self.embed_code if position else self.embed_class
         return self.head(self._run(table(newest_B)[:, None], cache, position)[:, -1]).float()
 
+    def fill_cache(self, before_BT: Tensor, cache: Cache) -> None:
+        """Keys and values of the first T inputs, into an empty cache: the class, then T - 1 codes, int64 [B, T]."""
+        x = torch.cat([self.embed_class(before_BT[:, :1]), self.embed_code(before_BT[:, 1:])], 1)
+        self._run(x, cache, 0)
+
     def new_cache(self, batch: int) -> Cache:
         """An empty cache for `batch` sequences: keys and values, and with local mixing the inputs of each block."""
         cache, size = new_cache(self.blocks, batch, self.num_patches), (batch, self.num_patches, len(self.norm.weight))
@@ -91,9 +96,7 @@ class TokenTransformer(nn.Module):
         for index, block in enumerate(self.blocks):
             own = cache[index] if cache is not None else None
             if self.mixing:
-                mixing = self.mixing[index]
-                assert isinstance(mixing, LocalMixing)
-                x_BTD = mixing(x_BTD) if own is None else mixing.newest(x_BTD, own[2], start)
+                x_BTD = self.mixing[index](x_BTD, own[2] if own is not None else None, start)
             x_BTD = block(x_BTD, own, start, turns)
         return self.norm(x_BTD)
 

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from stages.core.artifact import write_atomically
 from stages.core.code import track
-from stages.report import decoders, sections, studies
+from stages.report import decoders, generators, sections, studies
 from stages.report.gather import Reports, read_evaluations
 from stages.report.sections import Section
 from stages.report.tables import protocol_lines
@@ -42,6 +42,7 @@ def collect(reports: Reports) -> tuple[list[Section], list[str]]:
         "reconstructions": lambda: [sections.reconstructions(reports, evaluations)],
         "decoding steps": lambda: [*decoders.study(reports)],
         "samples": lambda: [*sections.samples(reports, evaluations)],
+        "sampling settings": lambda: [generators.sampling(reports), generators.editing(reports)],
         "resolution transfer": lambda: [decoders.resolution_transfer(reports)],
         "encoder probe": lambda: [studies.probe(reports)],
         "codebooks": lambda: [sections.codebooks(reports)],

@@ -1,11 +1,11 @@
-"""Parameters of the seven studies, each the section of params.yaml named like its stage."""
+"""Parameters of the studies, each the section of params.yaml named like its stage."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from stages.core.params import DIFFERENT, Section
-from stages.core.schemas import Affine
+from stages.core.schemas import Affine, Draws
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -144,6 +144,16 @@ class ResolutionTransfer(Section):
     seed: Seed
 
 
+class SamplingStudy(Section):
+    """Samples over grids of sampling settings, {generator: {name of a grid: {setting: values}}}, and edited images."""
+
+    grids: dict[str, dict[str, dict[str, list[Any]]]]
+    draws: Draws
+    decoding_precision: Literal["fp32", "bf16"]
+    edited_images: int = Field(ge=0)
+    seed: Seed
+
+
 SECTIONS: dict[str, type[Section]] = {  # section of params.yaml -> schema; one line per study
     "probe": Probe,
     "code_analysis": CodeAnalysis,
@@ -152,4 +162,5 @@ SECTIONS: dict[str, type[Section]] = {  # section of params.yaml -> schema; one 
     "decoding_steps": DecodingSteps,
     "resolution_transfer": ResolutionTransfer,
     "pca_vs_lda": PcaVsLda,
+    "sampling": SamplingStudy,
 }
