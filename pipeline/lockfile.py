@@ -7,6 +7,7 @@ after every stage. A truncated file that DVC can read is no issue: DVC restores 
 import re
 import shutil
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ def problem(text: str) -> str:
     return "" if text.endswith("\n") and parse(text) else "is cut off or corrupt"
 
 
+@lru_cache(maxsize=2)  # dvc.lock and its copy
 def parse(text: str) -> dict[str, Any]:
-    """The stages of a dvc.lock by name; empty if DVC cannot read it."""
+    """The stages of a dvc.lock by name, to be read only; empty if DVC cannot read it."""
     try:
         stages = SCHEMA(YAML(typ="safe").load(text)).get("stages", {})
     except (YAMLError, ValueError, Invalid):
