@@ -5,9 +5,8 @@
 
 import os
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from dvc.dependency import param
@@ -20,46 +19,12 @@ from dvc.utils import serialize
 from pipeline import dvc_locks, lockfile, repair
 from pipeline.errors import PipelineError
 from pipeline.files import read
-from pipeline.graph import Node, reach, read_graph, reverse
+from pipeline.graph import read_graph
 from pipeline.params_check import find_errors
+from pipeline.stale import CHANGED, Status, flat
 
-CHANGED = " -> "  # between the old value of a parameter and the new one, in a reason
 UNFORESEEN = (TypeError, ValueError, AttributeError, KeyError, AssertionError)  # by DVC, for odd values in params.yaml
 TRIES, PAUSE_SECS = 5, 0.2  # DVC writes dvc.lock in place: for a moment it is not whole
-
-
-@dataclass(frozen=True)
-class Status:
-    """The status of all stages, by name."""
-
-    nodes: dict[str, Node]
-    reasons: dict[str, list[str]]  # why a stage is stale; up-to-date stages are absent
-    running: dict[str, int]  # stage -> pid of the process that writes its outputs
-    unknown: set[str]  # stages whose inputs or outputs are in use, so that DVC cannot check them
-    params: dict[str, list[str]]  # the keys of params.yaml that it reads, such as `codebook.kmeans`
-
-    def frozen(self) -> set[str]:
-        """The stages that never run, whatever changes."""
-        return {name for name, node in self.nodes.items() if node.frozen}
-
-    def affected(self) -> set[str]:
-        """All stages that are stale or running, and everything downstream of them."""
-        return reach({*self.reasons, *self.running} - self.frozen(), self.downstream())
-
-    def downstream(self) -> dict[str, set[str]]:
-        """The stages that wait for each stage; a frozen stage waits for none, nor any for a check of changed params."""
-        checks = {name for name, node in self.nodes.items() if node.settings.checks_params}
-        passed = {name for name in checks & {*self.reasons} if all(CHANGED in why for why in self.reasons[name])}
-        return reverse({name: {*node.waits_for} - passed for name, node in self.nodes.items()})
-
-    def readers(self, keys: Iterable[str]) -> set[str]:
-        """The stages that read one of these keys of params.yaml, or a section around or below it."""
-        return {name for name, read in self.params.items() if any(overlap(one, key) for one in read for key in keys)}
-
-
-def overlap(one: str, other: str) -> bool:
-    """Whether a dotted key is the other one, or one of them contains the other."""
-    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def read_status() -> Status:
@@ -194,11 +159,3 @@ def changed_values(params: Any) -> list[str]:
     """`codebook.kmeans.num_codes 256 -> 512` for each value that differs from the one in dvc.lock."""
     then, now = flat(params.hash_info.value or {}), flat(params.read_params(flatten=False))
     return [f"{key} {then[key]}{CHANGED}{now[key]}" for key in then if key in now and repr(then[key]) != repr(now[key])]
-
-
-def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return found

@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from pipeline.dvc_status import Status, read_status
+from pipeline.dvc_status import read_status
 from pipeline.errors import PipelineError
 from pipeline.files import WORK, write
 from pipeline.graph import reach
@@ -33,6 +33,7 @@ from pipeline.params_file import (
     parse_sections,
     render,
 )
+from pipeline.stale import Status
 
 CANDIDATE = WORK / "params.yaml"
 

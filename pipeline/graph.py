@@ -6,7 +6,6 @@ from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
 from typing import Any
 
-from dvc.repo import Repo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import PipelineError
@@ -42,8 +41,8 @@ class Node:
         return () if self.frozen else self.upstream
 
 
-def read_graph(repo: Repo) -> dict[str, Node]:
-    """All nodes by name, each after the ones it waits for, otherwise in the order of dvc.yaml."""
+def read_graph(repo: Any) -> dict[str, Node]:
+    """All nodes of a DVC repository by name, each after the ones it waits for, otherwise in the order of dvc.yaml."""
     graph = repo.index.graph
     nodes = {stage.addressing: to_node(stage, graph.successors(stage)) for stage in graph}
     order = TopologicalSorter({name: node.upstream for name, node in nodes.items()})

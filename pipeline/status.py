@@ -7,7 +7,8 @@ Expect: seconds, whatever else is running; nothing is changed. No Prefect server
 import json
 from pathlib import Path
 
-from pipeline.dvc_status import Status, read_status
+from pipeline.dvc_status import read_status
+from pipeline.stale import Status
 
 DURATIONS = Path("scratch/durations")
 COLUMNS = 120

@@ -25,8 +25,8 @@ from prefect.artifacts import (
 
 from pipeline import server
 from pipeline.curves import draw_curves, read_plots
-from pipeline.dvc_status import flat
 from pipeline.graph import Node
+from pipeline.stale import flat
 
 POLL_SECS = 1.0
 MAX_PICTURE_BYTES = 400_000  # the server refuses events of more than 1 MB
