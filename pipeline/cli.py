@@ -84,6 +84,8 @@ def main() -> None:
 
 def call(command: str, options: dict[str, Any]) -> int:
     """Import the module of a command, since importing DVC and Prefect takes seconds, and call its `main`."""
+    if command == "run":
+        import_module("pipeline.turn").begin()
     if command in NEED_SERVER:
         import_module("pipeline.server").require()
     return import_module(f"pipeline.{MODULES.get(command, command)}").main(**options)

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.params_check import ask, find_errors
+from pipeline.params_check import ask, check_params
 from pipeline.status import duration, last_duration
 
 SECS = 600
@@ -24,8 +24,7 @@ def main(gpu: str | None, images: list[int] | None) -> int:
     """Print the table and what the times mean."""
     if gpu and gpu.lower() not in GPUS:
         raise PipelineError(f"--gpu {gpu}: expected one of {', '.join(GPUS)}")
-    if errors := find_errors():
-        raise PipelineError("\n".join(errors))
+    check_params()
     printed, errors = ask("stages.cost", *(["--images", *map(str, images)] if images else []), secs=SECS)
     if errors:
         raise PipelineError("\n".join(errors))

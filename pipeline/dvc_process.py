@@ -3,19 +3,16 @@
 Run: PIPELINE_PARENT=PID python -m pipeline.dvc_process [--force] STAGE      as pipeline/repro.py does
 """
 
-import ctypes
 import logging
-import os
 import shutil
-import signal
 import sys
 
 from dvc.cli import main as dvc
 
 from pipeline.finding import human_size
+from pipeline.parent import die_with_parent
 from pipeline.repair import cache_folders
 
-PR_SET_PDEATHSIG = 1
 LOGGERS = ("dvc", "dvc_data", "dvc_objects")
 
 
@@ -34,14 +31,6 @@ class Errors(logging.Handler):
         self.messages.append(record.getMessage() + (f" - {cause}" if cause else ""))
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends; end now if the parent has ended already."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(os.environ["PIPELINE_PARENT"]):
-        sys.exit("the process that started this stage has ended")
-
-
 def not_kept(stage: str, message: str) -> str:
     """What stands, and what to do, where the cache is full, as a rule. DVC often ends with status 0 then."""
     folder = cache_folders()[1]
@@ -55,7 +44,6 @@ def not_kept(stage: str, message: str) -> str:
 
 def main() -> None:
     die_with_parent()
-    os.environ["PIPELINE_PARENT"] = str(os.getpid())
     errors = Errors()
     status = dvc(["--wait-for-lock", "repro", "--single-item", *sys.argv[1:]])
     lost = [message for message in errors.messages if not status or message.startswith("failed to transfer")]

@@ -16,6 +16,12 @@ def find_errors(path: Path = Path("params.yaml")) -> list[str]:
     return ask("stages.check", "--params", str(path), secs=SECS)[1]
 
 
+def check_params() -> None:
+    """`PipelineError` with every impossible value of params.yaml."""
+    if errors := find_errors():
+        raise PipelineError("\n".join(errors))
+
+
 def ask(module: str, *arguments: str, secs: float) -> tuple[str, list[str]]:
     """What `python -m module` prints, and its errors, one per line; the last line of another failure."""
     command = [sys.executable, "-W", "ignore", "-m", module, *arguments]

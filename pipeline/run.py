@@ -5,6 +5,7 @@ import sys
 from typing import Any, NoReturn
 
 import httpx
+from prefect.settings import temporary_settings
 
 from pipeline import server
 from pipeline.errors import PipelineError
@@ -16,7 +17,9 @@ def main(targets: list[str], **options: Any) -> int:
     print(f"watch it at {server.ui_url()}", flush=True)
     flow: Any = semtok
     try:
-        state = flow(targets=targets, **options, return_state=True)
+        # Only automations of deployments need heartbeats, and their thread may sleep for a second after the run's end.
+        with temporary_settings({"flows.heartbeat_frequency": None}):
+            state = flow(targets=targets, **options, return_state=True)
     except httpx.TransportError:
         exit_without_server()
     if state.name == "Refused":

@@ -6,26 +6,34 @@ A task is submitted when its upstreams have ended, not earlier: waiting tasks wo
 import os
 import queue
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 from prefect.futures import PrefectFuture
 from prefect.states import State
 
-from pipeline import cleanup
-from pipeline.dvc_status import Status, read_status
 from pipeline.errors import PipelineError
 from pipeline.flow_runs import is_cancelled
 from pipeline.gpus import Gpus
 from pipeline.graph import Node
 from pipeline.repro import Children
+from pipeline.stale import Status
 from pipeline.task import run_stage
 
 POLL_SECS = 1.0
+PUBLISHERS = 8  # threads that send artifacts of unchanged stages
 
 
 class CancelledInUi(Exception):
     """The user pressed Cancel."""
+
+
+def read_status() -> Status:
+    """Ask DVC, which is imported when the first stage has changed something."""
+    return import_module("pipeline.dvc_status").read_status()
 
 
 class Freshness:
@@ -58,6 +66,7 @@ class Run:
     jobs: int
     gpus: Gpus
     children: Children
+    beside: Executor = field(default_factory=partial(ThreadPoolExecutor, PUBLISHERS))
 
     def execute(self) -> dict[str, State]:
         """Run each node as a task, at most `jobs` of those at once that DVC would not skip; their final states."""
@@ -74,8 +83,10 @@ class Run:
                     continue
                 futures[node.name] = self.submit(todo.pop(node.name), node.name in fresh, running[node.name], futures)
                 futures[node.name].add_done_callback(lambda _, name=node.name: ended.put(name))
-            self.gpus.release(running.pop(next_ended(ended)))
-            cleanup.remove_accepted()
+            self.gpus.release(running.pop(name := next_ended(ended)))
+            if name not in fresh:
+                import_module("pipeline.cleanup").remove_accepted()
+        self.beside.shutdown()
         for future in futures.values():
             future.wait()  # until then its state is the server's, which may lag
         return {name: future.state for name, future in futures.items()}
@@ -88,7 +99,7 @@ class Run:
         """Start the node's task; a failed upstream makes it NotReady."""
         env = self.gpus.env(gpus) | cores_env(self.jobs)
         return with_settings(node, self.children).submit(
-            node, fresh, self.force, env, self.children,
+            node, fresh, self.force, env, self.children, self.beside,
             wait_for=[futures[name] for name in node.waits_for if name in futures],
         )  # fmt: skip
 

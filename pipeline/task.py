@@ -4,12 +4,14 @@ States: Completed (it ran), Cached (unchanged, or restored from DVC's cache; the
 """
 
 import time
+from concurrent.futures import Executor
+from contextvars import copy_context
+from importlib import import_module
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 
-from pipeline import lockfile
 from pipeline.files import WORK
 from pipeline.graph import Node
 from pipeline.repro import Children, StageFailed
@@ -23,8 +25,8 @@ MESSAGES = {
 
 
 @task(name="stage", cache_policy=NO_CACHE)
-def run_stage(node: Node, fresh: bool, force: bool, env: dict[str, str], children: Children) -> State:
-    """Let DVC run, restore or skip one stage; the state's message says which."""
+def run_stage(node: Node, fresh: bool, force: bool, env: dict[str, str], children: Children, beside: Executor) -> State:
+    """Let DVC run, restore or skip one stage; the state's message says which. `beside` publishes for skipped ones."""
     started, watcher = time.monotonic(), Watcher(node, EVENTS / f"{node.name}.jsonl", get_run_logger())
     try:
         outcome = "unchanged" if fresh else repro(node, force, env, children, watcher)
@@ -32,8 +34,10 @@ def run_stage(node: Node, fresh: bool, force: bool, env: dict[str, str], childre
         return Failed(message=str(error))
     seconds = time.monotonic() - started
     children.outcomes[node.name] = (outcome, seconds)
-    watcher.publish(watcher.metrics)
-    if outcome != "unchanged":
+    if outcome == "unchanged":
+        beside.submit(copy_context().run, watcher.publish, watcher.metrics)  # its downstream need not wait for it
+    else:
+        watcher.publish(watcher.metrics)
         watcher.publish(watcher.curves)
     if outcome in MESSAGES:
         return Completed(name="Cached", message=MESSAGES[outcome])
@@ -57,4 +61,4 @@ def repro(node: Node, force: bool, env: dict[str, str], children: Children, watc
         child.stop()
         raise
     finally:
-        lockfile.keep_copy()
+        import_module("pipeline.lockfile").keep_copy()

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.dvc_status import Status
 from pipeline.errors import PipelineError
 from pipeline.gpus import Gpus
 from pipeline.graph import Node, Settings
 from pipeline.repro import Children
 from pipeline.schedule import Freshness, Run, cores_env
+from pipeline.stale import Status
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 
