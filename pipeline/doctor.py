@@ -9,7 +9,6 @@ Expect: one line per check: ok, or warn or FAIL with a command that helps; ten s
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from importlib import import_module
 
 from pipeline.finding import Finding
@@ -29,8 +28,9 @@ CHECKS = {  # subject: function
     "unfinished": "cleanup.partial_artifacts",
     "scratch": "cleanup.checkpoints",
     "prefect server": "environment.prefect_server",
-    "prefect": "flow_runs.dead_runs",
+    "prefect": "environment.prefect_runs",
 }
+LONG = ("prefect", "params.yaml")  # subjects that wait for a process: they begin first
 FIXING = ("cache objects", "issues", "unfinished", "scratch", "prefect")  # subjects whose function takes `fix`
 
 
@@ -38,8 +38,10 @@ def main(fix: bool) -> int:
     """Print all findings as they come; 1 if one is FAIL, else 0."""
     failed = False
     with ThreadPoolExecutor(4) as pool:
-        for findings in pool.map(partial(run_check, fix), CHECKS.items()):
-            for finding in findings:
+        order = sorted(CHECKS.items(), key=lambda check: check[0] not in LONG)
+        begun = {subject: pool.submit(run_check, fix, (subject, name)) for subject, name in order}
+        for subject in CHECKS:
+            for finding in begun[subject].result():
                 failed |= finding.state == "FAIL"
                 print(f"{finding.state:4}  {finding.subject:14}  {finding.text}", flush=True)
                 if finding.fix:

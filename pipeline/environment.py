@@ -13,6 +13,7 @@ import time
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
+from typing import cast
 
 from pipeline.files import WORK, write
 from pipeline.finding import Finding, human_size
@@ -33,6 +34,10 @@ kmeans = faiss.Kmeans(16, 8, niter=5, seed=0, gpu=gpus > 0)
 kmeans.train(numpy.random.default_rng(0).standard_normal((2000, 16), dtype=numpy.float32))
 assert numpy.isfinite(kmeans.centroids).all()
 print(json.dumps(gpus))
+"""
+RUNS = """
+from pipeline.flow_runs import dead_runs
+print(json.dumps([vars(finding) for finding in dead_runs({fix})]))
 """
 
 
@@ -129,6 +134,12 @@ def prefect_server() -> list[Finding]:
     """Whether Prefect's server can be loaded: an incompatible fastapi shows only here."""
     _, problem = run_probe("prefect server", "import prefect.server.api.server; print(1)", "uv sync")
     return problem or [Finding("ok", "prefect server", "can start")]
+
+
+def prefect_runs(fix: bool) -> list[Finding]:
+    """Runs of dead processes, as the server knows them. Importing Prefect takes as long as all other checks."""
+    found, problem = ask("prefect", RUNS.format(fix=fix), "uv sync")
+    return problem or [Finding(**one) for one in cast("list[dict]", found)]
 
 
 def free_space(folders: dict[str, Path]) -> list[Finding]:

@@ -9,9 +9,10 @@ import os
 import pytest
 import tiny
 
-from pipeline import environment, repair, server
+from pipeline import environment, repair
 from pipeline import objects as cache_objects
 from pipeline.errors import PipelineError
+from pipeline.finding import Finding
 from pipeline.repair import NO_SCM
 from pipeline.repro import Children, StageFailed
 
@@ -32,8 +33,7 @@ def doctor(project, monkeypatch):
     """The same, with what takes `semtok doctor` seconds left out."""
     for name in ("torch_gpus", "faiss_kmeans", "prefect_server"):
         monkeypatch.setattr(environment, name, list)
-    monkeypatch.setattr(server, "answers", lambda: False)
-    monkeypatch.setattr(server, "api_url", lambda: "http://127.0.0.1:1/api")
+    monkeypatch.setattr(environment, "prefect_runs", lambda fix: [Finding("warn", "prefect", "no server", "semtok ui")])
     return project
 
 

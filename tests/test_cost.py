@@ -12,6 +12,7 @@ import toy as toys
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import cost as table
+from pipeline import params_check
 from pipeline.errors import PipelineError
 from stages import cost
 from stages.core import UserError
@@ -128,7 +129,7 @@ def test_the_table_has_a_line_per_stage_and_a_sum(capsys, monkeypatch):
     costs |= {"features": {"what": "5 images", "flops": 4 * 10**15, "disk_bytes": 10**9}}
     printed = json.dumps({"peak_flops": 1e12, "stages": costs})
     monkeypatch.setattr(table, "ask", lambda module, secs: (printed, []))
-    monkeypatch.setattr(table, "find_errors", lambda: [])
+    monkeypatch.setattr(params_check, "find_errors", lambda: [])
     Path("scratch/durations").mkdir(parents=True)
     Path("scratch/durations/data.json").write_text('{"seconds": 61.2}')
     for gpu, time in (("H100", "12 s"), (None, "3.4 h")):
@@ -146,7 +147,7 @@ def test_the_table_has_a_line_per_stage_and_a_sum(capsys, monkeypatch):
 
 
 def test_impossible_params_are_refused_before_anything_is_counted(monkeypatch):
-    monkeypatch.setattr(table, "find_errors", lambda: ["params.yaml: one", "params.yaml: two"])
+    monkeypatch.setattr(params_check, "find_errors", lambda: ["params.yaml: one", "params.yaml: two"])
     with pytest.raises(PipelineError, match="one\nparams.yaml: two"):
         table.main(None, None)
 

@@ -15,7 +15,8 @@ import pytest
 import tiny
 from mini import run as run_in
 
-from pipeline import cleanup, dvc_locks, environment, lockfile, server
+from pipeline import cleanup, dvc_locks, environment, lockfile
+from pipeline.finding import Finding
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 SLOW = ("torch_gpus", "faiss_kmeans", "prefect_server")
@@ -30,8 +31,7 @@ def project(tmp_path_factory, tmp_path, monkeypatch):
     lockfile.keep_copy()
     for name in SLOW:
         monkeypatch.setattr(environment, name, list)
-    monkeypatch.setattr(server, "answers", lambda: False)
-    monkeypatch.setattr(server, "api_url", lambda: "http://127.0.0.1:1/api")
+    monkeypatch.setattr(environment, "prefect_runs", lambda fix: [Finding("warn", "prefect", "no server", "semtok ui")])
     return root
 
 
@@ -190,8 +190,8 @@ def test_runs_whose_process_is_gone_are_set_to_crashed_and_no_others(server, tmp
         return run["id"]
 
     def look(fix: bool) -> list[list[str]]:
-        code = "import json; from pipeline import flow_runs as l"
-        code += f"; print(json.dumps([[f.state, f.text] for f in l.dead_runs({fix})]))"
+        code = "import json; from pipeline import environment as l"
+        code += f"; print(json.dumps([[f.state, f.text] for f in l.prefect_runs({fix})]))"
         done = run_in([sys.executable, "-W", "ignore", "-c", code], tmp_path, PYTHONPATH=str(tiny.ROOT), **server.env)
         return json.loads(done.stdout)
 
