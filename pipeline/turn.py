@@ -21,6 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import WORK
 
 LOCK = WORK / "lock"
+PLANNER = ["-W", "ignore", "-m", "pipeline.plan"]
 
 
 @dataclass
@@ -68,7 +69,7 @@ def only_run() -> Generator[Turn]:
 def take() -> Turn:
     """Lock this repository for runs and start to plan."""
     lock = lock_runs()
-    command = [sys.executable, "-W", "ignore", "-m", "pipeline.plan"]
+    command = [sys.executable, *PLANNER]
     env = {**os.environ, "PIPELINE_PARENT": str(os.getpid())}
     planner = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0)
     return Turn(lock, planner)  # whose process group Ctrl-C does not reach
