@@ -4,6 +4,7 @@ Run: semtok --help
 """
 
 import argparse
+import gc
 import os
 import sys
 from importlib import import_module
@@ -86,9 +87,12 @@ def call(command: str, options: dict[str, Any]) -> int:
     """Import the module of a command, since importing DVC and Prefect takes seconds, and call its `main`."""
     if command == "run":
         import_module("pipeline.turn").begin()
+    gc.disable()  # modules are no garbage, and looking for some takes a tenth of the time of importing them
     if command in NEED_SERVER:
         import_module("pipeline.server").require()
-    return import_module(f"pipeline.{MODULES.get(command, command)}").main(**options)
+    module = import_module(f"pipeline.{MODULES.get(command, command)}")
+    gc.enable()
+    return module.main(**options)
 
 
 def keep_bytecode() -> None:

@@ -3,6 +3,7 @@
 Run: PIPELINE_PARENT=PID python -m pipeline.plan       as pipeline/turn.py does, which reads the answer from stdout
 """
 
+import gc
 import os
 import pickle
 import sys
@@ -29,6 +30,7 @@ def plan() -> tuple[list[str], Status]:
 
 def main() -> None:
     die_with_parent()
+    gc.disable()  # this process lives for a second
     answer, sys.stdout = os.fdopen(os.dup(sys.stdout.fileno()), "wb"), sys.stderr
     os.dup2(sys.stderr.fileno(), 1)  # what DVC may print
     found: object
