@@ -35,7 +35,7 @@ from stages.generator.samples import draw_part
 from stages.generator.transformer import load_transformer
 from stages.tokens.params import Params as TokenParams
 from stages.tokens.reader import load_tokens, token_facts
-from stages.tokens.writer import encode_part
+from stages.tokens.writer import encode_part, view_encoder
 
 SPLITS, OWN = ("train", "val"), {"name", "samples", "bytes", "sha256", "index_sha256"}
 ORIGINAL: dict[Path, bytes] = {}  # every file before any damage
@@ -152,11 +152,11 @@ def shard(path: Path) -> list[bytes]:
 
 
 def token_part(path: Path) -> np.ndarray:
-    split, view, start = path.stem.split("-")
+    split, start, stop = path.stem.split("-")
     source, params = ImageSplit(Path("data/images"), split), load("tokens", TokenParams)
-    encode_part(
-        path, (split, int(view), int(start), len(source)), source, load_tokenizer("data/codebook/kmeans"), params, 16
-    )
+    views = params.views if split == "train" else 1
+    encode = view_encoder(source, load_tokenizer("data/codebook/kmeans"), views, params)
+    encode_part(path, (split, int(start), int(stop)), encode, 16)
     return np.load(path)
 
 
