@@ -13,7 +13,7 @@ import torch
 import toy as toys
 from ruamel.yaml import YAML
 
-from benchmarks import decoders, engines, lookup, sampling, throughput
+from benchmarks import decoders, engines, group_decoding, lookup, sampling, throughput
 from benchmarks.trainings import seeded
 from stages.core import UserError
 
@@ -111,3 +111,9 @@ def test_sampling_compares_networks_that_draw_the_same_codes(capsys):
     assert torch.equal(codes["ours"], codes["ours, unpacked"]) and codes["ours, bf16"].shape == (2, 3)
     sampling.alternated({"first": lambda: None, "second": lambda: None}, rounds=1)
     assert "first" in capsys.readouterr().out
+
+
+def test_group_decoding_compares_samplers_of_whole_images():
+    work = group_decoding.contenders(1, [2, 1])
+    assert [*work] == ["parallel_ar, 2 steps", "parallel_ar, 1 steps", "ar", "ar_bits, 4 steps"]
+    assert all(run().shape == (1, 64) for run in work.values())
