@@ -1,7 +1,7 @@
 """Sampling on a CPU: ours against x-transformers and transformers' GPT-2 at equal size, and each precision of ours.
 
 Run:    uv pip install x-transformers transformers && OMP_NUM_THREADS=1 uv run --no-sync python benchmarks/sampling.py
-        OMP_NUM_THREADS=1 uv run python benchmarks/sampling.py --generators data/generator/kmeans-*
+        OMP_NUM_THREADS=1 uv run python benchmarks/sampling.py --generators data/*generator/kmeans-*
         (the latter after: uv run dvc repro generator)
 Expect: CPU time of each contender as a multiple of the first one's, medians of --rounds alternated rounds. First, all
         draw --batch x --tokens codes plainly from untrained networks of 8 layers, 384 channels, 6 heads, 1,032 codes;
@@ -22,10 +22,11 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from stages.core.code import import_kind
 from stages.generator import ar
-from stages.generator.params import KINDS, PLAIN, Sampling, load_sampling
-from stages.generator.transformer import TokenTransformer, load_transformer
+from stages.generator.alternating_params import load_sampling
+from stages.generator.open_network import open_network
+from stages.generator.params import PLAIN, Sampling
+from stages.generator.transformer import TokenTransformer
 
 LAYERS, DIM, HEADS, CODES = 8, 384, 6, 1032
 Work = Callable[[], Any]
@@ -46,7 +47,7 @@ def ours(batch: int, tokens: int) -> dict[str, Work]:
     return {"ours": sampler(True), "ours, bf16": sampler(True, precision="bf16"), "ours, unpacked": sampler(False)}
 
 
-def draw(kind: Any, network: TokenTransformer, labels: Tensor, sampling: Sampling, packed: bool = True) -> Tensor:
+def draw(kind: Any, network: Any, labels: Tensor, sampling: Sampling, packed: bool = True) -> Tensor:
     """Codes of a seed; not `packed`: the linear maps stay as they are."""
     with nullcontext() if packed else patch.object(kind, "for_sampling", lambda network, rows: network):
         return kind.sample(network, labels, sampling, 0)
@@ -105,8 +106,8 @@ def against_peers(batch: int, tokens: int, rounds: int) -> None:
 
 def of_generator(folder: Path, batch: int, rounds: int) -> None:
     """A trained generator as params.yaml says, in both precisions."""
-    network, config = load_transformer(folder, "cpu")
-    sampling, kind = load_sampling(config["name"], config["kind"]), import_kind(KINDS[config["kind"]].module)
+    network, config, kind = open_network(folder, "cpu")
+    sampling = load_sampling(config["name"], config["kind"])
     labels = torch.arange(batch) % max(1, network.num_classes)
     settings = {name: sampling.model_copy(update={"precision": name}) for name in ("fp32", "bf16")}
     codes = {name: kind.sample(network, labels, setting, 0) for name, setting in settings.items()}

@@ -24,6 +24,7 @@ from stages.decoder import params as decoder
 from stages.encoder.params import EncoderParams, PretrainParams
 from stages.evaluate.params import ClassifierParams, GenerationParams, ReconstructionParams, ReferenceParams
 from stages.features.params import Params as Features
+from stages.generator import alternating_params as alternating
 from stages.generator import params as generator
 from stages.studies import params as studies
 from stages.studies.sampling_grids import load_grids
@@ -36,7 +37,8 @@ Check = Callable[[], object]
 
 def check_sampling(name: str, path: Path) -> None:
     """The section samples.<name>, against the schema of its generator's kind."""
-    generator.load_sampling(name, generator.load_params(name, path).training.kind, path)
+    alternating.check_section(name, path)
+    alternating.load_sampling(name, alternating.kind_at(name, path), path)
 
 
 def check_grids(path: Path) -> None:
@@ -62,7 +64,7 @@ SCHEMAS: dict[str, type[Section]] = {  # section -> schema
 NAMED: dict[str, Callable[[str, Path], object]] = {  # section with named subsections -> check of one of them
     "codebook": codebook.load_params,
     "decoder": decoder.load_params,
-    "generator": generator.load_params,
+    "generator": alternating.check_section,
     "samples": check_sampling,
 }
 
@@ -95,6 +97,7 @@ def other_checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> 
         *(partial(check_section, key, path) for key in dict.fromkeys(["machine", *names.sections(stages, params)])),
         partial(check_pixel_tokenizers, path),
         partial(check_grids, path),
+        partial(alternating.check_lists, path),
         *(partial(load, name, PretrainParams, PRETRAIN) for name in pretrained),
         partial(check_owners, params, stages, path),
         *encoder_fit.checks(params, stages, path),

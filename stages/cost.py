@@ -25,6 +25,7 @@ from stages.core import UserError
 from stages.core.hardware import peak_flops
 from stages.core.params import load, load_list
 from stages.core.schemas import Draws, Optim, ReconstructionLossConfig
+from stages.cost_generators import sample_flops, step_flops
 from stages.cost_networks import PASSES, Codes, Networks
 from stages.data.params import Params as Data
 from stages.data.writer import SOURCES, bytes_per_image
@@ -34,6 +35,7 @@ from stages.evaluate.classifier import Classifier
 from stages.evaluate.params import ClassifierParams, ReferenceParams
 from stages.evaluate.reference import INCEPTION_DIM
 from stages.features.params import Params as Features
+from stages.generator import alternating_params as alternating
 from stages.generator import params as generator
 from stages.tokens.params import Params as Tokens
 
@@ -78,6 +80,7 @@ class Costs:
         self.networks = Networks(encoder, self.features, self.data.img_px, path)
         self.tokenizers = {name: self.networks.codes(name) for name in load_list("tokenizers", path)}
         self.decoders, self.generators = load_list("decoders", path), load_list("generators", path)
+        self.alternating = load_list(alternating.LIST, path, empty=True)
 
     def stages(self) -> Iterator[tuple[str, Cost]]:
         """(name, cost) of each stage of the main path."""
@@ -91,6 +94,9 @@ class Costs:
             for one in self.generators:
                 yield f"generator@{name}-{one}", self.of_generator(codes, one)
                 yield f"samples@{name}-{one}", self.of_samples(codes, one)
+            for one in self.alternating:
+                yield f"alternating_generator@{name}-{one}", self.of_alternating(codes, one)
+                yield f"{alternating.SAMPLES_STAGE}@{name}-{one}", self.of_samples(codes, one)
         yield "classifier", self.of_classifier()
         yield "reference", self.of_reference()
         for name, codes in self.tokenizers.items():
@@ -160,6 +166,10 @@ class Costs:
         flops = PASSES * self.networks.generator_flops(codes, name, self.images.classes)
         return steps_of(generator.load_params(name, self.path).training, flops)
 
+    def of_alternating(self, codes: Codes, name: str) -> Cost:
+        flops = step_flops(self.networks, codes, name, self.images.classes)
+        return steps_of(alternating.load_alternating(name, self.path).optim, flops)
+
     @property
     def draws(self) -> tuple[int, int]:
         """Samples per seed, and seeds."""
@@ -167,11 +177,7 @@ class Costs:
         return draws.per_class * max(1, self.images.classes), len(draws.seeds)
 
     def of_samples(self, codes: Codes, name: str) -> Cost:
-        kind = generator.load_params(name, self.path).training.kind
-        sampling, (count, seeds) = generator.load_sampling(name, kind, self.path), self.draws
-        steps = sampling.steps if isinstance(sampling, generator.MaskedSampling) else None
-        passes = (steps or 1) * (1 + (sampling.guided_share(steps or codes.count) if self.images.classes else 0))
-        flops = passes * self.networks.generator_flops(codes, name, self.images.classes)
+        flops, (count, seeds) = sample_flops(self.networks, codes, name, self.images.classes), self.draws
         drawn = seeds * count
         return Cost(f"{seeds} x {count:,} samples", int(drawn * flops), drawn * codes.count * codes.bytes)
 
@@ -205,7 +211,7 @@ class Costs:
         return Cost(f"{self.images.val:,} images", self.images.val * flops)
 
     def of_generation(self, codes: Codes, name: str) -> Cost:
-        images = len(self.generators) * self.draws[0] * self.draws[1]
+        images = (len(self.generators) + len(self.alternating)) * self.draws[0] * self.draws[1]
         flops = self.networks.decode_flops(codes, name) + self.extract_flops
         return Cost(f"{images:,} samples", images * flops)
 

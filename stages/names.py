@@ -14,8 +14,11 @@ from typing import Any
 from stages.core import UserError
 from stages.core.params import NAME, NAME_RULE, load_list, shown
 
-OWNERS = {"tokenizers": "codebook", "decoders": "decoder", "generators": "generator"}  # list -> sections that it names
-NAMED = (*OWNERS.values(), "samples", "pixel_tokenizer")  # sections whose keys are names that users give
+OWNERS = {  # list -> sections that it names
+    "tokenizers": "codebook", "decoders": "decoder", "generators": "generator", "alternating_generators": "generator"
+}  # fmt: skip
+MAY_BE_EMPTY = ("alternating_generators",)
+NAMED = (*dict.fromkeys(OWNERS.values()), "samples", "pixel_tokenizer")  # sections whose keys are names that users give
 
 
 def lists_of(stages: dict[str, Any]) -> list[str]:
@@ -51,7 +54,7 @@ def sections(stages: dict[str, Any], params: dict[str, Any]) -> Iterator[str]:
 
 def check_list(key: str, params: dict[str, Any], path: Path) -> None:
     """Refuse a list with impossible or equal names, or with a name that has no section."""
-    names, owner = load_list(key, path), params.get(OWNERS.get(key, ""))
+    names, owner = load_list(key, path, key in MAY_BE_EMPTY), params.get(OWNERS.get(key, ""))
     known = [str(name) for name, one in owner.items() if isinstance(one, dict)] if isinstance(owner, dict) else []
     if unknown := [name for name in names if key in OWNERS and name not in known]:
         has = f"{OWNERS[key]} has {', '.join(filter(NAME.fullmatch, known))}"

@@ -14,6 +14,7 @@ from stages.check import errors_in
 from stages.codebook.params import KINDS as TOKENIZERS
 from stages.core import UserError
 from stages.decoder.params import KINDS as DECODERS
+from stages.generator.alternating_params import ALTERNATING
 from stages.generator.params import KINDS as GENERATORS
 
 PARAMS = (toys.ROOT / "params.yaml").read_text()
@@ -156,7 +157,11 @@ def test_a_file_that_is_missing_or_empty_is_an_error(tmp_path):
 
 def test_every_kind_has_a_section():
     params = toys.YAML(typ="safe").load(PARAMS)
-    for section, kinds in (("codebook", TOKENIZERS), ("decoder", DECODERS), ("generator", GENERATORS)):
+    for section, kinds in (
+        ("codebook", TOKENIZERS),
+        ("decoder", DECODERS),
+        ("generator", {**GENERATORS, **ALTERNATING}),
+    ):
         assert {one["kind"] for one in params[section].values() if "kind" in one} == {*kinds}
 
 

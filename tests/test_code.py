@@ -120,9 +120,12 @@ def with_decoder(name: str, *stages: str) -> set[str]:
     return {f"{stage}@{tokenizer}-{name}" for stage in stages for tokenizer in TOKENIZERS}
 
 
+ALTERNATING = {f"alternating_{stage}@{t}-addp" for stage in ("generator", "samples") for t in TOKENIZERS}
 DECODING = ("reconstruction", "generation", "decoding_steps", "resolution_transfer")
 OF_CODES = {"tokens", "code_analysis", "noise_robustness"}
 SAMPLING = {f"sampling@{t}-{d}-{g}" for t in TOKENIZERS for d in DECODERS for g in ("ar", "masked")}
+OF_AR = {f"{stage}@{t}-{g}" for stage in ("generator", "samples") for t in TOKENIZERS for g in ("ar", "masked")}
+OF_AR |= SAMPLING | ALTERNATING | {f"frozen_networks@{t}-addp" for t in TOKENIZERS}
 WITH_PAIRS = ("decoder", "reconstruction", "decoding_steps", "resolution_transfer")
 
 
@@ -135,7 +138,7 @@ WITH_PAIRS = ("decoder", "reconstruction", "decoding_steps", "resolution_transfe
         ("studies/unused.py", "", "import os\n", set()),
         (
             "core/train.py", "optimizer.zero_grad()", "optimizer.zero_grad(set_to_none=True)",
-            PICKS | EVERY_DECODER | TRAININGS | {"generator@vqgan-ar", "generator@vqgan-masked"},
+            PICKS | EVERY_DECODER | TRAININGS | ALTERNATING | {"generator@vqgan-ar", "generator@vqgan-masked"},
         ),
         ("codebook/vqgan.py", "def fit(", "STEP = 1\n\n\ndef fit(", PICKS | {"codebook@vqgan"}),
         ("codebook/kmeans.py", "def fit(", "STEP = 1\n\n\ndef fit(", PICKS | {"codebook@kmeans"}),
@@ -154,11 +157,8 @@ WITH_PAIRS = ("decoder", "reconstruction", "decoding_steps", "resolution_transfe
             PICKS | with_decoder("diffusion", "decoder", *DECODING) | {one for one in SAMPLING if "diffusion" in one},
         ),
         ("report/template.html", "<body", "<body class='x'", {"report"}),
-        (
-            "generator/ar.py", "@torch.inference_mode()", "STEP = 1\n\n\n@torch.inference_mode()",
-            SAMPLING
-            | {f"{stage}@{t}-{g}" for stage in ("generator", "samples") for t in TOKENIZERS for g in ("ar", "masked")},
-        ),
+        ("generator/ar.py", "@torch.inference_mode()", "STEP = 1\n\n\n@torch.inference_mode()", OF_AR),
+        ("generator/addp_training.py", "def train(", "STEP = 1\n\n\ndef train(", ALTERNATING),
     ],
 )  # fmt: skip
 def test_an_edit_reruns_the_stages_that_it_concerns(file, old, new, expected, tree, untouched, monkeypatch):

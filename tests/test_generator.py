@@ -13,7 +13,8 @@ import toy as toys
 
 from stages.core import UserError, artifact, sampling
 from stages.generator import ar, masked
-from stages.generator.params import KINDS, MaskedSampling, Sampling, load_params, load_sampling
+from stages.generator.alternating_params import load_sampling
+from stages.generator.params import KINDS, MaskedSampling, Sampling, load_params
 from stages.generator.transformer import TokenTransformer
 
 AR = Sampling(temperature=1.0, top_k=0, top_p=1.0, guidance=1.0, precision="fp32")

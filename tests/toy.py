@@ -26,10 +26,12 @@ IMAGES, CLASSES, IMG_PX = 64, ("bars", "columns", "dark", "light"), 16
 OPTIM = {"total_steps": 12, "batch_size": 8, "warmup_steps": 2, "eval_every": 4, "precision": "fp32"}
 CONV = {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "gan": {"start_step": 8}, "optim": OPTIM}
 RENDER = {"model": {"dim": 32, "depth": 2, "heads": 2}, "optim": OPTIM}
+ADDP = {"encoder": {"dim": 32, "depth": 1, "heads": 2}, **RENDER}
 CHANGES = {
     "machine": {"device": "cpu", "num_workers": 0, "infer_batch_size": 16, "compile": "off"},
     "data": {"source": "folder", "folder": "pictures", "img_px": IMG_PX, "val_fraction": 0.3, "shard_images": 10},
     "pretrained": ["digits"],
+    "alternating_generators": ["addp"],
     "encoder": {"img_px": IMG_PX},
     "features": {"block": 1, "shard_images": 10},
     "codebook": {
@@ -41,8 +43,8 @@ CHANGES = {
     },
     "tokens": {"views": 2},
     "decoder": {"onestep": CONV, "diffusion": CONV, "render_ar": RENDER, "render_masked": RENDER},
-    "generator": {"model": {"dim": 32, "depth": 2, "heads": 2}, "ar": OPTIM, "masked": OPTIM},
-    "samples": {"draws": {"per_class": 5, "seeds": [0, 1]}},
+    "generator": {"model": {"dim": 32, "depth": 2, "heads": 2}, "ar": OPTIM, "masked": OPTIM, "addp": ADDP},
+    "samples": {"draws": {"per_class": 5, "seeds": [0, 1]}, "addp": {"steps": 4}},
     "classifier": {"img_px": 8, "widths": [8, 8], "optim": OPTIM},
     "reference": {"prc_neighbors": 2, "pixel_px": 8},
     "reconstruction": {"bootstrap_draws": 3},
@@ -105,6 +107,7 @@ LISTS = {  # what the matrices of dvc.yaml run over
     "${tokenizers}": ["kmeans"],
     "${decoders}": ["onestep"],
     "${generators}": ["ar", "masked"],
+    "${alternating_generators}": ["addp"],
     "${ablation.num_codes}": [4],
     "${ablation.dims}": [2],
 }

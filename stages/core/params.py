@@ -80,11 +80,12 @@ def load(section: str, cls: type[AnySection], path: Path = Path("params.yaml")) 
         raise UserError(f"{path}: {section}: {_cut(str(error))}") from None
 
 
-def load_list(key: str, path: Path = Path("params.yaml")) -> list[str]:
-    """A top-level list of names, such as `generators`."""
+def load_list(key: str, path: Path = Path("params.yaml"), empty: bool = False) -> list[str]:
+    """A top-level list of names, such as `generators`; `empty`: it may be."""
     names = track(f"{path}: {key}", partial(_section, key, path))
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: {key} = {shown(names)}: expected a list of at least one name")
+    if not isinstance(names, list) or not (names or empty) or not all(isinstance(name, str) for name in names):
+        wanted = "a list of names" if empty else "a list of at least one name"
+        raise UserError(f"{path}: {key} = {shown(names)}: expected {wanted}")
     if bad := [shown(name) for name in names if not NAME.fullmatch(name)]:
         raise UserError(f"{path}: {key}: {', '.join(bad)}: {NAME_RULE}")
     if len({name.casefold() for name in names}) < len(names):

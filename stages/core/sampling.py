@@ -121,20 +121,24 @@ def normal_share(value: float) -> float:
     return (1 + math.erf(value / math.sqrt(2))) / 2
 
 
-def still_masked(step: int, steps: int, masked_before: int, num_patches: int, schedule: MaskSchedule) -> int:
-    """Number of masked positions after `step` (from 0) of T: falling, at least 1; 0 at the end, or if none was.
+def masked_share(done: float, schedule: MaskSchedule) -> float:
+    """The share of codes that is masked after a share r of the steps.
 
-    With r = (step + 1) / T: floor of N cos(r π/2) (cosine, MaskGIT), N (1 - r) (linear) or N arccos(r) 2/π (arccos, as
-    ARPG). With more steps than positions, some steps only draw a single code again.
+    cos(r π/2) (cosine, MaskGIT), 1 - r (linear) or arccos(r) 2/π (arccos, as ARPG).
+    """
+    if schedule == "linear":
+        return 1 - done
+    return math.cos(math.pi / 2 * done) if schedule == "cosine" else math.acos(done) / (math.pi / 2)
+
+
+def still_masked(step: int, steps: int, masked_before: int, num_patches: int, schedule: MaskSchedule) -> int:
+    """Number of masked positions after `step` (from 0): that share of N, rounded down; falling, at least 1; at last 0.
+
+    With more steps than positions, some steps only draw a single code again.
     """
     if step == steps - 1 or not masked_before:
         return 0
-    share = (step + 1) / steps
-    wanted = {
-        "cosine": math.floor(num_patches * math.cos(math.pi / 2 * share)),
-        "linear": num_patches * (steps - step - 1) // steps,
-        "arccos": math.floor(num_patches * math.acos(share) / (math.pi / 2)),
-    }[schedule]
+    wanted = math.floor(num_patches * masked_share((step + 1) / steps, schedule) + 1e-9)  # whole numbers stay
     return max(1, min(masked_before - 1, wanted))
 
 

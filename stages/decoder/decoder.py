@@ -146,8 +146,13 @@ def check_drawn(drawn: Path, config: dict[str, Any], decoder: Path) -> None:
         return
     tokenizer, own = config["tokenizer"], artifact.read_config(decoder, "decoder")
     remake = "" if own["name"] == "joint" else f"decoder@{own['tokenizer']}-{own['name']} "
-    stages = f"{remake}samples@{tokenizer}-{config['name']}"
+    stages = f"{remake}{samples_stage(config)}@{tokenizer}-{config['name']}"
     raise UserError(f"{drawn}: draws codes of another {tokenizer} than {decoder} decodes. Run `dvc repro {stages}`.")
+
+
+def samples_stage(config: dict[str, Any]) -> str:
+    """The stage that draws the samples of a generator, from its config or that of samples of it."""
+    return config.get("samples_stage", "samples")
 
 
 def codebook_of(decoder: Path) -> str | None:

@@ -26,6 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     params, machine = load("generation", GenerationParams, args.params), load("machine", Machine, args.params)
     generators = load_list("generators", args.params)
+    generators += load_list("alternating_generators", args.params, empty=True)
 
     from stages.evaluate.evaluator import Inputs
     from stages.evaluate.score_generation import score_generators

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stages.core import UserError, artifact
-from stages.decoder.decoder import check_drawn
+from stages.decoder.decoder import check_drawn, samples_stage
 from stages.evaluate.evaluator import Inputs
 
 
@@ -41,7 +41,8 @@ def open_samples(inputs: Inputs, folder: Path, generators: list[str]) -> dict[st
     codes = tokenizer_facts(inputs.decoder)["codes"]
     for name, drawn in samples.items():
         check_drawn(folder / name, drawn.config, inputs.decoder)
-        artifact.check_made_from(folder / name, f"samples@{folder.name}-{name}", images=inputs.images)
+        stage = f"{samples_stage(drawn.config)}@{folder.name}-{name}"
+        artifact.check_made_from(folder / name, stage, images=inputs.images)
         if drawn.codes.shape[2] != codes:
             found = f"{drawn.codes.shape[2]} codes per image, {inputs.decoder} takes {codes}"
             raise UserError(f"{folder / name}: {found}. Run `dvc repro`.")

@@ -11,6 +11,7 @@ import sys
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from pydantic import ValidationError
 
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import UserError, artifact
-from stages.core.code import import_kind
 from stages.core.params import Precision
-from stages.decoder.decoder import Decoder, check_drawn, codebook_of, load_decoder
+from stages.decoder.decoder import Decoder, check_drawn, codebook_of, load_decoder, samples_stage
+from stages.generator.alternating_params import kind_named
 from stages.generator.editing import Classes, Editing, Sample, check_fills
-from stages.generator.params import KINDS, Sampling
-from stages.generator.transformer import TokenTransformer, check_unconditional, load_transformer
+from stages.generator.open_network import open_network
+from stages.generator.params import Sampling
+from stages.generator.transformer import check_unconditional
 
 NAMES_SHOWN = 20  # class names in an error message
 
@@ -33,16 +35,11 @@ class Generator(Editing):
     """A trained generator with a decoder for its codes and its sampling settings."""
 
     def __init__(
-        self,
-        network: TokenTransformer,
-        config: dict[str, Any],
-        decoder: Decoder,
-        sampling: Sampling,
+        self, network: Any, kind: ModuleType, config: dict[str, Any], decoder: Decoder, sampling: Sampling,
         codebook: Path,
-    ):
-        self.network, self.config, self.decoder, self.sampling = network, config, decoder, sampling
+    ):  # fmt: skip
+        self.network, self.kind, self.config, self.decoder, self.sampling = network, kind, config, decoder, sampling
         self.codebook = codebook
-        self.kind = import_kind(KINDS[config["kind"]].module)
         self.classes: list[str] = config["classes"]
 
     def sample(self, classes: Classes, seed: int = 0, **changes: Any) -> Sample:
@@ -131,14 +128,14 @@ def load_generator(
     `decoding_precision` is that of `load_decoder`.
     """
     folder = Path(folder)
-    network, config = load_transformer(folder, device)
+    network, config, kind = open_network(folder, device)
     chosen = Path(decoder) if decoder else only_decoder(folder, config)
     loaded = load_decoder(chosen, device, decoding_precision)
     if (decoded := loaded.config["tokenizer"]) != config["tokenizer"]:
         raise UserError(f"{chosen}: decodes codes of {decoded}, {folder} draws codes of {config['tokenizer']}")
     check_drawn(folder, config, chosen)
     beside = data_folder(folder) / "codebook" / config["tokenizer"]
-    return Generator(network, config, loaded, sampling_of(folder, config), Path(codebook or beside))
+    return Generator(network, kind, config, loaded, sampling_of(folder, config), Path(codebook or beside))
 
 
 def only_decoder(folder: Path, config: dict[str, Any]) -> Path:
@@ -168,9 +165,9 @@ def sampling_of(folder: Path, config: dict[str, Any]) -> Sampling:
             settings = facts["sampling"]
         else:
             why = f"{samples} were drawn from another generator than {folder}; its settings are not used"
-            print(f"warning: {why}. Run `dvc repro samples@{member}`.", file=sys.stderr)
+            print(f"warning: {why}. Run `dvc repro {samples_stage(config)}@{member}`.", file=sys.stderr)
     try:
-        return type(KINDS[config["kind"]].plain)(**settings)
+        return type(kind_named(config["kind"]).plain)(**settings)
     except ValidationError as error:
         names = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
         raise UserError(

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from stages.core.distributed import num_shares, share_of
 from stages.core.hardware import compute
-from stages.core.sampling import draw, guide, probabilities
-from stages.core.schemas import guidance_scales
+from stages.core.sampling import draw, guide, masked_share, probabilities
+from stages.core.schemas import MaskSchedule, guidance_scales
 from stages.core.transformer import for_sampling
-from stages.generator.params import GroupSchedule, ParallelSampling
+from stages.generator.params import ParallelSampling
 from stages.generator.random_order import RandomOrderTransformer
 from stages.generator.transformer import uniforms
 
@@ -56,19 +56,14 @@ def nats(model: RandomOrderTransformer, labels_B: Tensor, codes_BN: Tensor, rng:
     return F.cross_entropy(logits_BNK.transpose(1, 2), targets_BN, reduction="none").sum(1)
 
 
-def group_sizes(count: int, steps: int, schedule: GroupSchedule) -> list[int]:
+def group_sizes(count: int, steps: int, schedule: MaskSchedule) -> list[int]:
     """How many of `count` codes each step draws: 1 or more, in all `count`; fewer steps if there are fewer codes.
 
-    After step s of T, with r = (s + 1) / T, there are left floor of count arccos(r) 2/π (arccos, ARPG), of count
-    cos(r π/2) (cosine, RandAR) or of count (1 - r) (linear), and at least one less than before.
+    Left is after each step what `masked_share` says (arccos: ARPG, cosine: RandAR), and at least one less than before.
     """
     steps, sizes, left = min(steps, count), [], count
     for done in range(1, steps + 1):
-        wanted = {
-            "arccos": math.floor(count * math.acos(done / steps) / (math.pi / 2)),
-            "cosine": math.floor(count * math.cos(math.pi / 2 * done / steps)),
-            "linear": count * (steps - done) // steps,
-        }[schedule]
+        wanted = math.floor(count * masked_share(done / steps, schedule) + 1e-9)  # whole numbers stay
         after = 0 if done == steps else min(left - 1, wanted)
         sizes.append(left - after)
         left = after

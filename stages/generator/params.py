@@ -104,14 +104,11 @@ class BitSampling(Sampling):
     bit_steps: Annotated[int, Field(gt=0)] | Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
 
 
-GroupSchedule = Literal["arccos", "cosine", "linear"]  # of how many codes each step of `parallel_ar` draws
-
-
 class ParallelSampling(Sampling):
     """The same with the steps of group decoding."""
 
     steps: int = Field(gt=0, le=65_536)
-    schedule: GroupSchedule
+    schedule: MaskSchedule
 
 
 @dataclass(frozen=True)
@@ -155,8 +152,3 @@ def load_params(name: str, path: Path = Path("params.yaml")) -> Params:
         raise impossible("generators", name, "this name has another meaning; choose another one")
     schema = KINDS[kind_of(section, KINDS, path)].training
     return Params(name=name, model=load("generator.model", Model, path), training=load(section, schema, path))
-
-
-def load_sampling(name: str, kind: str, path: Path = Path("params.yaml")) -> Sampling:
-    """`samples.<name>` of a generator of the given kind."""
-    return load(f"samples.{name}", type(KINDS[kind].plain), path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from stages.core import artifact, runtime
 from stages.core.params import Machine, load
 from stages.core.schemas import Draws
-from stages.generator.params import load_sampling
+from stages.generator.alternating_params import load_sampling
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from stages.core import UserError, artifact
-from stages.core.code import import_kind
 from stages.core.distributed import rank, share_out, world_size
 from stages.core.hardware import barrier, pick_device, process_group
 from stages.core.metrics import code_dtype
@@ -17,8 +16,9 @@ from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
 from stages.core.schemas import Draws
 from stages.core.scratch import read_hashed, scratch, write_hashed
-from stages.generator.params import KINDS, Sampling
-from stages.generator.transformer import TokenTransformer, check_unconditional, load_transformer
+from stages.generator.open_network import open_network
+from stages.generator.params import Sampling
+from stages.generator.transformer import check_unconditional
 
 Part = tuple[int, int, int]  # seed, first sample, end
 
@@ -34,9 +34,9 @@ def draw_samples(generator: Path, out: Path, draws: Draws, sampling: Sampling, m
         check_unconditional(generator, config, f"samples.{config['name']}.guidance = {sampling.guidance}")
     parts = split_into_parts(draws.seeds, len(labels), machine.infer_batch_size)
     with process_group(), scratch(out, draws, [generator], sampling.model_dump_json(), meet=barrier) as work:
-        network, _ = load_transformer(generator, pick_device(machine.device))
+        network, _, kind = open_network(generator, pick_device(machine.device))
         estimate_cost(out, network, len(draws.seeds) * len(labels), machine.infer_batch_size)
-        kind, own = import_kind(KINDS[config["kind"]].module), parts[rank() :: world_size()]
+        own = parts[rank() :: world_size()]
         with bar(f"samples {generator.name}", len(own), 0, "part") as progress:
             for part in own:
                 draw_part(part_path(work, part), part, network, kind, labels, sampling)
@@ -54,13 +54,12 @@ def facts_of(generator: Path, config: dict[str, Any], draws: Draws, sampling: Sa
         "seeds": draws.seeds, "per_class": draws.per_class, "labels": draws.labels if config["classes"] else "none",
         "sampling": sampling.model_dump(),
         "generator": {key: config[key] for key in ("kind", "name", "likelihood")},
+        **{key: config[key] for key in ("samples_stage",) if key in config},
         "inputs": {**config["inputs"], "generator": artifact.digest(generator)},
     }  # fmt: skip
 
 
-def publish(
-    work: Path, out: Path, parts: list[Part], labels: np.ndarray, facts: dict[str, Any], network: TokenTransformer
-) -> None:
+def publish(work: Path, out: Path, parts: list[Part], labels: np.ndarray, facts: dict[str, Any], network: Any) -> None:
     """Join the parts, without holding all codes in memory."""
     shape = (len(facts["seeds"]), len(labels), network.num_patches)
     with artifact.new_artifact(out, "samples", facts) as folder:
@@ -92,7 +91,7 @@ def labels_of(train_per_class: list[int], draws: Draws) -> np.ndarray:
     return np.repeat(np.arange(classes), share_out(classes * draws.per_class, weights))
 
 
-def estimate_cost(out: Path, network: TokenTransformer, samples: int, batch_size: int) -> None:
+def estimate_cost(out: Path, network: Any, samples: int, batch_size: int) -> None:
     """Print the cost of the samples."""
     codes, logits = samples * network.num_patches, batch_size * network.num_patches * network.num_codes
     counts = {"samples": samples, "codes": codes}
@@ -111,9 +110,7 @@ def part_path(work: Path, part: Part) -> Path:
     return work / f"{seed}-{start:09d}-{stop:09d}.npy"
 
 
-def draw_part(
-    path: Path, part: Part, network: TokenTransformer, kind: ModuleType, labels: np.ndarray, sampling: Sampling
-) -> None:
+def draw_part(path: Path, part: Part, network: Any, kind: ModuleType, labels: np.ndarray, sampling: Sampling) -> None:
     """Write the codes [samples, N] of one part, unless they are there."""
     if read_hashed(path) is not None:
         return

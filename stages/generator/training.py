@@ -18,6 +18,7 @@ from stages.core.networks import save_tensors
 from stages.core.params import Machine
 from stages.core.progress import print_cost_estimate
 from stages.core.results import Curves
+from stages.core.schemas import Optim
 from stages.core.scratch import scratch
 from stages.core.train import Batch, fit
 from stages.generator.code_noise import NoisyCodes, load_nearest
@@ -43,7 +44,7 @@ def train(tokens: Path, codebook: Path, out: Path, report: Path, params: Params,
     network = build_network(kind, shape).to(device)
     estimate_cost(out, network, data, params)
     with process_group(), scratch(out, params, [tokens], meet=barrier) as work:
-        batch_at, batch_keys = batches(data["train"], params)
+        batch_at, batch_keys = batches(data["train"], optim, params.model.class_dropout)
         fit(
             network, optim, batch_at, loss_fn(kind, params, device, nearest), evaluator(data, kind, device), curves,
             work=work, machine=machine, device=device, name=f"generator {out.name}",
@@ -88,12 +89,12 @@ def network_shape(facts: dict[str, Any], model: Model, causal: bool) -> dict[str
     return {**sizes, "num_classes": len(facts["classes"]), **model.network(), "causal": causal}
 
 
-def batches(data: Tokens, params: Params) -> tuple[Callable[[int], Batch], Callable[[int], list[int]]]:
+def batches(
+    data: Tokens, optim: Optim, class_dropout: float
+) -> tuple[Callable[[int], Batch], Callable[[int], list[int]]]:
     """step -> (labels [B], codes [B, N]) of seeded images, views and class dropouts; step -> image numbers.
-
     The whole batch is drawn in every process; B is the share of this one.
     """
-    optim = params.training
 
     def images_at(step: int) -> np.ndarray:
         return epoch_batch(step, count=len(data.labels), batch_size=optim.batch_size, seed=optim.seed)
@@ -101,7 +102,7 @@ def batches(data: Tokens, params: Params) -> tuple[Callable[[int], Batch], Calla
     def batch_at(step: int) -> Batch:
         rng, index = np.random.default_rng(seed_of("generator", optim.seed, step)), images_at(step)
         views = rng.integers(len(data.codes), size=len(index))
-        dropped = (rng.random(len(index)) < params.model.class_dropout) | (data.labels[index] < 0)
+        dropped = (rng.random(len(index)) < class_dropout) | (data.labels[index] < 0)
         labels = np.where(dropped, data.num_classes, data.labels[index])
         codes = data.codes[distributed.share_of(views), distributed.share_of(index)].astype(np.int64)
         return torch.from_numpy(distributed.share_of(labels)), torch.from_numpy(codes)

@@ -66,9 +66,8 @@ class Reports:
 
     def left_out(self) -> list[str]:
         """Folders of names that are not listed."""
-        stages = [stage for stage in self.stages.values() if "" not in stage.folders]
-        parents = {folder.parent: stage.folders.values() for stage in stages for folder in stage.folders.values()}
-        others = [one for parent, listed in parents.items() for one in parent.glob("*/") if one not in listed]
+        listed = {one for stage in self.stages.values() if "" not in stage.folders for one in stage.folders.values()}
+        others = [one for parent in {one.parent for one in listed} for one in parent.glob("*/") if one not in listed]
         return sorted(f"{one.parent.name}/{one.name}" for one in others)
 
 

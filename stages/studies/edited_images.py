@@ -15,8 +15,8 @@ from stages.data.reader import ImageSplit
 from stages.decoder.decoder import load_decoder
 from stages.generator.editing import Sample
 from stages.generator.generator import Generator
+from stages.generator.open_network import open_network
 from stages.generator.params import Sampling
-from stages.generator.transformer import load_transformer
 from stages.studies.params import SamplingStudy
 from stages.studies.sampling_grids import Inputs
 
@@ -43,9 +43,9 @@ def save_edited(inputs: Inputs, folder: Path, own: Sampling, params: SamplingStu
 def open_generator(inputs: Inputs, own: Sampling, params: SamplingStudy, machine: Machine) -> Generator:
     """The generator with the settings in params.yaml, whatever samples lie beside it."""
     device = pick_device(machine.device)
-    network, config = load_transformer(inputs.generator, device)
+    network, config, kind = open_network(inputs.generator, device)
     decoder = load_decoder(inputs.decoder, device, params.decoding_precision)
-    return Generator(network, config, decoder, own, inputs.codebook)
+    return Generator(network, kind, config, decoder, own, inputs.codebook)
 
 
 def edits(generator: Generator, images: np.ndarray, labels: list[int | None]) -> dict[str, np.ndarray]:

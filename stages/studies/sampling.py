@@ -16,7 +16,7 @@ from pathlib import Path
 from stages.core import artifact, runtime
 from stages.core.params import Machine, load
 from stages.core.results import write_metrics
-from stages.generator.params import load_sampling
+from stages.generator.alternating_params import load_sampling
 from stages.studies.params import SamplingStudy
 from stages.studies.sampling_grids import Inputs, load_grids
 

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from stages.core.params import impossible, load
-from stages.generator.params import Sampling, load_sampling
+from stages.generator.alternating_params import load_sampling
+from stages.generator.params import Sampling
 from stages.studies.params import SamplingStudy
 
 REAL_CODES = "real_codes"  # share of the codes that are those of val images; 0: none, of the same images' classes
