@@ -25,6 +25,7 @@ def params(folder: Path, **changes) -> Params:
         source="folder",
         folder=str(folder),
         val_folder=NO_FOLDER,
+        captions=NO_FOLDER,
         webdataset=WEBDATASET,
         crop="center",
         background="#ffffff",

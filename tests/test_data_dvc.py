@@ -18,7 +18,7 @@ from stages.core import UserError
 from stages.core.params import load
 from stages.data.params import Params
 
-NO_VAL = {"val_folder": "data/code/no_folder"}
+NO_VAL = {"val_folder": "data/code/no_folder", "captions": "data/code/no_folder"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 
 
@@ -81,7 +81,9 @@ def test_status_names_a_link_that_leads_nowhere_and_an_impossible_path(project):
     (project.parent / "photos/a/gone.png").symlink_to("nowhere.png")
     printed = tiny.semtok(project, "status")
     assert re.search(r"^data +stale +DVC cannot compare its files: \[Errno 2\] No such file", printed, re.M)
-    (project / "params.yaml").write_text('data: {source: folder, folder: "", val_folder: data/code/no_folder}')
+    (project / "params.yaml").write_text(
+        'data: {source: folder, folder: "", val_folder: data/code/no_folder, captions: ""}'
+    )
     printed = tiny.semtok(project, "status", status=2)
     assert printed == "error: DVC cannot fill params.yaml into dvc.yaml\n"
 

@@ -122,7 +122,7 @@ def test_sidecars_follow_their_image(photos):
 
 
 WRONG_SIDECARS = [
-    ("txt", b"caf\xe9", "can't decode byte 0xe9"),
+    ("txt", b"caf\xe9", "line 1: not UTF-8"),
     ("boxes.json", b"[[1, 2, 3]]", r"expected \[\[x0, y0, x1, y1\], ...\]"),
     ("boxes.json", b"[[1, 2, 3, NaN]]", r"expected \[\[x0, y0, x1, y1\], ...\]"),
     ("boxes.json", b"[[1, 2, 3, 1" + b"0" * 400 + b"]]", r"expected \[\[x0, y0, x1, y1\], ...\]"),

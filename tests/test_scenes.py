@@ -24,7 +24,8 @@ from stages.data.writer import write_images
 
 YAML = """
 data: {source: scenes, folder: data/code/no_folder, scenes: {count: 60, max_objects: 3, patterned: 0.8, nuisance: 0.5},
-       val_folder: data/code/no_folder, webdataset: {shards: [], val_shards: [], class_field: cls, caption_field: txt},
+       val_folder: data/code/no_folder, captions: data/code/no_folder,
+       webdataset: {shards: [], val_shards: [], class_field: cls, caption_field: txt},
        crop: center, background: "#ffffff", png_level: 6,
        img_px: 16, val_fraction: 0.25, shard_images: 20, format: png, seed: 0}
 machine: {device: cpu, num_workers: 0, infer_batch_size: 8, micro_batch_size: 0, shard_above: 1.0e+9,

@@ -109,6 +109,18 @@ def test_class_and_caption_may_be_keys_of_the_json_field(workdir):
     assert {fields["cls"] for fields in by_name(Path("images")).values()} == {b"-1"}
 
 
+def test_captions_of_json_may_be_several_or_none_and_odd_ones_are_refused(workdir):
+    texts = {"both": ["a cat", "one more"], "none": [], "null": None, "odd": 7, "one": "a dog"} | dict.fromkeys("abcd")
+    samples = {name: {"png": jpg(), "json": json.dumps({"text": text}).encode()} for name, text in texts.items()}
+    write(workdir / "shards/a.tar", samples | {"without": {"png": jpg(), "json": b"{}"}})
+    facts = prepare("shards", class_field="", caption_field="json.text")
+    reason = "its sidecar json.text: json.text holds 7: expected a text or a list of texts"
+    assert facts["refused"] == [{"name": "a.tar/odd", "reason": reason}]
+    found = {name: fields.get("txt") for name, fields in by_name(Path("images")).items()}
+    assert found.pop("a.tar/both") == b"a cat\none more" and found.pop("a.tar/one") == b"a dog"
+    assert {*found.values()} == {None} and sum(split.get("captions", 0) for split in facts["splits"].values()) == 3
+
+
 def test_our_own_shards_are_a_source_and_give_the_same_images(workdir):
     mask = io.BytesIO()
     Image.new("L", (40, 20), 3).save(mask, "png")

@@ -13,15 +13,17 @@ from pathlib import Path
 
 from stages.core import UserError
 from stages.core.code import track
+from stages.data import captions
 from stages.data.decode import DECODE_BYTES, EXTENSIONS, FILE_BYTES, decode_rgb, read_file, to_square
 from stages.data.listing import Roots, facts_of, list_folders, locate
 from stages.data.params import Params
-from stages.data.sidecars import ENDINGS, Sidecars, owner, read_sidecars
-from stages.data.source import Candidate, Prepared, Source, one_by_one, refusal
+from stages.data.sidecars import CAPTION, ENDINGS, Sidecars, owner, read_sidecars
+from stages.data.source import Candidate, Prepared, Refused, Source, one_by_one, refusal
 
 SPLITS, OTHER_SPLITS = {"train", "val"}, {"dev", "eval", "test", "testing", "training", "valid", "validation"}
 GIVEN_SPLITS = "the folders train and val are taken as the splits, data.val_fraction is not used"
 VAL_FOLDER = "the images of data.val_folder are val, those of data.folder train; data.val_fraction is not used"
+Coco = dict[str, list[str]]  # image -> its captions in the JSON that data.captions names
 SHOWN = 5  # linked folders on the console
 
 
@@ -32,6 +34,8 @@ def open_folder(params: Params) -> Source:
         roots = {"train/": Path(params.folder), "val/": Path(params.val_folder)}
     shown = " and ".join(map(str, roots.values()))
     facts = track(f"the files in {shown}", partial(facts_of, roots))  # first: a later file is then a change
+    if params.has_captions:
+        facts += track(f"the captions in {params.captions}", partial(captions.hash_of, Path(params.captions)))
     listing = list_folders(roots)
     images, sidecars, others = sort_by_role(listing.files)
     for start, root in roots.items():
@@ -41,6 +45,7 @@ def open_folder(params: Params) -> Source:
     given |= params.has_val_folder
     classes = find_classes(shown, images, others, part := int(given))
     labels = {name: label for label, name in enumerate(classes)}
+    coco, notes = captions.match(Path(params.captions), images) if params.has_captions else ({}, [])
     splits: dict[str, list[Candidate]] = {"train": [], "val": []}
     for number, name in enumerate(images):
         split = name.split("/")[0] if given else split_of(name, params.val_fraction, params.seed)
@@ -49,12 +54,12 @@ def open_folder(params: Params) -> Source:
     return Source(
         classes=classes,
         splits=splits,
-        open=one_by_one(lambda candidate: open_image(roots, candidate.name, sidecars, params)),
+        open=one_by_one(lambda candidate: open_image(roots, candidate.name, sidecars, coco, params)),
         decode_bytes=DECODE_BYTES + min(FILE_BYTES, max((size for size, _ in listing.files.values()), default=0)),
         refused=listing.refused + refuse_others(others, listing.links),
         facts=facts,
         order=None if given else partial(hash_of, params.seed),
-        notes=[VAL_FOLDER if params.has_val_folder else GIVEN_SPLITS] * given + unwatched(listing.links),
+        notes=[VAL_FOLDER if params.has_val_folder else GIVEN_SPLITS] * given + unwatched(listing.links) + notes,
     )
 
 
@@ -117,7 +122,7 @@ def hash_of(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
 
 
-def open_image(roots: Roots, name: str, sidecars: frozenset[str], params: Params) -> Prepared:
+def open_image(roots: Roots, name: str, sidecars: frozenset[str], coco: Coco, params: Params) -> Prepared:
     """The square of an image file, with its sidecars in the same geometry."""
     image, size = decode_rgb(read_file(locate(roots, name), FILE_BYTES), params.background, params.img_px)
     square = to_square(image, params.img_px, params.crop, params.background)
@@ -126,6 +131,10 @@ def open_image(roots: Roots, name: str, sidecars: frozenset[str], params: Params
     own: Sidecars = {
         ending: (file, partial(read_file, locate(roots, file))) for ending, file in names.items() if file in sidecars
     }
+    if name in coco:
+        if CAPTION in own:
+            raise Refused(f"has captions in {params.captions} and in {own[CAPTION][0]}: expected one of them")
+        own[CAPTION] = params.captions, lambda most: captions.to_member(coco[name])
     return Prepared(square, read_sidecars(own, size, params.img_px, params.crop))
 
 

@@ -49,6 +49,7 @@ class Params(Section):
     source: Literal["digits", "scenes", "folder", "webdataset"]
     folder: str
     val_folder: str
+    captions: str
     webdataset: WebDataset
     scenes: Scenes
     crop: Literal["center", "pad", "resize"]
@@ -81,6 +82,21 @@ class Params(Section):
             what = "images" if self.source == "folder" else "shards"
             raise ValueError(f"{key} = {path!r}: with source: {self.source}, expected a folder of {what}")
         refuse_unreadable(key, Path(path))
+
+    @model_validator(mode="after")
+    def captions_are_there(self) -> Self:
+        path, what = Path(self.captions or "?"), f"captions = {self.captions!r}"
+        if self.has_captions and self.source != "folder":
+            where = {"webdataset": "webdataset.caption_field names their field"}.get(self.source, f"or {NO_FOLDER}")
+            raise ValueError(f"{what}: read with source: folder alone; {where}")
+        if self.has_captions and not path.is_file() and not any(path.glob("captions*.json")):
+            raise ValueError(f"{what}: expected COCO's captions JSON, or a folder with captions*.json")
+        return self
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether captions stand in a JSON file of COCO's form."""
+        return self.captions != NO_FOLDER
 
     @property
     def has_val_folder(self) -> bool:

@@ -3,7 +3,7 @@
     data.folder, data.val_folder    all *.tar in them, or those that data.webdataset names, with braces as in a shell
     URLs in data.webdataset         downloaded first, by webdataset's own openers, into scratch/downloads
 
-Class and caption are the text of a field, or a value in the field json; boxes and masks as in stages/data/sidecars.py.
+Class and captions are the text of a field, or a value in the field json; captions, boxes, masks as in sidecars.py.
 The field begins after the first dot of a file name, as in webdataset. Nothing is unpacked: images are read at their
 places in the tar files.
 """
@@ -26,6 +26,7 @@ from stages.core.distributed import rank
 from stages.core.hardware import barrier
 from stages.core.progress import bar
 from stages.core.scratch import SCRATCH
+from stages.data.captions import from_json, to_member
 from stages.data.decode import DECODE_BYTES, EXTENSIONS, FILE_BYTES, decode_rgb, to_square
 from stages.data.folder import hash_of, split_of
 from stages.data.params import URL, Params
@@ -228,17 +229,20 @@ def open_sample(sample: Sample, params: Params) -> Prepared:
     image, size = decode_rgb(read_field(sample, extension, FILE_BYTES), params.background, params.img_px)
     square = to_square(image, params.img_px, params.crop, params.background)
     del image  # before a mask of the same size is opened
-    sidecars = sidecars_of(sample, params.webdataset.caption_field)
-    return Prepared(square, read_sidecars(sidecars, size, params.img_px, params.crop))
+    own = sidecars_of(sample, params.webdataset.caption_field)
+    return Prepared(square, read_sidecars(own, size, params.img_px, params.crop))
 
 
 def sidecars_of(sample: Sample, caption_field: str) -> Sidecars:
-    """Boxes and mask of a sample, and its caption where it has the field of captions."""
-    found: Sidecars = {
-        ending: (ending[1:], partial(read_field, sample, ending))
-        for ending in ENDINGS
-        if ending != CAPTION and ending in sample.fields
-    }
+    """Boxes and mask of a sample, and its captions where it has the field of captions."""
+    there = [ending for ending in ENDINGS if ending != CAPTION and ending in sample.fields]
+    found: Sidecars = {ending: (ending[1:], partial(read_field, sample, ending)) for ending in there}
     if caption_field and f".{caption_field.partition('.')[0]}" in sample.fields:
-        found[CAPTION] = caption_field, lambda most: text_of(sample, caption_field).encode()
+        found[CAPTION] = caption_field, lambda most: captions_of(sample, caption_field, most)
     return found
+
+
+def captions_of(sample: Sample, field: str, most: int) -> bytes:
+    extension, _, key = field.partition(".")
+    content = read_field(sample, f".{extension}", MOST_TEXT if key else most)
+    return to_member(from_json(content, key)) if key else content

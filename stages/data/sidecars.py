@@ -1,7 +1,8 @@
-"""Sidecars, the files beside an image: `<image>.txt` (caption), `<image>.boxes.json`, `<image>.mask.png`.
+"""Sidecars, the files beside an image: `<image>.txt` (captions), `<image>.boxes.json`, `<image>.mask.png`.
 
 Boxes are [[x0, y0, x1, y1], ...], in pixels of the upright original; a mask has the original's size. Both become shard
 members of the same name, in pixels of the square image. Boxes outside the square are dropped, others are clipped.
+Each line of a .txt is a caption (stages/data/captions.py); a file without any counts as no file.
 """
 
 import io
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from stages.data.captions import decode, lines_of, to_member
 from stages.data.decode import FILE_BYTES, Crop, Size, explain, open_upright, shown_box, to_square
 from stages.data.source import Refused
 
@@ -35,23 +37,18 @@ def count_sidecars(index: np.ndarray) -> dict[str, int]:
 def read_sidecars(sidecars: Sidecars, size: Size, img_px: int, crop: Crop) -> dict[str, bytes]:
     """{member: bytes} of an image of `size`; one that is wrong is a `Refused` that names it."""
     convert = {
-        CAPTION: lambda content: check_caption(content),
+        CAPTION: lambda content: to_member(lines_of(decode(content))),
         ".boxes.json": lambda content: convert_boxes(content, size, img_px, crop),
         ".mask.png": lambda content: convert_mask(content, size, img_px, crop),
     }
     members = {}
     for ending, (name, read) in sidecars.items():
         try:
-            members[ending[1:]] = convert[ending](read(MOST_BYTES[ending]))
+            if made := convert[ending](read(MOST_BYTES[ending])):
+                members[ending[1:]] = made
         except (Refused, ValueError, RecursionError, OSError) as error:
             raise Refused(f"its sidecar {name}: {error}") from error
     return members
-
-
-def check_caption(content: bytes) -> bytes:
-    """The caption, which must be UTF-8."""
-    content.decode()
-    return content
 
 
 def convert_boxes(content: bytes, size: Size, img_px: int, crop: Crop) -> bytes:

@@ -31,6 +31,8 @@ def print_sidecars(splits: list[dict[str, Any]]) -> None:
     counts = {noun: sum(facts["sidecars"][noun] for facts in splits) for noun in splits[0]["sidecars"]}
     if any(counts.values()):
         print(f"data: {', '.join(f'{noun} {count:,}' for noun, count in counts.items())} of {total:,} images")
+    if captions := sum(facts.get("captions", 0) for facts in splits):
+        print(f"data: {captions:,} captions in all; images without: {total - counts['captions']:,}")
 
 
 def print_names(what: str, names: list[str]) -> None:

@@ -22,6 +22,7 @@ from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
 from stages.core.scratch import scratch
 from stages.data import shards
+from stages.data.captions import FIELD, lines_of
 from stages.data.decode import pillow_warnings
 from stages.data.digits import open_digits
 from stages.data.folder import open_folder
@@ -128,7 +129,7 @@ def shard_builder(source: Source, parts: dict[str, list[Candidate]], params: Par
     """The function that builds a named shard: usable images become records; labels and refusals its facts, in order."""
 
     def build(name: str) -> tuple[Iterable[shards.Record], dict[str, Any]]:
-        facts: dict[str, Any] = {"labels": [], "refused": [], "candidates": digest(parts[name])}
+        facts: dict[str, Any] = {"labels": [], "refused": [], "candidates": digest(parts[name]), "captions": 0}
         return records(parts[name], facts), facts
 
     def records(candidates: list[Candidate], facts: dict[str, Any]) -> Iterator[shards.Record]:
@@ -140,6 +141,7 @@ def shard_builder(source: Source, parts: dict[str, list[Candidate]], params: Par
                     facts["refused"].append(refusal(candidate.name, str(result)))
                 else:
                     facts["labels"].append(candidate.label)
+                    facts["captions"] += len(lines_of(result.get(FIELD, b"").decode()))
                     yield candidate.key, result
 
     def members_of(group: list[Candidate]) -> list[dict[str, bytes] | Refused]:
@@ -209,9 +211,16 @@ def publish(
         for split in ("train", "val"):
             facts = shards.collect_split(work, folder, split, entries, hashes)
             facts["sidecars"] = count_sidecars(np.load(folder / f"{split}.index.npy"))
+            facts |= count_captions(split, entries)
             config["splits"][split] = facts | {"per_class": save_labels(folder, split, entries, plan.classes)}
         config["classes_without_val"] = [name for name, n in config["splits"]["val"]["per_class"].items() if not n]
     print_summary(config, out)
+
+
+def count_captions(split: str, entries: list[dict[str, Any]]) -> dict[str, int]:
+    """{"captions": how many a split has}, several per image counted; {} without any."""
+    captions = sum(entry["captions"] for entry in entries if entry["name"].startswith(f"{split}-"))
+    return {"captions": captions} if captions else {}
 
 
 def save_labels(folder: Path, split: str, entries: list[dict[str, Any]], classes: list[str]) -> dict[str, int]:
