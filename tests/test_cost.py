@@ -18,6 +18,7 @@ from stages import cost
 from stages.core import UserError
 from stages.cost import Costs, Images, images_of
 from stages.data.params import Params as Data
+from stages.studies.decoding_variants import PACKED_PRODUCTS
 
 STEPS = (3, 5)
 EVERY = {  # all kinds beside each other
@@ -91,7 +92,7 @@ def test_a_training_computes_as_much_per_step_as_was_announced(stage, command, s
         toys.write_params(root, changes)
         for first in BUILT_ON.get(command, ()):
             toys.run(first, root)
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=PACKED_PRODUCTS) as counter:
             toys.run_line(line, root)
         counted.append(counter.get_total_flops())
     assert announced[1] - announced[0] == pytest.approx(counted[1] - counted[0], rel=tolerance)

@@ -25,7 +25,7 @@ def trained(toy, tmp_path_factory):
     """The toy with a decoder, a generator, samples, a classifier and a reference. Read only."""
     root = tmp_path_factory.mktemp("origin") / "toy"
     shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
-    toys.write_params(root, {"generators": ["ar"]})
+    toys.write_params(root, {"generators": ["ar"], "alternating_generators": []})
     for command in ("decoder", "generator@kmeans-ar", "samples@kmeans-ar", "classifier", "reference"):
         toys.run(command, root)
     return root

@@ -25,8 +25,8 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     params, machine = load("generation", GenerationParams, args.params), load("machine", Machine, args.params)
-    generators = load_list("generators", args.params)
-    generators += load_list("alternating_generators", args.params, empty=True)
+    listed = [load_list("generators", args.params), load_list("alternating_generators", args.params, empty=True)]
+    generators = [name for names in listed for name in names]
 
     from stages.evaluate.evaluator import Inputs
     from stages.evaluate.score_generation import score_generators
