@@ -143,6 +143,7 @@ def write_reports(tmp_path: Path) -> Path:
     write_ablation(reports / "ablation")
     write_steps(reports / "decoding_steps" / "kmeans-onestep", "onestep", {"once": 25.0})
     write_scales(reports / "resolution_transfer" / "vqgan-onestep")
+    write_sampling(reports / "sampling" / "kmeans-onestep-ar")
     return reports
 
 
@@ -210,3 +211,18 @@ def write_scales(folder: Path) -> None:
     write_metrics(folder, {**names, "decoder": scales, "joint": joint, "protocol": [entry]})
     picture(folder / "pictures" / "scales.png")
     write_metrics(folder.with_name("kmeans-onestep"), {"skipped": "kmeans: its encoder takes images of one size"})
+
+
+def write_sampling(folder: Path) -> None:
+    """A grid of two values, and a picture of edits."""
+    points = [
+        {"changes": {"top_p": top_p}, "passes": 2.0, "protocol": "samples", "metrics": {"class_accuracy": score}}
+        for top_p, score in ((0.9, 0.8125), (1.0, 0.6875))
+    ]
+    generator = {"name": "ar", "kind": "ar", "settings": json.dumps({"top_p": 0.9})}
+    groups = {"own": {"class_accuracy": 0.8125}, "val": {"class_accuracy": 0.9921875, "images": 292}}
+    entries = [protocol("samples"), protocol("val")]
+    edited = {"of": "edited.png", "columns": ["original", "25% varied"], "val_images": [3]}
+    grids = [{"name": "filters", "points": points}]
+    write_metrics(folder, {"generator": generator, **groups, "protocol": entries, "grids": grids, "edited": [edited]})
+    picture(folder / "pictures" / "edited.png")

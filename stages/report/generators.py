@@ -79,7 +79,9 @@ def plot(name: str, metrics: Metrics, grid: Metrics) -> Picture:
     known = [metric for metric in PLOTTED if all(metric in point["metrics"] for point in points)]
     lines = {metric: bands_of(metric, points, settings, ticks) for metric in known}
     lines = {metric: dict([*found.items()][:LINES]) for metric, found in lines.items()}
-    return Picture(plots.bands(lines, settings[0], lambda axis: name_ticks(axis, ticks)), caption(name, grid, settings))
+    ordered = all(isinstance(point["changes"][settings[0]], int | float) for point in points)
+    shown = plots.bands(lines, settings[0], lambda axis: name_ticks(axis, ticks), joined=ordered)
+    return Picture(shown, caption(name, grid, settings))
 
 
 def bands_of(metric: str, points: list[Metrics], settings: list[str], ticks: list[str]) -> dict[str, plots.Band]:
@@ -87,7 +89,7 @@ def bands_of(metric: str, points: list[Metrics], settings: list[str], ticks: lis
     best: dict[str, dict[int, Metrics]] = {}
     for point in points:
         first, second = (shown_value(point["changes"][one]) if one else "" for one in (*settings, "")[:2])
-        line = best.setdefault(f"{settings[1]} {second}" if second else metric, {})
+        line = best.setdefault(f"{settings[1]} {second}" if second else "", {})
         there, own = line.get(ticks.index(first)), point["metrics"]
         if there is None or (own[metric] < there[metric]) == PLOTTED[metric]:
             line[ticks.index(first)] = own
@@ -99,9 +101,10 @@ def bands_of(metric: str, points: list[Metrics], settings: list[str], ticks: lis
 
 def name_ticks(axis: Axes, ticks: list[str]) -> None:
     """The values of a setting at equal distances."""
-    axis.set_xticks(range(len(ticks)), ticks)
-    if max(map(len, ticks)) > 8:
-        axis.tick_params(axis="x", labelrotation=20)
+    long: dict[str, Any] = (
+        {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if max(map(len, ticks)) > 8 else {}
+    )
+    axis.set_xticks(range(len(ticks)), ticks, **long)
 
 
 def caption(name: str, grid: Metrics, settings: list[str]) -> str:

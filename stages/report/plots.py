@@ -50,16 +50,21 @@ def curves(found: dict[str, dict[str, Series]]) -> str:
 
 
 def bands(
-    found: dict[str, dict[str, Band]], x_title: str, adjust: Callable[[Axes], object], log_scaled: tuple[str, ...] = ()
+    found: dict[str, dict[str, Band]],
+    x_title: str,
+    adjust: Callable[[Axes], object],
+    log_scaled: tuple[str, ...] = (),
+    joined: bool = True,
 ) -> str:
     """{plot: {label: band}} as one PNG, two plots per row: means with bars of one deviation, the same labels in all.
 
-    `adjust` changes each x axis; the plots named in `log_scaled` have a logarithmic y axis.
+    `adjust` changes each x axis; the plots named in `log_scaled` have a logarithmic y axis. Points are joined by lines,
+    unless what stands on the x axis has no order.
     """
     figure, axes = panels(len(found), 2, 3.0)
     for axis, (name, lines) in zip(axes, found.items(), strict=True):
         for place, (label, (x, mean, std)) in enumerate(lines.items()):
-            color, style = CYCLE[place % len(CYCLE)], STYLES[place // len(CYCLE) % len(STYLES)]
+            color, style = CYCLE[place % len(CYCLE)], STYLES[place // len(CYCLE) % len(STYLES)] if joined else "none"
             look: dict[str, Any] = {"color": color, "linestyle": style, "marker": ".", "capsize": 2, "linewidth": 1.4}
             axis.errorbar(x, mean, std, label=label, **look)
         adjust(axis)

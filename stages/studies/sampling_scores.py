@@ -154,7 +154,7 @@ class Scorer:
         return self.kind.fill(self.network, given, known, point.settings, seed, start).cpu().numpy()
 
     def known(self, share: float, seed: int) -> np.ndarray:
-        """Codes of the chosen val images, int64 [M, N], `num_codes` except a share: the first, or some at random."""
+        """Codes of the chosen val images, int64 [M, N], `num_codes` except in a share: the first, or some at random."""
         codes, count = self.val_tokens.codes[0][self.chosen].astype(np.int64), self.network.num_patches
         given = min(count - 1, round(share * count))
         drawn = np.broadcast_to(np.arange(count) >= given, codes.shape)
