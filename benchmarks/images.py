@@ -20,9 +20,12 @@ import numpy as np
 from PIL import Image
 
 from stages.core import artifact
+from stages.core.params import Machine, load
 from stages.data.decode import decode_rgb, to_square
+from stages.data.params import Params
 from stages.data.reader import ImageSplit
 from stages.data.shards import index_type
+from stages.data.writer import write_images
 
 FIELDS, SHARD_IMAGES, CLASSES = ("jpg", "cls", "json"), 1000, 1000
 
@@ -37,6 +40,17 @@ def draw_jpegs(count: int, size: tuple[int, int]) -> list[bytes]:
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "jpeg", quality=90)
         files.append(file.getvalue())
     return files
+
+
+def make_images(count: int, size: tuple[int, int], img_px: int, params: Path, machine: Machine) -> Path:
+    """The artifact `images` in the current folder, of such JPEGs in two class folders, a tenth for val."""
+    for number, content in enumerate(draw_jpegs(count, size)):
+        path = Path("files", str(number % 2), f"{number}.jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    changes = {"source": "folder", "folder": "files", "img_px": img_px, "format": "jpg", "val_fraction": 0.1}
+    write_images(Path("images"), load("data", Params, params).model_copy(update=changes), machine)
+    return Path("images")
 
 
 def compare_decoding(size: tuple[int, int], img_px: int, rounds: int) -> None:
