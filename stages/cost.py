@@ -1,13 +1,13 @@
-"""What the main stages cost with the values of params.yaml, before any work: operations, bytes of data.
+"""What the main stages cost with the values of params.yaml, before any work: operations, bytes of data and memory.
 
 Run:    python -m stages.cost [--params params.yaml] [--images TRAIN VAL CLASSES]
-Expect: JSON, {"peak_flops": of this processor per second, "stages": {stage: {"what", "flops", "disk_bytes"}}}; seconds.
+Expect: JSON, seconds: "peak_flops" of this processor per second; "stages": what, flops, disk_bytes, memory_bytes.
         Without --images the images of data.source are counted, a folder's by listing it. `semtok cost` adds times.
 
 "flops" are those of matrix products and convolutions; a multiplication with an addition counts as two. A training step
 counts three forward passes. Not counted: evaluations, the start of k-means, studies. Of masked generators all positions
 count, though logits are computed of masked ones alone; of ar_bits one step per code. "disk_bytes" leaves out weights,
-checkpoints and DVC's cache.
+checkpoints and DVC's cache. "memory_bytes" are those of one process, at most: stages/cost_memory.py.
 """
 
 import argparse
@@ -23,17 +23,20 @@ import torch
 from stages.codebook import params as codebook
 from stages.core import UserError
 from stages.core.hardware import peak_flops
-from stages.core.params import load, load_list
-from stages.core.schemas import Draws, Optim, ReconstructionLossConfig
+from stages.core.params import Machine, load, load_list
+from stages.core.schemas import Draws, Optim
 from stages.cost_generators import sample_flops, step_flops
+from stages.cost_losses import loss_flops
+from stages.cost_memory import Memory
 from stages.cost_networks import PASSES, Codes, Networks
+from stages.data.decode import DECODE_BYTES
 from stages.data.params import Params as Data
 from stages.data.writer import SOURCES, bytes_per_image
 from stages.decoder import params as decoder
 from stages.encoder.params import EncoderParams
 from stages.evaluate.classifier import Classifier
 from stages.evaluate.params import ClassifierParams, ReferenceParams
-from stages.evaluate.reference import INCEPTION_DIM
+from stages.evaluate.reference import INCEPTION_DIM, peak_bytes
 from stages.features.params import Params as Features
 from stages.generator import alternating_params as alternating
 from stages.generator import params as generator
@@ -47,6 +50,7 @@ class Cost:
     what: str
     flops: int = 0
     disk_bytes: int = 0
+    memory_bytes: int = 0  # of one process, at its peak
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,19 @@ class Images:
     train: int
     val: int
     classes: int
+    decode_bytes: int = DECODE_BYTES  # memory for decoding one
 
 
 def images_of(params: Data) -> Images:
     """The images of the source, usable or not."""
     source = SOURCES[params.source](params)
-    return Images(len(source.splits["train"]), len(source.splits["val"]), len(source.classes))
+    return Images(len(source.splits["train"]), len(source.splits["val"]), len(source.classes), source.decode_bytes)
 
 
-def steps_of(optim: Optim, flops: int) -> Cost:
+def steps_of(optim: Optim, flops: int, memory: int) -> Cost:
     """The cost of a training with so many operations per image and step."""
     steps, batch = optim.total_steps, optim.batch_size
-    return Cost(f"{steps:,} steps of {batch} images", steps * batch * flops)
+    return Cost(f"{steps:,} steps of {batch} images", steps * batch * flops, memory_bytes=memory)
 
 
 class Costs:
@@ -74,10 +79,12 @@ class Costs:
     def __init__(self, path: Path, images: Images | None):
         self.path, self.data, self.features = path, load("data", Data, path), load("features", Features, path)
         self.images, self.reference = images or images_of(self.data), load("reference", ReferenceParams, path)
-        most = self.features.max_train_images or self.images.train
-        self.feature_images = min(self.images.train, most) + self.images.val
-        encoder = load("encoder", EncoderParams, path)
+        train = self.images.train
+        self.feature_images = min(train, self.features.max_train_images or train) + self.images.val
+        self.reference_images = min(train, self.reference.max_images or train)  # to compare with
+        self.classifier, encoder = load("classifier", ClassifierParams, path), load("encoder", EncoderParams, path)
         self.networks = Networks(encoder, self.features, self.data.img_px, path)
+        self.memory = Memory(self.networks, load("machine", Machine, path))
         self.tokenizers = {name: self.networks.codes(name) for name in load_list("tokenizers", path)}
         self.decoders, self.generators = load_list("decoders", path), load_list("generators", path)
         self.alternating = load_list(alternating.LIST, path, empty=True)
@@ -88,7 +95,7 @@ class Costs:
         yield "features", self.of_features()
         for name, codes in self.tokenizers.items():
             yield f"codebook@{name}", self.of_codebook(name, codes)
-            yield f"tokens@{name}", self.of_tokens(codes)
+            yield f"tokens@{name}", self.of_tokens(name, codes)
             for one in self.decoders:
                 yield f"decoder@{name}-{one}", self.of_decoder(codes, one)
             for one in self.generators:
@@ -107,12 +114,13 @@ class Costs:
     def of_data(self) -> Cost:
         """As the stage itself estimates."""
         count, side = self.images.train + self.images.val, self.data.img_px
-        return Cost(f"{count:,} images of {side} px", 0, count * bytes_per_image(self.data))
+        memory = self.memory.data(self.images.decode_bytes)
+        return Cost(f"{count:,} images of {side} px", 0, count * bytes_per_image(self.data), memory)
 
     def of_features(self) -> Cost:
         count, encoder = self.feature_images, self.networks.encoder
         flops = count * self.networks.encode_flops([self.features.block])
-        return Cost(f"{count:,} images", flops, count * encoder.grid**2 * encoder.dim * 2)
+        return Cost(f"{count:,} images", flops, count * encoder.grid**2 * encoder.dim * 2, self.memory.features())
 
     def of_codebook(self, name: str, codes: Codes) -> Cost:
         section, grid = codebook.load_params(name, self.path), self.networks.encoder.grid
@@ -120,38 +128,24 @@ class Costs:
             vectors = (self.feature_images - self.images.val) * grid**2
             used = min(vectors, section.max_vectors or vectors)
             flops = 2 * used * codes.num_codes * codes.dim * section.iterations * section.redo
-            own = self.feature_images * codes.network_flops if self.reads_other_features(section) else 0
+            own = self.feature_images * codes.network_flops if self.networks.reads_other_features(section) else 0
             what = f"{used:,} vectors, {section.iterations} iterations"
-            return Cost(what, flops + own, 4 * codes.num_codes * codes.dim)
+            memory = self.memory.codebook(name, codes, used)
+            return Cost(what, flops + own, 4 * codes.num_codes * codes.dim, memory)
         step = codes.search_flops * (1 + (not isinstance(section, codebook.Fsq) and section.revive_dead_codes))
         if isinstance(section, codebook.Vqkd):
             step += PASSES * (codes.network_flops + self.networks.feature_decoder_flops(section))
             step += self.networks.encode_flops([self.features.block])
         elif not isinstance(section, codebook.Cluster):
             decoder_flops = self.networks.convolutional_decoder_flops(codes, section.widths, section.blocks)
-            step += PASSES * (codes.network_flops + decoder_flops) + self.loss_flops(section)
-        return steps_of(section.optim, step)
+            step += PASSES * (codes.network_flops + decoder_flops) + loss_flops(self.networks, section)
+        return steps_of(section.optim, step, self.memory.codebook(name, codes, 0))
 
-    def reads_other_features(self, section: codebook.Kmeans) -> bool:
-        """Whether k-means computes features of its own instead of reading those of the stage `features`."""
-        depth = self.networks.encoder.config["depth"]
-        blocks = [block % depth for block in section.blocks]
-        return section.encoder == "random" or blocks not in ([], [self.features.block % depth])
-
-    def of_tokens(self, codes: Codes) -> Cost:
+    def of_tokens(self, name: str, codes: Codes) -> Cost:
         views = load("tokens", Tokens, self.path).views
         count = self.images.train * views + self.images.val
-        return Cost(f"{count:,} views", count * codes.encode_flops, count * codes.count * codes.bytes)
-
-    def loss_flops(self, section: ReconstructionLossConfig) -> int:
-        """Of the perceptual distance and of the discriminator, from its first step on; per image and step."""
-        flops = 0
-        if section.perceptual_weight:  # both images forward, one of them backward to its pixels
-            flops += 3 * self.networks.perceptual_flops(section)
-        if section.gan.weight:
-            active = max(0, section.optim.total_steps - section.gan.start_step) / section.optim.total_steps
-            flops += int(active * self.networks.adversarial_flops(section))
-        return flops
+        disk, memory = count * codes.count * codes.bytes, self.memory.tokens(name, codes)
+        return Cost(f"{count:,} views", count * codes.encode_flops, disk, memory)
 
     def of_decoder(self, codes: Codes, name: str) -> Cost:
         section = decoder.load_params(name, self.path)
@@ -159,16 +153,18 @@ class Costs:
         if isinstance(section, decoder.RenderParams):
             step += self.networks.pixel(name).encode_flops
         else:
-            step += self.loss_flops(section)
-        return steps_of(section.optim, step)
+            step += loss_flops(self.networks, section)
+        return steps_of(section.optim, step, self.memory.decoder(codes, name))
 
     def of_generator(self, codes: Codes, name: str) -> Cost:
         flops = PASSES * self.networks.generator_flops(codes, name, self.images.classes)
-        return steps_of(generator.load_params(name, self.path).training, flops)
+        params, memory = generator.load_params(name, self.path), self.memory.generator(codes, name, self.images.classes)
+        return steps_of(params.training, flops, memory)
 
     def of_alternating(self, codes: Codes, name: str) -> Cost:
         flops = step_flops(self.networks, codes, name, self.images.classes)
-        return steps_of(alternating.load_alternating(name, self.path).optim, flops)
+        memory = self.memory.alternating(codes, name, self.images.classes)
+        return steps_of(alternating.load_alternating(name, self.path).optim, flops, memory)
 
     @property
     def draws(self) -> tuple[int, int]:
@@ -178,42 +174,51 @@ class Costs:
 
     def of_samples(self, codes: Codes, name: str) -> Cost:
         flops, (count, seeds) = sample_flops(self.networks, codes, name, self.images.classes), self.draws
-        drawn = seeds * count
-        return Cost(f"{seeds} x {count:,} samples", int(drawn * flops), drawn * codes.count * codes.bytes)
+        drawn, memory = seeds * count, self.memory.samples(codes, name, self.images.classes)
+        return Cost(f"{seeds} x {count:,} samples", int(drawn * flops), drawn * codes.count * codes.bytes, memory)
 
     @property
     def classifier_flops(self) -> int:
         """Of one image; none without classes."""
         if self.images.classes < 2:
             return 0
-        params = load("classifier", ClassifierParams, self.path)
-        build = partial(Classifier, img_px=params.img_px, widths=params.widths, num_classes=self.images.classes)
-        return self.networks.on_image(build, "classifier")
+        sizes = self.classifier.model_dump(include={"img_px", "widths"})
+        return self.networks.on_image(partial(Classifier, **sizes, num_classes=self.images.classes), "classifier")
 
     def of_classifier(self) -> Cost:
-        return steps_of(load("classifier", ClassifierParams, self.path).optim, PASSES * self.classifier_flops)
+        return steps_of(self.classifier.optim, PASSES * self.classifier_flops, self.classifier.peak_bytes())
 
     @property
     def extract_flops(self) -> int:
         """Of one image through the extractors of the evaluation."""
-        inception = self.networks.inception_flops() if self.reference.inception_weights else 0
-        return self.networks.encode_flops([-1]) + self.classifier_flops + inception
+        own = self.networks.encode_flops([-1]) + self.classifier_flops
+        return own + (self.networks.inception_flops() if self.reference.inception_weights else 0)
+
+    @property
+    def extracted_dim(self) -> int:
+        """Features of an image by all extractors of the evaluation."""
+        inception = INCEPTION_DIM if self.reference.inception_weights else 0
+        own = 2 * self.classifier.widths[-1] if self.images.classes > 1 else 0
+        return self.networks.encoder.dim + own + inception
+
+    def compared_bytes(self, images: int) -> int:
+        """Memory of comparing so many images."""
+        return peak_bytes(images, self.extracted_dim, self.reference.pixel_px)
 
     def of_reference(self) -> Cost:
-        params = self.reference
-        used = min(self.images.train, params.max_images or self.images.train) + self.images.val
-        values = self.networks.encoder.dim + 3 * params.pixel_px**2 + (INCEPTION_DIM if params.inception_weights else 0)
-        values += 2 * load("classifier", ClassifierParams, self.path).widths[-1] if self.images.classes > 1 else 0
-        return Cost(f"{used:,} images", used * self.extract_flops, used * 4 * values)
+        used, values = self.reference_images + self.images.val, self.extracted_dim + 3 * self.reference.pixel_px**2
+        return Cost(f"{used:,} images", used * self.extract_flops, used * 4 * values, self.compared_bytes(used))
 
     def of_reconstruction(self, codes: Codes, name: str) -> Cost:
         flops = codes.encode_flops + self.networks.decode_flops(codes, name) + self.extract_flops
-        return Cost(f"{self.images.val:,} images", self.images.val * flops)
+        images, memory = self.images.val, self.compared_bytes(max(self.reference_images, self.images.val))
+        return Cost(f"{images:,} images", images * flops, memory_bytes=memory)
 
     def of_generation(self, codes: Codes, name: str) -> Cost:
         images = (len(self.generators) + len(self.alternating)) * self.draws[0] * self.draws[1]
         flops = self.networks.decode_flops(codes, name) + self.extract_flops
-        return Cost(f"{images:,} samples", images * flops)
+        memory = self.compared_bytes(max(self.reference_images, self.images.val, self.draws[0]))
+        return Cost(f"{images:,} samples", images * flops, memory_bytes=memory)
 
 
 def costs_of(path: Path, images: list[int] | None) -> dict[str, Cost]:

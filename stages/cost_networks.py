@@ -14,19 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import inception_v3, vgg16
+from torchvision.models import inception_v3
 
 from stages.codebook import params as codebook
 from stages.codebook.vqkd_encoder import FeatureDecoder, VqkdEncoder
 from stages.core import UserError, artifact
 from stages.core.code import import_kind
-from stages.core.discriminator import PatchDiscriminator
 from stages.core.metrics import code_dtype
 from stages.core.networks import ConvDecoder, ConvEncoder
-from stages.core.schemas import HingeGan, ReconstructionLossConfig
 from stages.decoder import params as decoder
-from stages.decoder.diffusion_training import TimedDiscriminator
-from stages.decoder.params import TrajectoryGan
 from stages.decoder.render import RenderTransformer
 from stages.decoder.training import widths_from
 from stages.decoder.unet import UNet
@@ -49,6 +45,17 @@ def count(run: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
+def size_of(network: nn.Module) -> int:
+    """Number of its parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def built_size(build: Callable[[], nn.Module]) -> int:
+    """Number of parameters of a network that is built without values."""
+    with torch.device("meta"):
+        return size_of(build())
+
+
 def ints(*shape: int) -> Tensor:
     """Codes without values."""
     return torch.zeros(shape, dtype=torch.int64)
@@ -62,7 +69,8 @@ class Codes:
     codebooks: int
     num_codes: int
     dim: int
-    network_flops: int  # per image: the network up to the vectors
+    parameters: int  # of the network up to the vectors
+    network_flops: int  # of it, per image
     search_flops: int  # per image: the nearest code of each vector
 
     @property
@@ -119,25 +127,34 @@ class Networks:
 
     def codes(self, name: str) -> Codes:
         """The codes of a tokenizer."""
-        section, grid = codebook.load_params(name, self.params), self.encoder.grid
+        section, grid, own = codebook.load_params(name, self.params), self.encoder.grid, size_of(self.encoder)
         if isinstance(section, codebook.Kmeans):
             blocks = section.blocks or [self.features.block]
-            apart, own = (len(blocks), 1) if section.layers == "separate" else (1, len(blocks))
-            dim = section.pca_dim or own * self.encoder.dim
+            apart, joined = (len(blocks), 1) if section.layers == "separate" else (1, len(blocks))
+            dim = section.pca_dim or joined * self.encoder.dim
             search = 2 * apart * grid**2 * section.num_codes * dim
-            return Codes(grid, apart, apart * section.num_codes, dim, self.encode_flops(blocks), search)
+            return Codes(grid, apart, apart * section.num_codes, dim, own, self.encode_flops(blocks), search)
         if isinstance(section, codebook.Cluster):
             search = 2 * grid**2 * section.num_codes * self.encoder.dim
-            return Codes(grid, 1, section.num_codes, self.encoder.dim, self.encode_flops([self.features.block]), search)
+            flops = self.encode_flops([self.features.block])
+            return Codes(grid, 1, section.num_codes, self.encoder.dim, own, flops, search)
         if isinstance(section, codebook.Vqkd):
             search = 2 * grid**2 * section.num_codes * section.dim
-            return Codes(grid, 1, section.num_codes, section.dim, self.vqkd_flops(section), search)
+            build = partial(self.vqkd_encoder, section)
+            flops = self.on_image(build, "vqkd", str(section))
+            return Codes(grid, 1, section.num_codes, section.dim, built_size(build), flops, search)
         return self.autoencoder_codes(section)
 
-    def vqkd_flops(self, section: codebook.Vqkd) -> int:
+    def reads_other_features(self, section: codebook.Kmeans) -> bool:
+        """Whether k-means computes features of its own instead of reading those of the stage `features`."""
+        depth = self.encoder.config["depth"]
+        blocks = [block % depth for block in section.blocks]
+        return section.encoder == "random" or blocks not in ([], [self.features.block % depth])
+
+    def vqkd_encoder(self, section: codebook.Vqkd) -> VqkdEncoder:
         """The trained encoder of a vqkd tokenizer."""
         shape = {"img_px": self.img_px, "patch_px": self.img_px // self.encoder.grid, **section.encoder.model_dump()}
-        return self.on_image(lambda: VqkdEncoder({**shape, "seed": 0}, section.dim), "vqkd", str(section))
+        return VqkdEncoder({**shape, "seed": 0}, section.dim)
 
     def feature_decoder_flops(self, section: codebook.Vqkd) -> int:
         """The decoder of a vqkd tokenizer, from codes to the features of the frozen encoder."""
@@ -153,7 +170,8 @@ class Networks:
         num_codes, dim = (prod(section.levels), len(section.levels)) if rounds else (section.num_codes, section.dim)
         build = partial(ConvEncoder, dim, section.widths, section.blocks)
         flops = self.on_image(build, "autoencoder", dim, *section.widths, section.blocks)
-        return Codes(grid, 1, num_codes, dim, flops, 0 if rounds else 2 * grid**2 * num_codes * dim)
+        search = 0 if rounds else 2 * grid**2 * num_codes * dim
+        return Codes(grid, 1, num_codes, dim, built_size(build), flops, search)
 
     def on_image(self, build: Callable[[], nn.Module], *key: Any) -> int:
         """A network that takes an image."""
@@ -207,39 +225,19 @@ class Networks:
         pixels = self.convolutional_decoder_flops(self.pixel(name), joint.widths, joint.blocks)
         return once * (section.sampling.steps if section.method == "masked" else 1) + pixels
 
-    def perceptual_flops(self, section: ReconstructionLossConfig) -> int:
-        """The network of the perceptual distance, once forward: the frozen encoder, or VGG-16 for LPIPS."""
-        if section.lpips_vgg16:
-            return self.on_image(lambda: vgg16().features, "vgg16")
-        return self.encode_flops(section.perceptual_blocks)
-
-    def adversarial_flops(self, section: ReconstructionLossConfig) -> int:
-        """A step of the network with its discriminator, and one of the discriminator.
-
-        The term of the network: forward, and backward to the pixels. The discriminator's own step: forward and backward
-        for the real and the reconstructed image. R1 takes the gradient of that of the real image: three passes more.
-        """
-        gan, side = section.gan, self.img_px
-        if isinstance(gan, HingeGan) and gan.discriminator == "features":  # heads on the frozen encoder
-            return 4 * self.encode_flops(section.perceptual_blocks)
-        if not isinstance(gan, TrajectoryGan):
-            return (2 + 2 * PASSES) * self.on_image(lambda: PatchDiscriminator(gan.width), "discriminator", gan.width)
-        images = [torch.empty(1, 3, side, side, device="meta") for _ in range(2)]
-        once = self.once(
-            lambda: TimedDiscriminator(gan.width)(*images, torch.zeros(1)), "timed discriminator", gan.width
-        )
-        return (2 + 2 * PASSES + (PASSES if gan.r1_weight else 0)) * once
-
     def inception_flops(self) -> int:
         """Inception-v3 at its own 299 px."""
         images = torch.empty(1, 3, 299, 299, device="meta")
         return self.once(lambda: inception_v3(init_weights=False, aux_logits=False).eval()(images), "inception")
 
-    def generator_flops(self, codes: Codes, name: str, classes: int) -> int:
-        """One forward pass over all codes of an image; with its cache, sampling takes as much."""
+    def generator(self, codes: Codes, name: str, classes: int) -> Any:
+        """The network of a generator."""
         params = generator.load_params(name, self.params)
         sizes = {"num_codes": codes.num_codes, "num_classes": classes, "num_patches": codes.count}
         kind = import_kind(generator.KINDS[params.training.kind].module)
-        shape = sizes | params.model.network() | {"grid": codes.grid, "causal": kind.CAUSAL}
-        forward = partial(build_network, kind, shape)
-        return self.once(lambda: forward()(ints(1), ints(1, codes.count)), "generator", codes, name)
+        return build_network(kind, sizes | params.model.network() | {"grid": codes.grid, "causal": kind.CAUSAL})
+
+    def generator_flops(self, codes: Codes, name: str, classes: int) -> int:
+        """One forward pass over all codes of an image; with its cache, sampling takes as much."""
+        build = partial(self.generator, codes, name, classes)
+        return self.once(lambda: build()(ints(1), ints(1, codes.count)), "generator", codes, name)

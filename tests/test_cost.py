@@ -133,8 +133,8 @@ def test_scenes_are_counted_without_being_drawn(tmp_path):
 
 
 def test_the_table_has_a_line_per_stage_and_a_sum(capsys, monkeypatch):
-    costs = {"data": {"what": "5 images", "flops": 0, "disk_bytes": 2_000_000}}
-    costs |= {"features": {"what": "5 images", "flops": 4 * 10**15, "disk_bytes": 10**9}}
+    costs = {"data": {"what": "5 images", "flops": 0, "disk_bytes": 2_000_000, "memory_bytes": 3 * 10**9}}
+    costs |= {"features": {"what": "5 images", "flops": 4 * 10**15, "disk_bytes": 10**9, "memory_bytes": 2 * 10**9}}
     printed = json.dumps({"peak_flops": 1e12, "stages": costs})
     monkeypatch.setattr(table, "ask", lambda module, secs: (printed, []))
     monkeypatch.setattr(params_check, "find_errors", lambda: [])
@@ -144,12 +144,12 @@ def test_the_table_has_a_line_per_stage_and_a_sum(capsys, monkeypatch):
         assert table.main(gpu, None) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line.split() for line in lines[:4]] == [
-            ["stage", "work", "operations", "data", "time", "took"],
-            ["data", "5", "images", "2.0", "MB", "61", "s"],
-            ["features", "5", "images", "4.0", "PFLOP", "1.0", "GB", *time.split()],
-            ["sum", "4.0", "PFLOP", "1.0", "GB", *time.split()],
+            ["stage", "work", "operations", "data", "memory", "time", "took"],
+            ["data", "5", "images", "2.0", "MB", "3.0", "GB", "61", "s"],
+            ["features", "5", "images", "4.0", "PFLOP", "1.0", "GB", "2.0", "GB", *time.split()],
+            ["sum", "4.0", "PFLOP", "1.0", "GB", "3.0", "GB", *time.split()],
         ]
-    assert "1.0 TFLOP/s of this processor, just measured" in lines[-2]
+    assert "1.0 TFLOP/s of this processor, just measured" in lines[-3]
     with pytest.raises(PipelineError, match="--gpu h999: expected one of b200"):
         table.main("h999", None)
 

@@ -59,7 +59,7 @@ def test_a_file_above_the_bound_is_refused_without_being_read(workdir, monkeypat
 def test_the_estimate_counts_the_bound_once_per_worker(workdir, monkeypatch, capsys):
     good_images(workdir / "photos/a")
     make(workdir / "photos")
-    assert MACHINE.num_workers == 2 and "peak memory about 3.2 GB;" in capsys.readouterr().out
+    assert MACHINE.num_workers == 2 and "peak memory about 3.4 GB;" in capsys.readouterr().out
     size = max(path.stat().st_size for path in (workdir / "photos/a").iterdir())
     assert open_folder(params(workdir / "photos")).decode_bytes == decode.DECODE_BYTES + size
 

@@ -78,12 +78,12 @@ def test_the_memory_estimate_follows_the_counts(toy, tmp_path, capsys):
     reference = tmp_path / "reference"
     write_reference(toy.images, toy.encoder, toy.classifier, reference, MACHINE, max_images=70)
     plan = capsys.readouterr().out
-    assert "70 train images to compare with" in plan and "peak memory about 1.0 GB" in plan
+    assert "70 train images to compare with" in plan and "peak memory about 1.4 GB" in plan
     assert peak_bytes(50_000, 768, 16) - peak_bytes(40_000, 768, 16) == 10_000 * 8 * (768 + 768)
-    assert peak_bytes(1_000, 768, 16) < 1.1e9 < 1.7e9 < peak_bytes(50_000, 768, 16)
+    assert peak_bytes(1_000, 768, 16) < 1.5e9 < 2.1e9 < peak_bytes(50_000, 768, 16)
     print_estimate(reference, open_samples(inputs_of(toy), toy.samples, ["ar"]), tmp_path)
     plan = capsys.readouterr().out
-    assert "70 train images to compare with" in plan and "120 samples" in plan and "peak memory about 1.0 GB" in plan
+    assert "70 train images to compare with" in plan and "120 samples" in plan and "peak memory about 1.4 GB" in plan
 
 
 def test_a_missing_generator_and_foreign_codes_are_named(toy, tmp_path):

@@ -86,9 +86,9 @@ def report(
 
 
 def estimate(inputs: Inputs, params: Vqgan | Fsq, img_px: int) -> None:
-    """Print the cost: checkpoints on disk; some 16 activations of 4 bytes per pixel and channel."""
-    activations = params.optim.batch_size * img_px**2 * max(params.widths) * 4 * 16
-    counts, memory = {"steps": params.optim.total_steps}, 800 * 2**20 + activations
+    """Print the cost; on disk are checkpoints."""
+    encoder, batch = artifact.read_config(inputs.encoder, "encoder"), params.optim.batch_size
+    memory, counts = params.peak_bytes(params.widths, img_px, encoder, batch), {"steps": params.optim.total_steps}
     print_cost_estimate("codebook", inputs.out, counts, disk_bytes=200 * 2**20, memory_bytes=memory)
 
 

@@ -113,14 +113,14 @@ def fit(inputs: Inputs, params: Cluster, machine: Machine) -> None:
 
 
 def estimate(inputs: Inputs, params: Cluster) -> None:
-    """Print the cost: features of two batches in float16 and float32, and part of their distances to all codes."""
+    """Print the cost."""
     config = artifact.read_config(inputs.features, "features")
     features, dim = params.optim.batch_size * config["num_patches"], config["dim"]
-    distances = min(features * params.num_codes, 2**26) * 8
-    codes = params.num_codes * dim * 4
+    memory = params.peak_bytes(config["num_patches"], dim)
     counts = {"steps": params.optim.total_steps, "features per step": features}
-    memory = 500 * 2**20 + features * dim * 40 + distances + 8 * codes
-    print_cost_estimate("codebook", inputs.out, counts, disk_bytes=6 * codes, memory_bytes=memory)
+    print_cost_estimate(
+        "codebook", inputs.out, counts, disk_bytes=24 * params.num_codes * dim, memory_bytes=memory
+    )  # fmt: skip
 
 
 def batches(split: FeatureSplit, optim: Optim) -> tuple[Callable[[int], Batch], Callable[[int], list[int]]]:

@@ -103,12 +103,11 @@ def report(
 
 def estimate(out: Path, layout: Layout, used: int, params: Kmeans) -> None:
     """Print what is in memory at once, and computed features on disk."""
-    held = used * 2 if params.method == "sample" else params.chunk_vectors * 4
     vectors = {"vectors used": used * layout.codebooks, "vectors in all": layout.train_vectors * layout.codebooks}
     print_cost_estimate(
         "codebook", out, vectors,
         disk_bytes=params.num_codes * layout.codebooks * layout.dim * 4 + layout.disk_bytes,
-        memory_bytes=800 * 2**20 + (held + params.num_codes * 4) * layout.dim * 4,
+        memory_bytes=params.peak_bytes(used, layout.dim),
     )  # fmt: skip
 
 

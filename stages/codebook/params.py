@@ -8,9 +8,11 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from stages.core.params import Section, kind_of, load
-from stages.core.schemas import Affine, HingeLossConfig, Optim
+from stages.core.progress import BASE_BYTES, LARGE_BASE_BYTES
+from stages.core.schemas import BLOCK, TRAINED, Affine, HingeLossConfig, Optim, encoder_bytes
 
 PARAMS = Path("params.yaml")
+COMPARED = 512  # vectors whose distances to all codes a CPU holds at once
 MOST_LEVELS = 1000  # with more, the bounds of quantizers.Fsq reach beyond the outermost level
 
 
@@ -35,6 +37,11 @@ class Kmeans(Section):
     redo: int = Field(gt=0)
     normalize: bool
     seed: int = Field(ge=0, lt=2**31)
+
+    def peak_bytes(self, vectors: int, dim: int) -> int:
+        """Memory of one codebook at a time; `vectors` are those that are clustered."""
+        held = vectors * 2 if self.method == "sample" else self.chunk_vectors * 4
+        return BASE_BYTES + (held + self.num_codes * 4) * dim * 4
 
     @model_validator(mode="after")
     def each_setting_is_obeyed(self) -> Self:
@@ -62,6 +69,12 @@ class Cluster(Section):
     num_codes: int = Field(gt=1, le=2**32)
     revive_dead_codes: bool
     optim: Optim
+
+    def peak_bytes(self, num_patches: int, dim: int) -> int:
+        """Memory: features of two batches in float16 and float32, and of some the distances to all codes."""
+        features = self.optim.batch_size * num_patches
+        distances = min(features, COMPARED) * self.num_codes * 8
+        return LARGE_BASE_BYTES + features * dim * 40 + distances + TRAINED * self.num_codes * dim
 
     @field_validator("optim")
     @classmethod
@@ -99,10 +112,19 @@ class Vqkd(Section):
     augment: Affine
     optim: Optim
 
+    def peak_bytes(self, num_patches: int, teacher: dict[str, int]) -> int:
+        """Memory: the trained blocks, distances to all codes, and one block of the teacher, whose config this is."""
+        patches, dim = self.optim.batch_size * num_patches, self.encoder.dim
+        blocks = self.encoder.depth + self.decoder_depth
+        distances = min(patches, COMPARED) * self.num_codes * 8
+        own = TRAINED * 12 * dim**2 * (blocks + 1) + patches * dim * blocks * BLOCK + distances
+        return LARGE_BASE_BYTES + own + encoder_bytes(teacher, self.optim.batch_size) // teacher["depth"]
+
 
 class AutoencoderParams(HingeLossConfig):
     """Sizes and training of a convolutional autoencoder; each kind adds its quantizer."""
 
+    networks = 2
     input_noise: float = Field(ge=0)  # sigma of noise on the encoder's input while training; pixels from -1 to 1
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.codebook.params import COMPARED
 from stages.core.networks import load_tensors
 
-CPU_VECTORS = 512  # vectors compared at once on a CPU
 PACKED_VALUES, PACKED_FROM = 2**20, 4096  # values of the code vectors and features compared from which packing pays
 VECTORS = "codes.safetensors"  # of a codebook artifact: float32 [codebooks * K, D] under the name "vectors"
 
@@ -70,16 +70,16 @@ def nearest(features_MD: Tensor, vectors_KD: Tensor, packed: Tensor | None = Non
         if packed is None and len(features_MD) >= PACKED_FROM:
             packed = pack(vectors_KD)
         scores = scorer(vectors_KD, size, packed)
-        for part, found in zip(features_MD.split(CPU_VECTORS), codes.split(CPU_VECTORS), strict=True):
+        for part, found in zip(features_MD.split(COMPARED), codes.split(COMPARED), strict=True):
             scores(part).numpy().argmin(1, out=found.numpy())
         return codes
 
 
 def scorer(vectors_KD: Tensor, size_K: Tensor, packed: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """The function from float32 [up to CPU_VECTORS, D] to ||c||² - 2 f·c, [.., K], on a CPU."""
+    """The function from float32 [up to COMPARED, D] to ||c||² - 2 f·c, [.., K], on a CPU."""
     if packed is not None:
         return lambda part: torch.ops.mkldnn._linear_pointwise(part, packed, size_K, "none", [], "")
-    room = torch.empty(CPU_VECTORS, len(vectors_KD))
+    room = torch.empty(COMPARED, len(vectors_KD))
     return lambda part: torch.addmm(size_K, part, vectors_KD.T, alpha=-2, out=room[: len(part)])
 
 
@@ -87,7 +87,7 @@ def pack(vectors_KD: Tensor) -> Tensor | None:
     """-2 c in the order in which oneDNN multiplies; None where that does not pay."""
     if vectors_KD.device.type != "cpu" or vectors_KD.numel() < PACKED_VALUES or not packing_pays():
         return None
-    return torch.ops.mkldnn._reorder_linear_weight((-2 * vectors_KD).contiguous(), CPU_VECTORS)
+    return torch.ops.mkldnn._reorder_linear_weight((-2 * vectors_KD).contiguous(), COMPARED)
 
 
 @cache

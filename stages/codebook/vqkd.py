@@ -91,13 +91,11 @@ def fit(inputs: Inputs, params: Vqkd, machine: Machine) -> None:
 
 
 def estimate(inputs: Inputs, shape: dict[str, Any], params: Vqkd) -> None:
-    """Print the cost. Disk: weights, average and two moments, twice while a checkpoint is replaced, and the artifact.
-    Memory: some 30 activations of 4 bytes per value and block of encoder and feature decoder."""
-    patches = params.optim.batch_size * (shape["img_px"] // shape["patch_px"]) ** 2
+    """Print the cost; on disk are weights, average and two moments, twice for a while, and the artifact."""
     blocks = shape["depth"] + params.decoder_depth
     weights = 12 * shape["dim"] ** 2 * (blocks + 1) * 4
-    activations = patches * shape["dim"] * blocks * 120 + min(patches * params.num_codes, 2**26) * 8
-    counts, memory = {"steps": params.optim.total_steps}, 10**9 + 6 * weights + activations
+    teacher, patches = artifact.read_config(inputs.encoder, "encoder"), (shape["img_px"] // shape["patch_px"]) ** 2
+    counts, memory = {"steps": params.optim.total_steps}, params.peak_bytes(patches, teacher)
     print_cost_estimate("codebook", inputs.out, counts, disk_bytes=9 * weights, memory_bytes=memory)
 
 

@@ -25,6 +25,8 @@ from stages.core.distributed import rank
 from stages.core.scratch import SCRATCH
 
 EVENT_SECS = 1.0
+# Resident memory of a process on a CPU before its data: with torch, and with all that a training or an evaluation uses.
+BASE_BYTES, LARGE_BASE_BYTES = 1_200_000_000, 1_400_000_000
 FULL = re.compile(r"os error 28|No space left on device|\d+ requested and \d+ written")  # safetensors, torch, numpy
 
 

@@ -2,12 +2,18 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from stages.core.distributed import world_size
-from stages.core.params import DIFFERENT, Section, impossible
+from stages.core.params import DIFFERENT, Machine, Section, impossible
+from stages.core.progress import LARGE_BASE_BYTES
+
+# Memory in bytes, measured on a CPU (docs/log/speed.md).
+TRAINED = 32  # a parameter in training: weights twice, gradient, two moments, average, copies while they are saved
+BLOCK, PAIR, LOGIT = 60, 8, 12  # a transformer block's channel and position; two positions of a head; a logit
+RESIDUAL = 24  # a convolutional residual block's channel and pixel
 
 
 class Affine(Section):
@@ -34,6 +40,11 @@ class Optim(Section):
     eval_every: int = Field(gt=0)  # steps
     precision: Literal["fp32", "bf16"]
     seed: int = Field(ge=0)
+
+    def images_at_once(self, machine: Machine) -> int:
+        """Images of one process whose activations are in memory together."""
+        share = -(-self.batch_size // world_size())
+        return min(share, machine.micro_batch_size or share)
 
     @model_validator(mode="after")
     def warm_up_ends(self) -> Self:
@@ -73,6 +84,17 @@ class ReconstructionLossConfig(Section):
     augment: Affine
     gan: Gan
     optim: Optim
+    networks: ClassVar[int] = 1  # convolutional networks of these widths that are trained
+
+    def peak_bytes(self, widths: list[int], img_px: int, encoder: dict[str, int], batch: int) -> int:
+        """Memory of a training; `encoder`: config of the frozen network in whose features distances are measured.
+
+        `batch`: images whose activations are in memory together. VGG-16 is not counted.
+        """
+        weights = sum(18 * self.blocks * width**2 for width in widths)
+        values = sum((img_px >> level) ** 2 * width * self.blocks for level, width in enumerate(reversed(widths)))
+        features = encoder_bytes(encoder, batch) if self.perceptual_weight else 0
+        return LARGE_BASE_BYTES + self.networks * (TRAINED * weights + RESIDUAL * batch * values) + features
 
     @model_validator(mode="after")
     def values_fit(self) -> Self:
@@ -107,11 +129,22 @@ class TransformerConfig(Section):
     dropout: float = Field(ge=0, lt=1)
     label_smoothing: float = Field(ge=0, lt=1)
 
+    def peak_bytes(self, parameters: int, images: int, positions: int, logits: int) -> int:
+        """Memory of training the transformer on so many `images` at once of so many `positions`."""
+        activations = images * positions * self.depth * (BLOCK * self.dim + PAIR * self.heads * positions)
+        return LARGE_BASE_BYTES + TRAINED * parameters + activations + LOGIT * logits
+
     @model_validator(mode="after")
     def heads_divide(self) -> Self:
         if self.dim % self.heads:
             raise ValueError(f"heads = {self.heads}: expected a divisor of dim = {self.dim}")
         return self
+
+
+def encoder_bytes(config: dict[str, int], images: int) -> int:
+    """Memory of the activations of a frozen vision transformer through which gradients pass; `config` is its own."""
+    patches = (config["img_px"] // config["patch_px"]) ** 2
+    return images * patches * config["dim"] * config["depth"] * BLOCK
 
 
 MaskSchedule = Literal["cosine", "linear", "arccos"]  # of how many codes are masked after each step of sampling

@@ -19,7 +19,7 @@ import numpy as np
 from stages.core import UserError, artifact, distributed
 from stages.core.hardware import barrier, process_group
 from stages.core.params import Machine
-from stages.core.progress import bar, print_cost_estimate
+from stages.core.progress import BASE_BYTES, bar, print_cost_estimate
 from stages.core.scratch import scratch
 from stages.data import shards
 from stages.data.captions import FIELD, lines_of
@@ -46,7 +46,6 @@ JPG_QUALITY = 95
 REFUSED = "refused.json"  # in scratch: names of images that cannot be used, if that changed the plan
 LEAST_IMAGES = 2  # per split; a single image has no covariance, which FID needs
 TAR_BYTES = 3 * 1024  # headers and padding of the members of an image
-BASE_BYTES = 10**9  # Python and its libraries, above all torch, which webdataset imports
 
 
 def write_images(out: Path, params: Params, machine: Machine) -> None:
@@ -116,8 +115,13 @@ def print_estimate(out: Path, work: Path, source: Source, params: Params, machin
         out,
         {"images": count},
         disk_bytes=max(0, count * bytes_per_image(params) - done),
-        memory_bytes=BASE_BYTES + max(1, machine.num_workers) * source.decode_bytes,
+        memory_bytes=peak_bytes(source.decode_bytes, machine),
     )
+
+
+def peak_bytes(decode_bytes: int, machine: Machine) -> int:
+    """Memory of one process: each of its threads decodes an image, or a batch of scenes."""
+    return BASE_BYTES + max(1, machine.num_workers) * decode_bytes
 
 
 def bytes_per_image(params: Params) -> int:

@@ -11,6 +11,7 @@ from stages.core.params import Section, kind_of, load, load_value, shown
 from stages.core.schemas import Affine, Gan, HingeLossConfig, Optim, ReconstructionLossConfig, TransformerConfig
 
 PARAMS = Path("params.yaml")
+LIKELIHOOD_BATCH = 64  # images per batch; part of the result of kind render, because masks are drawn per batch
 FlowPath = Literal["rectified", "cosine"]
 FlowOutput = Literal["velocity", "residual"]
 StepSpacing = Literal["log", "linear"]
@@ -52,6 +53,7 @@ class TrajectoryGan(Gan):
 class DiffusionParams(ReconstructionLossConfig):
     """A U-Net that predicts the velocity of a flow from noise to pixels."""
 
+    networks = 2
     kind: Literal["diffusion"]
     conditioning: Conditioning
     flow: FlowParams
@@ -77,6 +79,11 @@ class RenderParams(Section):
     sampling: RenderSampling
     augment: Affine
     optim: Optim
+
+    def peak_bytes(self, parameters: int, given: int, pixels: int, num_codes: int, images: int) -> int:
+        """Memory of training it from `given` to `pixels` codes of `num_codes`, on so many images at once."""
+        logits = max(images, LIKELIHOOD_BATCH) * pixels * num_codes
+        return self.model.peak_bytes(parameters, images, given + pixels, logits)
 
 
 DecoderParams = OneStepParams | DiffusionParams | RenderParams

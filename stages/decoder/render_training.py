@@ -29,12 +29,11 @@ from stages.core.scratch import scratch
 from stages.core.train import Batch
 from stages.data.reader import ImageSplit, image_facts
 from stages.decoder.decoder import base_config, load_decoder
-from stages.decoder.params import Inputs, RenderParams
+from stages.decoder.params import LIKELIHOOD_BATCH, Inputs, RenderParams
 from stages.decoder.pixel_tokenizer import codebook_in
 from stages.decoder.render import RenderDecoder, RenderTransformer, build
 
 PICTURE_IMAGES = 16  # val images in the picture
-LIKELIHOOD_BATCH = 64  # images per batch; part of the result, because masks are drawn per batch
 LOSSES = {"ar": autoregressive_loss, "masked": masked_loss}
 NATS = {"ar": autoregressive_nats, "masked": masked_nats}
 
@@ -130,7 +129,7 @@ def fit(inputs: Inputs, params: RenderParams, machine: Machine) -> None:
     device, curves = pick_device(machine.device), Curves()
     torch.manual_seed(params.optim.seed)
     network = build(config).to(device)
-    estimate_cost(inputs.out, network, params)
+    estimate_cost(inputs.out, network, params, machine)
     tokenizers = load_tokenizer(inputs.codebook, device), load_tokenizer(pixel_codebook, device)
     pairs = CodePairs(inputs.images, *tokenizers, params, machine, device)
     sources = [inputs.images, inputs.codebook, inputs.pixel_tokenizer]
@@ -149,21 +148,12 @@ def fit(inputs: Inputs, params: RenderParams, machine: Machine) -> None:
         barrier()
 
 
-def estimate_cost(out: Path, network: RenderTransformer, params: RenderParams) -> None:
-    """Print the cost estimate.
-
-    Weights, optimizer state and averages are five copies; activations are about 25 floats per position, layer and
-    channel; logits and their gradients are three floats per pixel position and code.
-    """
-    size = sum(p.numel() for p in network.parameters())
-    positions = network.given_patches + network.num_patches
-    activations = params.optim.batch_size * positions * params.model.dim * params.model.depth * 100
-    images = max(params.optim.batch_size, LIKELIHOOD_BATCH)
-    logits = images * network.num_patches * network.num_codes * 12
-    print_cost_estimate(
-        "decoder", out, {"steps": params.optim.total_steps, "parameters": size},
-        disk_bytes=size * 20 + 50 * 2**20, memory_bytes=800 * 2**20 + size * 24 + activations + logits,
-    )  # fmt: skip
+def estimate_cost(out: Path, network: RenderTransformer, params: RenderParams, machine: Machine) -> None:
+    """Print the cost estimate; weights, optimizer state and averages are five copies."""
+    size, images = sum(p.numel() for p in network.parameters()), params.optim.images_at_once(machine)
+    memory = params.peak_bytes(size, network.given_patches, network.num_patches, network.num_codes, images)
+    counts = {"steps": params.optim.total_steps, "parameters": size}
+    print_cost_estimate("decoder", out, counts, disk_bytes=size * 20 + 50 * 2**20, memory_bytes=memory)
 
 
 def pair_loss(

@@ -77,17 +77,21 @@ def network_config(inputs: Inputs, kind: str, params: ReconstructionLossConfig) 
 
 def load_setup(inputs: Inputs, params: ReconstructionLossConfig, machine: Machine) -> Setup:
     """Print the cost estimate, load all inputs, then seed the initial weights of the networks that follow."""
-    img_px = image_facts(inputs.images)["img_px"]
-    activations = params.optim.batch_size * img_px**2 * max(params.widths) * 4 * 8
-    print_cost_estimate(
-        "decoder", inputs.out, {"steps": params.optim.total_steps},
-        disk_bytes=200 * 2**20, memory_bytes=800 * 2**20 + activations,
-    )  # fmt: skip
+    estimate(inputs, params, machine)
     device = pick_device(machine.device)
     tokenizer, encoder = load_tokenizer(inputs.codebook, device), load_encoder(inputs.encoder, device)
     splits = {split: ImageSplit(inputs.images, split, machine.num_workers) for split in ("train", "val")}
     torch.manual_seed(params.optim.seed)
     return Setup(inputs, params, machine, device, tokenizer, encoder, splits)
+
+
+def estimate(inputs: Inputs, params: ReconstructionLossConfig, machine: Machine) -> None:
+    """Print the cost; on disk are checkpoints."""
+    encoder, img_px = artifact.read_config(inputs.encoder, "encoder"), image_facts(inputs.images)["img_px"]
+    widths = widths_from(artifact.read_config(inputs.codebook, "codebook")["grid"], img_px, params.widths)
+    memory = params.peak_bytes(widths, img_px, encoder, params.optim.images_at_once(machine))
+    counts = {"steps": params.optim.total_steps}
+    print_cost_estimate("decoder", inputs.out, counts, disk_bytes=200 * 2**20, memory_bytes=memory)
 
 
 def train(

@@ -17,6 +17,8 @@ from stages.core.networks import load_tensors
 from stages.core.params import Precision, impossible
 from stages.encoder.vit import build_vit
 
+WEIGHTS = "model.safetensors"  # of an encoder artifact
+
 
 class Encoder(nn.Module):
     """A vision transformer with its own size, mean and std. Its weights never change; gradients pass through."""
@@ -72,7 +74,7 @@ def load_encoder(folder: str | Path, device: torch.device | str = "cpu") -> Enco
     """The network of an encoder artifact; its weights file is compared with the recorded hash first."""
     config = artifact.read_config(Path(folder), "encoder")
     vit = build(config)
-    vit.load_state_dict(load_tensors(Path(folder), "model.safetensors"))
+    vit.load_state_dict(load_tensors(Path(folder), WEIGHTS))
     return Encoder(vit, config).to(device)
 
 

@@ -15,7 +15,7 @@ from stages.core.hardware import barrier, compute, pick_device, process_group
 from stages.core.images import random_clouds, random_colors, random_light, random_maps, to_float, warp
 from stages.core.networks import save_tensors
 from stages.core.params import Machine
-from stages.core.progress import print_cost_estimate
+from stages.core.progress import LARGE_BASE_BYTES, print_cost_estimate
 from stages.core.results import Curves
 from stages.core.schemas import Optim
 from stages.core.scratch import scratch
@@ -102,7 +102,7 @@ def estimate_cost(out: Path, split: ImageSplit, params: PretrainParams) -> None:
     optim = params.optim
     values = optim.batch_size * (split.img_px // params.patch_px) ** 2 * params.dim * params.depth
     counts = {"images": len(split), "steps": optim.total_steps}
-    print_cost_estimate("pretrain", out, counts, disk_bytes=50 * 2**20, memory_bytes=10**9 + values * 400)
+    print_cost_estimate("pretrain", out, counts, disk_bytes=50 * 2**20, memory_bytes=LARGE_BASE_BYTES + values * 400)
 
 
 def loss_fn(views: Views, optim: Optim, device: torch.device) -> Any:

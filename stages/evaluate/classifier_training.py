@@ -98,8 +98,5 @@ def accuracy(model: nn.Module, split: ImageSplit, batch_size: int, device: torch
 
 
 def _print_cost_estimate(out: Path, train_images: int, params: ClassifierParams) -> None:
-    activations = params.optim.batch_size * params.img_px**2 * max(params.widths) * 4 * 8
-    print_cost_estimate(
-        "classifier", out, {"images": train_images, "steps": params.optim.total_steps},
-        disk_bytes=20 * 2**20, memory_bytes=600 * 2**20 + activations,
-    )  # fmt: skip
+    counts = {"images": train_images, "steps": params.optim.total_steps}
+    print_cost_estimate("classifier", out, counts, disk_bytes=20 * 2**20, memory_bytes=params.peak_bytes())

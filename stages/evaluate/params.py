@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from stages.core.params import Section
+from stages.core.progress import LARGE_BASE_BYTES
 from stages.core.schemas import Affine, Optim
 
 
@@ -16,6 +17,14 @@ class ClassifierParams(Section):
     widths: list[int] = Field(min_length=1)  # channels at img_px, then after each halving
     augment: Affine
     optim: Optim
+
+    def peak_bytes(self) -> int:
+        """Memory of training it: per value of its convolutions, one on pixels and three after each halving, 8 bytes."""
+        halved = enumerate(self.widths[1:], 1)
+        values = self.img_px**2 * self.widths[0] + sum(
+            3 * (self.img_px >> level) ** 2 * width for level, width in halved
+        )
+        return LARGE_BASE_BYTES + 8 * self.optim.batch_size * values
 
     @field_validator("widths")
     @classmethod

@@ -18,7 +18,7 @@ from stages.core.distributed import random_subset, rank
 from stages.core.hardware import pick_device, process_group
 from stages.core.networks import load_tensors, save_tensors
 from stages.core.params import Machine
-from stages.core.progress import print_cost_estimate
+from stages.core.progress import LARGE_BASE_BYTES, print_cost_estimate
 from stages.data.reader import ImageSplit, num_images
 from stages.evaluate.classifier import TYPE as CLASSIFIER_TYPE
 from stages.evaluate.extractors import FeatureExtractor, open_extractors
@@ -29,7 +29,6 @@ from stages.evaluate.params import ReferenceParams
 TYPE = "reference"
 FILE = "reference.safetensors"
 INCEPTION_DIM = 2048 + 1008  # features and logits
-BASE_BYTES = 10**9  # Python, its libraries, the networks and a batch
 
 
 @dataclass(frozen=True)
@@ -125,4 +124,4 @@ def peak_bytes(count: int, dim: int, pixel_px: int) -> int:
 
     Features and thumbnails count twice: they are copied when they are written, and those of samples stand beside them.
     """
-    return BASE_BYTES + count * 8 * (dim + 3 * pixel_px**2) + min(count, OTHERS) * (4 * dim + 8 * CHUNK)
+    return LARGE_BASE_BYTES + count * 8 * (dim + 3 * pixel_px**2) + min(count, OTHERS) * (4 * dim + 8 * CHUNK)

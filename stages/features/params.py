@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from stages.core.params import Section
+from stages.core.params import Machine, Section
+from stages.core.progress import BASE_BYTES
 
 
 class Params(Section):
@@ -13,3 +14,11 @@ class Params(Section):
     max_train_images: int = Field(ge=0)  # a random subset of so many train images; 0: all
     shard_images: int = Field(gt=0)
     seed: int = Field(ge=0)
+
+
+def peak_bytes(encoder_bytes: int, values: int, machine: Machine) -> int:
+    """Memory of one process: the encoder's weights twice while they are read, activations of a batch.
+
+    `values`: of an image's features, for each of which there are about 20 activations of 4 bytes.
+    """
+    return BASE_BYTES + 2 * encoder_bytes + machine.infer_batch_size * values * 80

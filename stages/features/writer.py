@@ -17,8 +17,8 @@ from stages.core.progress import bar, print_cost_estimate
 from stages.core.scratch import scratch
 from stages.data import shards
 from stages.data.reader import ImageSplit, num_images
-from stages.encoder.encoder import Encoder, block_number, check_final_norm, load_encoder
-from stages.features.params import Params
+from stages.encoder.encoder import WEIGHTS, Encoder, block_number, check_final_norm, load_encoder
+from stages.features.params import Params, peak_bytes
 from stages.features.reader import FIELD
 
 SPLITS = ("train", "val")
@@ -32,7 +32,8 @@ def write_features(images: Path, encoder: Path, out: Path, params: Params, machi
     parts = split_into_shards(images, params)
     num_patches = (config["img_px"] // config["patch_px"]) ** 2
     with process_group(), scratch(out, params, [images, encoder], meet=barrier) as work:
-        print_estimate(out, work, sum(len(index) for _, index in parts.values()), num_patches, config["dim"], machine)
+        count, weights = sum(len(index) for _, index in parts.values()), (encoder / WEIGHTS).stat().st_size
+        print_estimate(out, work, count, num_patches, config["dim"], weights, machine)
         network = load_encoder(encoder, pick_device(machine.device))
         check_final_norm("features.final_norm", params.final_norm, network)
         sources = {split: ImageSplit(images, split, machine.num_workers) for split in SPLITS}
@@ -96,11 +97,10 @@ def publish(work: Path, out: Path, names: list[str], config: dict[str, Any]) -> 
             config["splits"][split] = shards.collect_split(work, folder, split, entries, hashes)
 
 
-def print_estimate(out: Path, work: Path, count: int, num_patches: int, dim: int, machine: Machine) -> None:
-    """Print what the stage will cost: 2 bytes per value; per batch, about 20 activations of 4 bytes per value.
-
-    Shards that an earlier attempt left need no more space.
-    """
+def print_estimate(
+    out: Path, work: Path, count: int, num_patches: int, dim: int, encoder_bytes: int, machine: Machine
+) -> None:
+    """Print what the stage will cost: 2 bytes per value. Shards that an earlier attempt left need no more space."""
     values = num_patches * dim
     done = sum(path.stat().st_size for path in work.glob("*.tar"))
     print_cost_estimate(
@@ -108,5 +108,5 @@ def print_estimate(out: Path, work: Path, count: int, num_patches: int, dim: int
         out,
         {"images": count, "vectors": count * num_patches},
         disk_bytes=max(0, count * (values * 2 + 1024) - done),
-        memory_bytes=600 * 2**20 + machine.infer_batch_size * values * 80,
+        memory_bytes=peak_bytes(encoder_bytes, values, machine),
     )

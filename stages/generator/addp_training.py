@@ -29,13 +29,13 @@ from stages.decoder.onestep import OneStep
 from stages.generator.addp import DECODER, ENCODER, pixels_of
 from stages.generator.addp_masks import nested_masks
 from stages.generator.addp_network import AddpNetwork, picture, shape_of
-from stages.generator.alternating_params import ALTERNATING, SAMPLES_STAGE, SIZES, Alternating
+from stages.generator.alternating_params import ALTERNATING, EVAL_BATCH, SAMPLES_STAGE, SIZES, Alternating
 from stages.generator.training import batches
 from stages.generator.transformer import TokenTransformer, check_unconditional, load_transformer
 from stages.tokens.reader import Tokens, load_tokens, token_facts
 
 PREDICTOR = "predictor"  # a copy of its artifact, beside that of the decoder
-EVAL_IMAGES, EVAL_BATCH = 256, 32  # per split, evenly spaced; each batch has a level of noise of its own
+EVAL_IMAGES = 256  # per split, evenly spaced
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def train(
     shape, device = shape_of(facts, decoder, encoder, sizes, optim.seed), pick_device(machine.device)
     torch.manual_seed(optim.seed)
     network, teacher = AddpNetwork(**shape).to(device), open_frozen(frozen, device, params)
-    estimate_cost(out, network, data, params)
+    estimate_cost(out, network, data, params, machine)
     with process_group(), scratch(out, params, [tokens, frozen], meet=barrier) as work:
         batch_at, batch_keys = batches(data["train"], optim, params.model.class_dropout)
         fit(
@@ -112,18 +112,14 @@ def open_frozen(frozen: Path, device: torch.device, params: Alternating) -> Froz
     return Frozen(fast, pixels_of(frozen / DECODER, device), params.optim.precision)
 
 
-def estimate_cost(out: Path, network: AddpNetwork, data: dict[str, Tokens], params: Alternating) -> None:
-    """Print the cost: five copies of the weights (optimizer, averages), about 25 activations per position and layer.
-
-    Beside them are three values per position and code, and those of the frozen networks' forward passes.
-    """
-    size, positions = sum(p.numel() for p in network.parameters()), params.optim.batch_size * network.num_patches
-    widths = 2 * params.model.dim * params.model.depth + params.encoder.dim * params.encoder.depth
-    logits = max(params.optim.batch_size, EVAL_BATCH) * network.num_patches * network.num_codes * 24
-    print_cost_estimate(
-        "generator", out, {"images": len(data["train"].labels), "parameters": size},
-        disk_bytes=size * 20, memory_bytes=1700 * 2**20 + size * 24 + positions * widths * 100 + logits,
-    )  # fmt: skip
+def estimate_cost(
+    out: Path, network: AddpNetwork, data: dict[str, Tokens], params: Alternating, machine: Machine
+) -> None:
+    """Print the cost; weights, optimizer state and averages are five copies."""
+    size, images = sum(p.numel() for p in network.parameters()), params.optim.images_at_once(machine)
+    memory = params.peak_bytes(size, network.num_patches, network.num_codes, images)
+    counts = {"images": len(data["train"].labels), "parameters": size}
+    print_cost_estimate("generator", out, counts, disk_bytes=size * 20, memory_bytes=memory)
 
 
 def loss_fn(frozen: Frozen, params: Alternating) -> Any:

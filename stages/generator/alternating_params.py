@@ -21,6 +21,7 @@ from stages.generator.params import KINDS, RESERVED, Kind, Sampling, load_params
 LIST = "alternating_generators"
 SAMPLES_STAGE = "alternating_samples"  # of dvc.yaml
 SIZES = {"dim", "depth", "heads", "dropout"}  # of `model`, which the network takes
+EVAL_BATCH = 32  # images per batch of an evaluation; each batch has a level of noise of its own
 PREDICTOR, DECODER = "masked", "onestep"  # the kinds that these generators are built on
 
 
@@ -54,6 +55,12 @@ class Alternating(Section):
     encoder: PixelEncoder
     model: CodeDecoder
     optim: Optim
+
+    def peak_bytes(self, parameters: int, num_patches: int, num_codes: int, images: int) -> int:
+        """Memory of training it on so many images at once, with the forward passes of the frozen networks."""
+        widths = 2 * self.model.dim * self.model.depth + self.encoder.dim * self.encoder.depth
+        logits = max(images, EVAL_BATCH) * num_patches * num_codes * 24
+        return 1_780_000_000 + parameters * 24 + images * num_patches * widths * 100 + logits
 
 
 ALTERNATING = {  # ADDP's own steps and choice temperature

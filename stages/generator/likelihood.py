@@ -10,9 +10,9 @@ from torch import Tensor
 
 from stages.core.distributed import linspace_indices
 from stages.core.metrics import count_codes
+from stages.generator.params import LIKELIHOOD_BATCH
 from stages.tokens.reader import Tokens
 
-BATCH = 64  # images per batch, a constant because the masks are drawn per batch
 BOUND_MASKS = 5_000  # masks drawn for the bound of kind masked: several per val image if there are fewer images
 
 
@@ -22,9 +22,9 @@ def nats_per_image(
 ) -> np.ndarray:
     """float64 [M]: -ln p of view 0 of at most `limit` images, given their class; mean over at least `draws` masks."""
     rng, chosen = torch.Generator().manual_seed(0), linspace_indices(len(data.labels), limit)
-    copies = min(draws, max(1, BATCH // len(chosen)))  # few images fill a batch several times
+    copies = min(draws, max(1, LIKELIHOOD_BATCH // len(chosen)))  # few images fill a batch several times
     filled: np.ndarray = np.tile(chosen, copies)
-    parts = np.array_split(filled, math.ceil(len(filled) / BATCH))
+    parts = np.array_split(filled, math.ceil(len(filled) / LIKELIHOOD_BATCH))
     found: list[Tensor] = []
     for part in parts * math.ceil(draws / copies):
         labels = np.where(data.labels[part] < 0, data.num_classes, data.labels[part])

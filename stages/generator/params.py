@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from stages.core.params import Section, impossible, kind_of, load
+from stages.core.params import Machine, Section, impossible, kind_of, load
+from stages.core.progress import BASE_BYTES
 from stages.core.schemas import Guidance, MaskRatio, MaskSchedule, Optim, TransformerConfig, guidance_scales
 
+LIKELIHOOD_BATCH = 64  # images per batch, a constant because the masks are drawn per batch
 # Names that no generator may have: of the sections beside theirs, and of what metrics.json holds beside their metrics.
 RESERVED = ("model", "draws", "images", "tokenizer", "val", "protocol")
 
@@ -74,6 +76,11 @@ class Params(Section):
     name: str
     model: Model
     training: SerializeAsAny[Training]
+
+    def peak_bytes(self, parameters: int, num_patches: int, num_codes: int, images: int) -> int:
+        """Memory of training it on so many images at once."""
+        logits = max(images, LIKELIHOOD_BATCH) * num_patches * num_codes
+        return self.model.peak_bytes(parameters, images, num_patches, logits)
 
 
 class Sampling(Section):
@@ -152,3 +159,17 @@ def load_params(name: str, path: Path = Path("params.yaml")) -> Params:
         raise impossible("generators", name, "this name has another meaning; choose another one")
     schema = KINDS[kind_of(section, KINDS, path)].training
     return Params(name=name, model=load("generator.model", Model, path), training=load(section, schema, path))
+
+
+def sampling_bytes(
+    parameters: int, shape: dict[str, Any], num_patches: int, num_codes: int, kind: str, machine: Machine
+) -> int:
+    """Memory of drawing samples, guided: weights twice while they are read, logits, and the cache of most kinds.
+
+    Sorting and filters keep 30 bytes of each logit at hand: of one position, or of all. `shape` has `dim` and `depth`
+    where there is a cache.
+    """
+    one, cached = kind in ("ar", "ar_bits"), kind in ("ar", "ar_bits", "parallel_ar")
+    cache = num_patches * shape["dim"] * shape["depth"] * 16 if cached else 0
+    logits = num_codes * (1 if one else num_patches)
+    return BASE_BYTES + 8 * parameters + machine.infer_batch_size * (30 * logits + cache)

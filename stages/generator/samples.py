@@ -17,7 +17,7 @@ from stages.core.progress import bar, print_cost_estimate
 from stages.core.schemas import Draws
 from stages.core.scratch import read_hashed, scratch, write_hashed
 from stages.generator.open_network import open_network
-from stages.generator.params import Sampling
+from stages.generator.params import Sampling, sampling_bytes
 from stages.generator.transformer import check_unconditional
 
 Part = tuple[int, int, int]  # seed, first sample, end
@@ -35,7 +35,7 @@ def draw_samples(generator: Path, out: Path, draws: Draws, sampling: Sampling, m
     parts = split_into_parts(draws.seeds, len(labels), machine.infer_batch_size)
     with process_group(), scratch(out, draws, [generator], sampling.model_dump_json(), meet=barrier) as work:
         network, _, kind = open_network(generator, pick_device(machine.device))
-        estimate_cost(out, network, len(draws.seeds) * len(labels), machine.infer_batch_size)
+        estimate_cost(out, config, network, len(draws.seeds) * len(labels), machine)
         own = parts[rank() :: world_size()]
         with bar(f"samples {generator.name}", len(own), 0, "part") as progress:
             for part in own:
@@ -91,11 +91,12 @@ def labels_of(train_per_class: list[int], draws: Draws) -> np.ndarray:
     return np.repeat(np.arange(classes), share_out(classes * draws.per_class, weights))
 
 
-def estimate_cost(out: Path, network: Any, samples: int, batch_size: int) -> None:
+def estimate_cost(out: Path, config: dict[str, Any], network: Any, samples: int, machine: Machine) -> None:
     """Print the cost of the samples."""
-    codes, logits = samples * network.num_patches, batch_size * network.num_patches * network.num_codes
-    counts = {"samples": samples, "codes": codes}
-    print_cost_estimate("samples", out, counts, disk_bytes=2 * codes * 4, memory_bytes=800 * 2**20 + logits * 30)
+    size, codes = sum(p.numel() for p in network.parameters()), samples * network.num_patches
+    sizes = size, config["shape"], network.num_patches, network.num_codes, config["kind"]
+    counts, memory = {"samples": samples, "codes": codes}, sampling_bytes(*sizes, machine)
+    print_cost_estimate("samples", out, counts, disk_bytes=2 * codes * 4, memory_bytes=memory)
 
 
 def split_into_parts(seeds: list[int], samples: int, batch_size: int) -> list[Part]:

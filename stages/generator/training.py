@@ -22,7 +22,7 @@ from stages.core.schemas import Optim
 from stages.core.scratch import scratch
 from stages.core.train import Batch, fit
 from stages.generator.code_noise import NoisyCodes, load_nearest
-from stages.generator.likelihood import BATCH, likelihood_facts, nats_per_image
+from stages.generator.likelihood import likelihood_facts, nats_per_image
 from stages.generator.params import KINDS, Model, Params
 from stages.generator.transformer import build_network
 from stages.tokens.reader import Tokens, load_tokens, token_facts
@@ -42,7 +42,7 @@ def train(tokens: Path, codebook: Path, out: Path, report: Path, params: Params,
     nearest = load_nearest(codebook, params.model.code_noise).to(device) if params.model.code_noise.share else None
     torch.manual_seed(optim.seed)
     network = build_network(kind, shape).to(device)
-    estimate_cost(out, network, data, params)
+    estimate_cost(out, network, data, params, machine)
     with process_group(), scratch(out, params, [tokens], meet=barrier) as work:
         batch_at, batch_keys = batches(data["train"], optim, params.model.class_dropout)
         fit(
@@ -69,18 +69,12 @@ def publish(out: Path, network: nn.Module, config: dict[str, Any]) -> None:
     print(f"generator {out.name}: " + ", ".join(f"{key} {value}" for key, value in config["likelihood"].items()))
 
 
-def estimate_cost(out: Path, network: Any, data: dict[str, Tokens], params: Params) -> None:
-    """Print the cost: five copies of the weights (optimizer, averages), about 25 activations per position and layer.
-
-    Logits and the gradients of the loss are three values per position and code.
-    """
-    size, positions = sum(p.numel() for p in network.parameters()), params.training.batch_size * network.num_patches
-    activations = positions * params.model.dim * params.model.depth * 100
-    logits = max(positions, BATCH * network.num_patches) * network.num_codes * 12
-    print_cost_estimate(
-        "generator", out, {"images": len(data["train"].labels), "parameters": size},
-        disk_bytes=size * 20, memory_bytes=600 * 2**20 + size * 24 + activations + logits,
-    )  # fmt: skip
+def estimate_cost(out: Path, network: Any, data: dict[str, Tokens], params: Params, machine: Machine) -> None:
+    """Print the cost; weights, optimizer state and averages are five copies."""
+    size, images = sum(p.numel() for p in network.parameters()), params.training.images_at_once(machine)
+    memory = params.peak_bytes(size, network.num_patches, network.num_codes, images)
+    counts = {"images": len(data["train"].labels), "parameters": size}
+    print_cost_estimate("generator", out, counts, disk_bytes=size * 20, memory_bytes=memory)
 
 
 def network_shape(facts: dict[str, Any], model: Model, causal: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from stages.core import artifact
 from stages.core.distributed import random_subset
 from stages.core.metrics import bags, count_codes, mean_and_std, usage
 from stages.core.params import Machine, impossible
-from stages.core.progress import print_cost_estimate
+from stages.core.progress import BASE_BYTES, print_cost_estimate
 from stages.core.results import write_metrics
 from stages.data.reader import ImageSplit, image_facts
 from stages.features.reader import FeatureSplit
@@ -88,7 +88,7 @@ def estimate_cost(features: Path, report: Path, chosen: dict[str, np.ndarray]) -
     config = artifact.read_config(features, "features")
     images = sum(map(len, chosen.values()))
     counts = {"images": images, "vectors": images * config["num_patches"]}
-    memory = 400 * 2**20 + counts["vectors"] * config["dim"] * 12
+    memory = BASE_BYTES + counts["vectors"] * config["dim"] * 12
     print_cost_estimate("ablation", report, counts, disk_bytes=4096, memory_bytes=memory)
 
 

@@ -15,7 +15,7 @@ from stages.core.distributed import random_subset
 from stages.core.hardware import pick_device
 from stages.core.networks import EncoderPerceptual
 from stages.core.params import Machine, impossible
-from stages.core.progress import print_cost_estimate
+from stages.core.progress import LARGE_BASE_BYTES, print_cost_estimate
 from stages.core.results import GAP_PX, enlarge, grid, save_png, write_metrics
 from stages.data.reader import ImageSplit, image_facts, num_images
 from stages.decoder.decoder import Decoder, check_codes_of, load_decoder
@@ -24,8 +24,6 @@ from stages.evaluate.extractors import open_extractors
 from stages.evaluate.protocol import describe
 from stages.studies.decoding_scores import Originals, extract, score
 from stages.studies.params import DecodingSteps
-
-BASE_BYTES = 10**9  # Python, its libraries, the networks and a batch
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def check(inputs: Inputs, params: DecodingSteps) -> None:
 def estimate_cost(images: Path, report: Path, params: DecodingSteps) -> None:
     """Print the cost estimate: the original images used and one decoding per seed are in memory at once."""
     count, side = min(num_images(images, "val"), params.max_images), image_facts(images)["img_px"]
-    memory = BASE_BYTES + (1 + len(params.seeds)) * count * 3 * side**2
+    memory = LARGE_BASE_BYTES + (1 + len(params.seeds)) * count * 3 * side**2
     print_cost_estimate(
         "decoding_steps", report, {"val images": count}, disk_bytes=5 * 2**20, memory_bytes=memory
     )  # fmt: skip

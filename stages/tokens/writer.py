@@ -17,7 +17,7 @@ from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
 from stages.core.scratch import read_hashed, scratch, write_hashed
 from stages.data.reader import ImageSplit, image_facts
-from stages.tokens.params import Params
+from stages.tokens.params import Params, peak_bytes
 
 PART_IMAGES = 250  # of which all views are encoded before the part is written
 Part = tuple[str, int, int]  # split, first image, end
@@ -29,7 +29,8 @@ def write_tokens(images: Path, codebook: Path, out: Path, params: Params, machin
     book, facts = artifact.read_config(codebook, "codebook"), image_facts(images)
     parts, views = split_into_parts(facts), {"train": params.views, "val": 1}
     with process_group(), scratch(out, params, [images, codebook], meet=barrier) as work:
-        memory = 900 * 2**20 + machine.infer_batch_size * book["num_patches"] * book["dim"] * 80
+        weights, values = tokenizer_bytes(codebook), facts["img_px"] ** 2 * book.get("widths", [3])[-1]
+        memory = peak_bytes(weights, book["num_patches"] * book["dim"], values, machine)
         print_estimate(out, work, sum((stop - start) * views[split] for split, start, stop in parts), book, memory)
         tokenizer = load_tokenizer(codebook, pick_device(machine.device))
         sources = {split: ImageSplit(images, split, machine.num_workers) for split in views}
@@ -62,6 +63,12 @@ def print_estimate(out: Path, work: Path, count: int, book: dict[str, Any], memo
         disk_bytes=max(0, 2 * codes * int(book["dtype"].removeprefix("uint")) // 8 - done),
         memory_bytes=memory_bytes,
     )
+
+
+def tokenizer_bytes(codebook: Path) -> int:
+    """Size of the weights that encode: the tokenizer's own, or those of the frozen encoder inside."""
+    files = [*codebook.glob("*.safetensors"), *codebook.glob("encoder/*.safetensors")]
+    return sum(path.stat().st_size for path in files)
 
 
 def split_into_parts(facts: dict[str, Any]) -> list[Part]:
