@@ -2,12 +2,12 @@
 
 Run:    python -m stages.cost [--params params.yaml] [--images TRAIN VAL CLASSES]
 Expect: JSON, seconds: "peak_flops" of this processor per second; "stages": what, flops, disk_bytes, memory_bytes.
-        Without --images the images of data.source are counted, a folder's by listing it. `semtok cost` adds times.
+        `semtok cost` adds times. Without --images those of data.source are counted, a folder's by listing it.
 
 "flops" are those of matrix products and convolutions; a multiplication with an addition counts as two. A training step
-counts three forward passes. Not counted: evaluations, the start of k-means, studies. Of masked generators all positions
-count, though logits are computed of masked ones alone; of ar_bits one step per code. "disk_bytes" leaves out weights,
-checkpoints and DVC's cache. "memory_bytes" are those of one process, at most: stages/cost_memory.py.
+counts three forward passes, a masked generator's all positions, ar_bits one step per code. Not counted: evaluations,
+the start of k-means, studies. "disk_bytes" leaves out weights, checkpoints and DVC's cache. "memory_bytes" are those of
+one process, at most: stages/cost_memory.py.
 """
 
 import argparse
@@ -86,7 +86,7 @@ class Costs:
         self.networks = Networks(encoder, self.features, self.data.img_px, path)
         self.memory = Memory(self.networks, load("machine", Machine, path))
         self.tokenizers = {name: self.networks.codes(name) for name in load_list("tokenizers", path)}
-        self.decoders, self.generators = load_list("decoders", path), load_list("generators", path)
+        self.decoders, self.generators = (load_list(key, path) for key in ("decoders", "generators"))
         self.alternating = load_list(alternating.LIST, path, empty=True)
 
     def stages(self) -> Iterator[tuple[str, Cost]]:
@@ -129,8 +129,7 @@ class Costs:
             used = min(vectors, section.max_vectors or vectors)
             flops = 2 * used * codes.num_codes * codes.dim * section.iterations * section.redo
             own = self.feature_images * codes.network_flops if self.networks.reads_other_features(section) else 0
-            what = f"{used:,} vectors, {section.iterations} iterations"
-            memory = self.memory.codebook(name, codes, used)
+            what, memory = f"{used:,} vectors, {section.iterations} iterations", self.memory.codebook(name, codes, used)
             return Cost(what, flops + own, 4 * codes.num_codes * codes.dim, memory)
         step = codes.search_flops * (1 + (not isinstance(section, codebook.Fsq) and section.revive_dead_codes))
         if isinstance(section, codebook.Vqkd):
@@ -182,8 +181,8 @@ class Costs:
         """Of one image; none without classes."""
         if self.images.classes < 2:
             return 0
-        sizes = self.classifier.model_dump(include={"img_px", "widths"})
-        return self.networks.on_image(partial(Classifier, **sizes, num_classes=self.images.classes), "classifier")
+        sizes = self.classifier.model_dump(include={"img_px", "widths"}) | {"num_classes": self.images.classes}
+        return self.networks.on_image(partial(Classifier, **sizes), "classifier")
 
     def of_classifier(self) -> Cost:
         return steps_of(self.classifier.optim, PASSES * self.classifier_flops, self.classifier.peak_bytes())
@@ -215,7 +214,7 @@ class Costs:
         return Cost(f"{images:,} images", images * flops, memory_bytes=memory)
 
     def of_generation(self, codes: Codes, name: str) -> Cost:
-        images = (len(self.generators) + len(self.alternating)) * self.draws[0] * self.draws[1]
+        images = len([*self.generators, *self.alternating]) * self.draws[0] * self.draws[1]
         flops = self.networks.decode_flops(codes, name) + self.extract_flops
         memory = self.compared_bytes(max(self.reference_images, self.images.val, self.draws[0]))
         return Cost(f"{images:,} samples", images * flops, memory_bytes=memory)
