@@ -140,7 +140,7 @@ def test_stages_and_names_come_from_dvc_yaml_and_the_lists(tmp_path):
     assert found.folder("probe") == tmp_path / "reports/probe"
     assert not found.stages["tokens"].folders and [*found.stages["tokens"].items] == ["kmeans", "fsq"]
     assert {name for name, stage in found.stages.items() if stage.trains} == {
-        "pretrain", "codebook", "decoder", "generator"}  # fmt: skip
+        "pretrain", "codebook", "decoder", "generator", "alternating_generator"}  # fmt: skip
 
 
 def test_missing_parts_are_named(reports):

@@ -33,7 +33,8 @@ GRIDS = {
 def write(root: Path, grids: dict, **changes) -> None:
     """The toy's params with these grids."""
     draws = {"per_class": 5, "labels": "train", "seeds": [0, 1]}
-    toys.write_params(root, {"sampling": {"grids": grids, "draws": draws, "edited_images": 3, **changes}})
+    study = {"grids": grids, "draws": draws, "edited_images": 3, **changes}
+    toys.write_params(root, {"alternating_generators": [], "sampling": study})
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,7 @@ def root(toy, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("sampling") / "toy"
     shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
     trained = [f"{stage}@kmeans-{name}" for stage in ("generator", "samples") for name in ("ar", "masked")]
+    toys.write_params(root, {"alternating_generators": []})
     for command in ("decoder", "classifier", *trained, "reference", "generation", "reconstruction"):
         toys.run(command, root)
     write(root, GRIDS)

@@ -16,6 +16,7 @@ PARAMS = {
     "tokenizers": ["kmeans", "fsq", "vqgan", "other"],
     "decoders": ["onestep", "diffusion", "diffusion_worse", "diffusion_better", "diffusion_undecided"],
     "generators": ["ar", "masked"],
+    "alternating_generators": [],
     "ablation": {"num_codes": [8, 16], "dims": [2, 32]},
 }
 
