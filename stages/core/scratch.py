@@ -79,8 +79,13 @@ def md5(path: Path) -> str:
 
 
 def write_hashed(path: Path, content: bytes) -> None:
-    """Write a file of unfinished work atomically, with its sha256 behind the content: NumPy reads it all the same."""
-    write_atomically(path, content + hashlib.sha256(content).digest())
+    """Write a file of unfinished work, with its sha256 behind the content: NumPy reads it all the same.
+
+    It appears by rename but is not flushed to the disk: what a power failure damages, the hash shows.
+    """
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_bytes(content + hashlib.sha256(content).digest())
+    os.replace(aside, path)
 
 
 def read_hashed(path: Path) -> bytes | None:
