@@ -83,7 +83,8 @@ class RenderParams(Section):
     def peak_bytes(self, parameters: int, given: int, pixels: int, num_codes: int, images: int) -> int:
         """Memory of training it from `given` to `pixels` codes of `num_codes`, on so many images at once."""
         logits = max(images, LIKELIHOOD_BATCH) * pixels * num_codes
-        return self.model.peak_bytes(parameters, images, given + pixels, logits)
+        masked = self.method == "masked" and self.optim.precision == "bf16"
+        return self.model.peak_bytes(parameters, images, given + pixels, logits, masked)
 
 
 DecoderParams = OneStepParams | DiffusionParams | RenderParams
