@@ -18,16 +18,23 @@ from stages import encoder_fit, names
 from stages.codebook import params as codebook
 from stages.core import UserError
 from stages.core.params import Machine, Section, load, load_file, load_list, shown
-from stages.core.schemas import Draws
 from stages.data.params import Params as Data
 from stages.decoder import params as decoder
 from stages.encoder.params import EncoderParams, PretrainParams
-from stages.evaluate.params import ClassifierParams, GenerationParams, ReconstructionParams, ReferenceParams
+from stages.evaluate.params import (
+    ClassifierParams,
+    GenerationParams,
+    ReconstructionParams,
+    ReferenceParams,
+    load_checker_params,
+)
 from stages.features.params import Params as Features
 from stages.generator import alternating_params as alternating
 from stages.generator import params as generator
 from stages.studies import params as studies
 from stages.studies.sampling_grids import load_grids
+from stages.text import params as text
+from stages.text.chosen import check_chosen, load_chosen
 from stages.tokens.params import Params as Tokens
 
 ROOT = Path(__file__).parents[1]
@@ -42,9 +49,15 @@ def check_sampling(name: str, path: Path) -> None:
 
 
 def check_grids(path: Path) -> None:
-    """The grids of the study `sampling`, of the generators in use."""
+    """The grids of the study `sampling`, of the generators in use; it draws by class alone."""
+    edited = load("sampling", studies.SamplingStudy, path).edited_images
     for name in load_list("generators", path):
-        load_grids(name, generator.load_params(name, path).training.kind, path)
+        training = generator.load_params(name, path).training
+        if (load_grids(name, training.kind, path) or edited) and training.condition != "class":
+            asked = "edited_images" if edited else f"grids.{name}"
+            raise UserError(
+                f"{path}: sampling.{asked}: draws by class alone, but generator.{name}.condition is caption"
+            )
 
 
 SCHEMAS: dict[str, type[Section]] = {  # section -> schema
@@ -54,7 +67,7 @@ SCHEMAS: dict[str, type[Section]] = {  # section -> schema
     "features": Features,
     "tokens": Tokens,
     "generator.model": generator.Model,
-    "samples.draws": Draws,
+    "samples.draws": generator.SampleDraws,
     "classifier": ClassifierParams,
     "reference": ReferenceParams,
     "reconstruction": ReconstructionParams,
@@ -66,6 +79,8 @@ NAMED: dict[str, Callable[[str, Path], object]] = {  # section with named subsec
     "decoder": decoder.load_params,
     "generator": alternating.check_section,
     "samples": check_sampling,
+    "text": text.load_params,
+    "caption_checker": load_checker_params,
 }
 
 
@@ -98,6 +113,7 @@ def other_checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> 
         partial(check_pixel_tokenizers, path),
         partial(check_grids, path),
         partial(alternating.check_lists, path),
+        partial(check_captions, path),
         *(partial(load, name, PretrainParams, PRETRAIN) for name in pretrained),
         partial(check_owners, params, stages, path),
         *encoder_fit.checks(params, stages, path),
@@ -134,6 +150,24 @@ def check_pixel_tokenizers(path: Path) -> None:
             lines.append(f"pixel_tokenizer.{name} = {shown(tokenizer)}: {name} is in use, so add it to `tokenizers`")
         elif not codebook.load_kind(tokenizer, path).pixel:
             lines.append(f"pixel_tokenizer.{name} = {shown(tokenizer)}: expected a tokenizer of kind {pixel_kinds()}")
+    if lines:
+        raise UserError("\n".join(f"{path}: {line}" for line in lines))
+
+
+def check_captions(path: Path) -> None:
+    """Refuse a generator in use whose captions are asked for and missing, or there and not asked for."""
+    chosen, lines = load_chosen(path), []
+    for name in load_list("generators", path):
+        by_caption = generator.load_params(name, path).training.condition == "caption"
+        if by_caption and name not in chosen:
+            names = ", ".join(load_list("text_encoders", path, empty=True)) or "none: add one"
+            lines.append(f"captions.{name}: missing; expected one of text_encoders ({names})")
+        if not by_caption and name in chosen:
+            lines.append(f"captions.{name} = {shown(chosen[name])}: generator.{name}.condition is class, not caption")
+        check_chosen(name, chosen, path)
+    for name in load_list(alternating.LIST, path, empty=True):
+        if name in chosen:
+            lines.append(f"captions.{name} = {shown(chosen[name])}: {alternating.LIST} know classes alone")
     if lines:
         raise UserError("\n".join(f"{path}: {line}" for line in lines))
 

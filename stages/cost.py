@@ -6,8 +6,8 @@ Expect: JSON, seconds: "peak_flops" of this processor per second; "stages": what
 
 "flops" are those of matrix products and convolutions; a multiplication with an addition counts as two. A training step
 counts three forward passes, a masked generator's all positions, ar_bits one step per code. Not counted: evaluations,
-the start of k-means, studies. "disk_bytes" leaves out weights, checkpoints and DVC's cache. "memory_bytes" are those of
-one process, at most: stages/cost_memory.py.
+the start of k-means, text models, studies. "disk_bytes" leaves out weights, checkpoints and DVC's cache. "memory_bytes"
+are those of one process, at most: stages/cost_memory.py.
 """
 
 import argparse
@@ -24,14 +24,15 @@ from stages.codebook import params as codebook
 from stages.core import UserError
 from stages.core.hardware import peak_flops
 from stages.core.params import Machine, load, load_list
-from stages.core.schemas import Draws, Optim
+from stages.core.schemas import Optim
+from stages.cost_captions import bytes_of_captions
 from stages.cost_generators import sample_flops, step_flops
+from stages.cost_images import Images, images_of
 from stages.cost_losses import loss_flops
 from stages.cost_memory import Memory
 from stages.cost_networks import PASSES, Codes, Networks
-from stages.data.decode import DECODE_BYTES
 from stages.data.params import Params as Data
-from stages.data.writer import SOURCES, bytes_per_image
+from stages.data.writer import bytes_per_image
 from stages.decoder import params as decoder
 from stages.encoder.params import EncoderParams
 from stages.evaluate.classifier import Classifier
@@ -51,20 +52,6 @@ class Cost:
     flops: int = 0
     disk_bytes: int = 0
     memory_bytes: int = 0  # of one process, at its peak
-
-
-@dataclass(frozen=True)
-class Images:
-    train: int
-    val: int
-    classes: int
-    decode_bytes: int = DECODE_BYTES  # memory for decoding one
-
-
-def images_of(params: Data) -> Images:
-    """The images of the source, usable or not."""
-    source = SOURCES[params.source](params)
-    return Images(len(source.splits["train"]), len(source.splits["val"]), len(source.classes), source.decode_bytes)
 
 
 def steps_of(optim: Optim, flops: int, memory: int) -> Cost:
@@ -93,6 +80,9 @@ class Costs:
         """(name, cost) of each stage of the main path."""
         yield "data", self.of_data()
         yield "features", self.of_features()
+        captions = self.images.train + self.images.val  # one per image
+        for name, size in bytes_of_captions(self.path).items():
+            yield f"text@{name}", Cost(f"{captions:,} captions", 0, captions * size)
         for name, codes in self.tokenizers.items():
             yield f"codebook@{name}", self.of_codebook(name, codes)
             yield f"tokens@{name}", self.of_tokens(name, codes)
@@ -168,7 +158,7 @@ class Costs:
     @property
     def draws(self) -> tuple[int, int]:
         """Samples per seed, and seeds."""
-        draws = load("samples.draws", Draws, self.path)
+        draws = load("samples.draws", generator.SampleDraws, self.path)
         return draws.per_class * max(1, self.images.classes), len(draws.seeds)
 
     def of_samples(self, codes: Codes, name: str) -> Cost:

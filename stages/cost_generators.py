@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from stages.core.transformer import run
+from stages.cost_captions import given_to
 from stages.cost_networks import PASSES, Codes, Networks
 from stages.decoder import params as decoder
 from stages.decoder.training import widths_from
@@ -40,7 +41,8 @@ def sample_flops(networks: Networks, codes: Codes, name: str, classes: int) -> i
     kind = kind_at(name, networks.params)
     sampling = load_sampling(name, kind, networks.params)
     steps = sampling.steps if isinstance(sampling, MaskedSampling) else None
-    passes = 1 + (sampling.guided_share(steps or codes.count) if classes else 0)
+    given = classes if kind in ALTERNATING else any(given_to(name, classes, networks.params).values())
+    passes = 1 + (sampling.guided_share(steps or codes.count) if given else 0)
     if kind in ALTERNATING and isinstance(sampling, MaskedSampling):
         return int(alternating_flops(networks, codes, name, classes, sampling, passes))
     return int(passes * (steps or 1) * networks.generator_flops(codes, name, classes))

@@ -22,6 +22,7 @@ from stages.core import UserError, artifact
 from stages.core.code import import_kind
 from stages.core.metrics import code_dtype
 from stages.core.networks import ConvDecoder, ConvEncoder
+from stages.cost_captions import given_to
 from stages.decoder import params as decoder
 from stages.decoder.render import RenderTransformer
 from stages.decoder.training import widths_from
@@ -233,11 +234,15 @@ class Networks:
     def generator(self, codes: Codes, name: str, classes: int) -> Any:
         """The network of a generator."""
         params = generator.load_params(name, self.params)
-        sizes = {"num_codes": codes.num_codes, "num_classes": classes, "num_patches": codes.count}
-        kind = import_kind(generator.KINDS[params.training.kind].module)
-        return build_network(kind, sizes | params.model.network() | {"grid": codes.grid, "causal": kind.CAUSAL})
+        kind, given = import_kind(generator.KINDS[params.training.kind].module), given_to(name, classes, self.params)
+        sizes = {"num_codes": codes.num_codes, "num_patches": codes.count, "grid": codes.grid, **given}
+        return build_network(kind, sizes | params.model.network() | {"causal": kind.CAUSAL})
 
     def generator_flops(self, codes: Codes, name: str, classes: int) -> int:
         """One forward pass over all codes of an image; with its cache, sampling takes as much."""
-        build = partial(self.generator, codes, name, classes)
-        return self.once(lambda: build()(ints(1), ints(1, codes.count)), "generator", codes, name)
+
+        def forward() -> None:
+            network = self.generator(codes, name, classes)
+            network(network.null(1) if getattr(network, "prefix", None) else ints(1), ints(1, codes.count))
+
+        return self.once(forward, "generator", codes, name)

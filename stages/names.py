@@ -15,10 +15,16 @@ from stages.core import UserError
 from stages.core.params import NAME, NAME_RULE, load_list, shown
 
 OWNERS = {  # list -> sections that it names
-    "tokenizers": "codebook", "decoders": "decoder", "generators": "generator", "alternating_generators": "generator"
+    "tokenizers": "codebook", "decoders": "decoder", "generators": "generator", "alternating_generators": "generator",
+    "text_encoders": "text", "caption_checkers": "caption_checker",
 }  # fmt: skip
-MAY_BE_EMPTY = ("alternating_generators",)
-NAMED = (*dict.fromkeys(OWNERS.values()), "samples", "pixel_tokenizer")  # sections whose keys are names that users give
+MAY_BE_EMPTY = ("alternating_generators", "text_encoders", "caption_checkers")
+NAMED = (
+    *dict.fromkeys(OWNERS.values()),
+    "samples",
+    "pixel_tokenizer",
+    "captions",
+)  # sections whose keys are names that users give
 
 
 def lists_of(stages: dict[str, Any]) -> list[str]:

@@ -33,6 +33,7 @@ from stages.generator.generator import sampling_of
 from stages.generator.params import KINDS
 from stages.generator.samples import draw_part
 from stages.generator.transformer import load_transformer
+from stages.text.chosen import read_chosen
 from stages.tokens.params import Params as TokenParams
 from stages.tokens.reader import load_tokens, token_facts
 from stages.tokens.writer import encode_part, view_encoder
@@ -165,7 +166,10 @@ def sample_part(path: Path) -> np.ndarray:
     generator, labels = Path(f"data/generator/kmeans-{name}"), np.load(f"data/samples/kmeans/{name}/labels.npy")
     network, config = load_transformer(generator, "cpu")
     kind = code.import_kind(KINDS[config["kind"]].module)
-    draw_part(path, (seed, start, stop), network, kind, labels, sampling_of(generator, config))
+    given = torch.from_numpy(labels).__getitem__
+    draw_part(
+        path, (seed, start, stop), network, kind, lambda *ends: given(slice(*ends)), sampling_of(generator, config)
+    )
     return np.load(path)
 
 
@@ -201,6 +205,7 @@ READERS = {
     "data/reference/*": read_reference,
     "data/pixel_tokenizer/*/*": lambda path: codebook_in(path.parent),
     "data/inputs/*/features": checked_features,
+    "data/captions/[am]*": lambda path: read_chosen(path, Path("data/text")),
     "data/code/[a-z]*.*": recorded_code,
     "data/code/kinds/*": recorded_code,
     "scratch/data-images/*/[tv]*-*": shard,

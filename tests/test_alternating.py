@@ -135,6 +135,8 @@ WRONG = [
     ({"generators": ["ar"]}, "generator.addp.predictor = 'masked': .* of kind masked: none is there"),
     ({"generator": {"addp": {"decoder": "diffusion"}}, "decoders": ["onestep", "diffusion"]},
      "generator.addp.decoder = 'diffusion': expected a member of `decoders` of kind onestep: onestep"),
+    ({"generator": {"masked": {"condition": "caption"}}},
+     "generator.addp.predictor = 'masked': generator.masked.condition: expected class"),
     ({"generators": ["masked", "addp"]}, "generators: addp: of a kind for alternating_generators"),
     ({"alternating_generators": ["addp", "ar"]}, "generator.ar.kind = 'ar': expected one of addp"),
     ({"alternating_generators": ["model"]}, "alternating_generators = 'model': this name has another meaning"),

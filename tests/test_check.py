@@ -81,6 +81,50 @@ def test_an_impossible_value_is_named(old, new, message, tmp_path):
     assert any(message in line for line in lines), lines
 
 
+CAPTIONED = PARAMS.replace("text_encoders: []", "text_encoders: [words]").replace(
+    "captions: {}", "captions: {ar: words}"
+)
+CAPTIONED = CAPTIONED.replace("{kind: ar, condition: class", "{kind: ar, condition: caption")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("text_encoders: [words]", "text_encoders: [word]", "text_encoders = ['word']: no word; text has words"),
+        ("text_encoders: [words]", "text_encoders: words", "text_encoders = 'words': expected a list of names"),
+        ("text_encoders: [words]", "text_encoders: []", "captions.ar = 'words': expected one of text_encoders: none"),
+        ("captions: {ar: words}", "captions: {}", "captions.ar: missing; expected one of text_encoders (words)"),
+        ("captions: {ar: words}", "captions: {ar: 3}", "captions = {'ar': 3}: expected generator: text encoder"),
+        ("captions: {ar: words}", "captions: {ar: words, masked: words}", "generator.masked.condition is class, not"),
+        (
+            "{kind: ar, condition: caption",
+            "{kind: ar, condition: both",
+            "generator.ar.condition = 'both': input should be 'class' or 'cap",
+        ),
+        ("{kind: ar, condition: caption", "{kind: ar_bits, condition: caption", "generator.ar.condition = 'caption': "),
+        (
+            "  edited_images: 0",
+            "  edited_images: 2",
+            "sampling.edited_images: draws by class alone, but generator.ar.con",
+        ),
+        (
+            "  grids: {}",
+            "  grids: {ar: {a: {top_p: [1.0]}}}",
+            "sampling.grids.ar: draws by class alone, but generator.a",
+        ),
+        ("    kind: vocabulary", "    kind: bert", "text.words.kind = 'bert': expected one of vocabulary, transformer"),
+        ("    max_words: 16", "    max_words: 0", "text.words.max_words = 0: input should be greater than 0"),
+        ("prompts: data/code/no_folder", "prompts: x.txt", "samples.draws.prompts: 'x.txt': expected a file with a"),
+        ("caption_checkers: []", "caption_checkers: [other]", "no other; caption_checker has scenes"),
+    ],
+)
+def test_an_impossible_value_about_captions_is_named(old, new, message, tmp_path):
+    (tmp_path / "data/code").mkdir(parents=True)
+    assert errors_of(CAPTIONED, tmp_path) == [] and old in CAPTIONED
+    lines = errors_of(CAPTIONED.replace(old, new, 1), tmp_path)
+    assert any(message in line for line in lines), lines
+
+
 def test_all_errors_come_at_once_each_on_its_line_and_nothing_else(tmp_path):
     text = PARAMS.replace("    num_codes: 256", "    num_codes: 0", 1).replace("views: 8", "views: 0")
     (tmp_path / "params.yaml").write_text(text.replace("generators: [ar, masked]", "generators: [ar, mask]"))

@@ -35,6 +35,7 @@ AFTER = {  # command -> what replaces the toy's names
     "tokens": ("kmeans", "brightness"),
     "pixel_tokenizer": ("onestep", "gray"),
     "decoder": ("onestep", "gray"),
+    "captions": ("", ""),
     "generator@kmeans-ar": (r"\bar\b", "uniform"),
     "samples@kmeans-ar": (r"\bar\b", "uniform"),
     "classifier": ("", ""),
@@ -66,6 +67,7 @@ def project(toy, tmp_path_factory):
     toys.write_params(root, {
         "codebook": {"brightness": {"kind": "brightness", "num_codes": 8}},
         "decoder": {"gray": {"kind": "gray"}},
+        "generators": ["ar", "masked", "uniform"],
         "generator": {"uniform": {**generator, **ar}}, "samples": {"uniform": plain},
         "class_counts": {"split": "train"},
     })  # fmt: skip

@@ -16,7 +16,8 @@ from pipeline import params_check
 from pipeline.errors import PipelineError
 from stages import cost
 from stages.core import UserError
-from stages.cost import Costs, Images, images_of
+from stages.cost import Costs
+from stages.cost_images import Images, images_of
 from stages.data.params import Params as Data
 from stages.studies.decoding_variants import PACKED_PRODUCTS
 
@@ -129,8 +130,7 @@ def test_every_kind_has_a_cost_and_twice_the_steps_cost_twice_as_much():
 def test_scenes_are_counted_without_being_drawn(tmp_path):
     params = toys.write_params(tmp_path, {"data": {"source": "scenes", "scenes": {"count": 200_000}}})
     data = Data(**{**toys.YAML(typ="safe").load(params)["data"], "folder": "data/code/no_folder"})
-    images = images_of(data)
-    assert images.train + images.val == 200_000
+    assert (images := images_of(data)).train + images.val == 200_000
 
 
 def test_the_table_has_a_line_per_stage_and_a_sum(capsys, monkeypatch):

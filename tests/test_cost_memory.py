@@ -12,7 +12,8 @@ import pytest
 import toy as toys
 
 from stages.core.params import Machine, load
-from stages.cost import Costs, Images
+from stages.cost import Costs
+from stages.cost_images import Images
 
 KINDS = {"tokenizers": ["kmeans", "cluster", "vqkd", "vqgan", "fsq"], "decoders": ["onestep", "diffusion"]}
 ANNOUNCED = {  # stage -> command of the toy, module that prints

@@ -26,7 +26,7 @@ from stages.evaluate.extractors import open_extractors
 COUNT = 500  # damages
 COMMANDS = ("decoder", "generator@kmeans-ar", "samples@kmeans-ar", "classifier", "reference")
 INPUTS = tuple(f"data/inputs/*/{name}" for name in ("fit", "load", "config.json"))
-UNREAD = ("data/code/no_folder", "data/decoder_code/*/*", *INPUTS)
+UNREAD = ("data/code/no_folder", "data/text/none", "data/captions/config.json", "data/decoder_code/*/*", *INPUTS)
 SAME = (
     "scratch/*/*/*/*.distcp",
     "scratch/*/*/*/.metadata",

@@ -206,7 +206,7 @@ def test_it_overfits_a_batch(kind):
 def variant() -> dict:
     """Changes of the toy's params that add a generator `wide` of kind masked."""
     optim = {"lr_peak": 2e-3, "weight_decay": 0.05, "beta2": 0.98, "clip_norm": 1.0, "ema_decay": 0.9, "seed": 0}
-    section = {"kind": "masked", **optim, **toys.OPTIM, "mask_ratio": "truncated-normal"}
+    section = {"kind": "masked", **optim, **toys.OPTIM, "condition": "class", "mask_ratio": "truncated-normal"}
     sampling = {**KINDS["masked"].plain.model_dump(), "steps": 2}
     return {"generators": ["wide"], "generator": {"wide": section}, "samples": {"wide": sampling}}
 
@@ -214,12 +214,13 @@ def variant() -> dict:
 def test_a_generator_of_any_name_is_trained_and_sampled_as_its_kind(toy, tmp_path, variant):
     toys.write_params(tmp_path, variant)
     (tmp_path / "data").symlink_to(toy / "data")
+    captions = "--captions data/captions/masked --text data/text"
     toys.run_line(
-        "stages.generator.train --name wide --tokens data/tokens/kmeans --codebook data/codebook/kmeans "
+        f"stages.generator.train --name wide --tokens data/tokens/kmeans --codebook data/codebook/kmeans {captions} "
         "--out kmeans-wide --report r",
         tmp_path,
     )
-    toys.run_line("stages.generator.sample --generator kmeans-wide --out samples/wide", tmp_path)
+    toys.run_line(f"stages.generator.sample --generator kmeans-wide {captions} --out samples/wide", tmp_path)
     config = artifact.read_config(tmp_path / "kmeans-wide", "generator")
     assert (config["kind"], config["name"], config["tokenizer"]) == ("masked", "wide", "kmeans")
     assert config["sampling"] == KINDS["masked"].plain.model_dump() and config["likelihood"]["bound"] == "upper"

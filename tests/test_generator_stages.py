@@ -16,7 +16,8 @@ from ranks import run_together
 from safetensors.torch import load_file
 
 from stages.core import artifact
-from stages.cost import Costs, Images
+from stages.cost import Costs
+from stages.cost_images import Images
 
 TRAIN, SAMPLE = "generator@kmeans-ar", "samples@kmeans-ar"
 GENERATOR, SAMPLES = Path("data/generator/kmeans-ar"), Path("data/samples/kmeans/ar")

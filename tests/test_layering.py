@@ -26,7 +26,8 @@ UPSTREAM = {  # what a room may import of others beside core: the data flows fro
     "codebook": {"data", "encoder", "features"},
     "tokens": {"data", "codebook"},
     "decoder": {"data", "encoder", "codebook"},
-    "generator": {"encoder", "tokens", "decoder", "codebook"},  # codebook: images to edit become codes
+    "text": {"data"},
+    "generator": {"encoder", "tokens", "decoder", "codebook", "text"},  # codebook: images to edit become codes
     "evaluate": {"data", "encoder", "codebook", "decoder", "generator"},
     "report": set(),
     "studies": {"data", "encoder", "features", "codebook", "tokens", "decoder", "generator", "evaluate"},
@@ -62,7 +63,7 @@ def test_no_import_cycle_not_even_for_annotations():
     assert not [path for path in FILES if "TYPE_CHECKING" in path.read_text()]
 
 
-SELDOM_USED = {"timm", "lpips", "fully_shard"}  # of libraries that take seconds to import
+SELDOM_USED = {"timm", "lpips", "fully_shard", "transformers"}  # of libraries that take seconds to import
 
 
 def test_only_the_main_of_a_command_imports_inside_a_function():
@@ -92,7 +93,7 @@ def test_core_has_at_most_20_modules():
 def test_a_stage_of_several_processes_waits_until_an_earlier_runs_work_is_removed():
     parallel = [text for path in FILES if "process_group()" in (text := path.read_text()) and " scratch(" in text]
     opened = [line for text in parallel for line in text.splitlines() if " scratch(" in line]
-    assert len(opened) == 14 and all("meet=barrier" in line for line in opened)
+    assert len(opened) == 16 and all("meet=barrier" in line for line in opened)
 
 
 def commands_of(stage: dict) -> list[str]:
@@ -109,7 +110,11 @@ def test_a_stage_depends_on_the_code_of_its_command_and_reads_its_own_params(nam
         assert f"data/code/{module.removeprefix('stages.')}" in stage["deps"]
     read = {key.split(".")[0] for key in stage.get("params", []) if isinstance(key, str) and "${item" not in key}
     lists = {"pretrained", "tokenizers", "decoders", "generators", "alternating_generators", "ablation"}
+    lists |= {"text_encoders", "caption_checkers"}
     assert read - lists <= {name.removeprefix("alternating_")}, f"{name} reads foreign params"
+
+
+BY_DIGEST = {("codebook", "features"), ("generator", "text"), ("samples", "text")}  # in data/inputs, data/captions
 
 
 def test_what_a_command_reads_is_among_its_dependencies():
@@ -118,10 +123,7 @@ def test_what_a_command_reads_is_among_its_dependencies():
         outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]
         for option, path in given:
             covered = [dep for dep in stage["deps"] if dep == path or dep.startswith(f"{path}/")]
-            if path not in outs and (name, option) != (
-                "codebook",
-                "features",
-            ):  # features by data/inputs/<name>/features
+            if path not in outs and (name, option) not in BY_DIGEST:
                 assert covered, f"{name}: --{option} {path} is no dependency"
 
 

@@ -45,6 +45,18 @@ def test_cached_logits_equal_the_uncached_forward(options, codebooks):
         torch.testing.assert_close(model.next_logits(newest, position, cache), whole[:, position], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_cache_filled_at_once_goes_on_as_one_filled_code_by_code(options):
+    model = network(True, 2, **options)
+    labels, codes = torch.tensor([0, 2, 3]), torch.randint(9, (3, 32))
+    whole = model(labels, codes)
+    for held in (0, 1, 15, 16, 17, 30):  # 16: all codes of the first of two codebooks
+        cache = model.new_cache(3)
+        model.fill_cache(labels, codes[:, :held], cache)
+        logits = model.next_logits(codes[:, held], held + 1, cache)
+        torch.testing.assert_close(logits, whole[:, held + 1], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("codebooks", [1, 2])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_logits_of_a_causal_model_depend_on_earlier_codes_alone(options, codebooks):

@@ -13,11 +13,11 @@ from toy_pipeline import MACHINE, write_encoder
 from stages.core import UserError, artifact
 from stages.core.metrics import count_train
 from stages.core.params import load
-from stages.core.schemas import Draws
 from stages.evaluate.params import ReferenceParams
 from stages.evaluate.reference import build_reference
-from stages.generator.params import Sampling, load_params
-from stages.generator.samples import draw_samples, trained_classes
+from stages.generator.asked import trained_classes
+from stages.generator.params import NO_PROMPTS, SampleDraws, Sampling, load_params
+from stages.generator.samples import draw_samples
 from stages.generator.training import train
 from stages.report.page import write_page
 from stages.studies.ablation_cell import Inputs as AblationInputs
@@ -56,7 +56,7 @@ def test_forty_classes_of_one_or_two_images_are_trained_and_drawn_in_their_propo
     config = artifact.read_config(tmp_path / "kmeans-ar", "generator")
     assert config["train_per_class"] == RARE and config["shape"]["num_classes"] == len(config["classes"]) == 40
     assert (config["likelihood"]["val_images"], config["likelihood"]["val_classes"]) == (12, 12)
-    draws = Draws(per_class=2, labels="train", seeds=[0])
+    draws = SampleDraws(per_class=2, labels="train", seeds=[0], prompts=NO_PROMPTS)
     draw_samples(tmp_path / "kmeans-ar", tmp_path / "samples", draws, PLAIN, MACHINE)
     drawn = artifact.read_config(tmp_path / "samples", "samples")
     labels = np.load(tmp_path / "samples/labels.npy")

@@ -108,6 +108,8 @@ LISTS = {  # what the matrices of dvc.yaml run over
     "${decoders}": ["onestep"],
     "${generators}": ["ar", "masked"],
     "${alternating_generators}": ["addp"],
+    "${text_encoders}": [],
+    "${caption_checkers}": [],
     "${ablation.num_codes}": [4],
     "${ablation.dims}": [2],
 }

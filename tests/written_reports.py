@@ -17,6 +17,8 @@ PARAMS = {
     "decoders": ["onestep", "diffusion", "diffusion_worse", "diffusion_better", "diffusion_undecided"],
     "generators": ["ar", "masked"],
     "alternating_generators": [],
+    "text_encoders": [],
+    "caption_checkers": [],
     "ablation": {"num_codes": [8, 16], "dims": [2, 32]},
 }
 

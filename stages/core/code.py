@@ -29,8 +29,7 @@ from typing import Any, TypeVar
 
 from stages.core import UserError
 
-ROOT = Path(__file__).absolute().parents[2]
-CODE = Path("data/code")  # below the current folder, where DVC runs the stages
+ROOT, CODE = Path(__file__).absolute().parents[2], Path("data/code")  # the latter where DVC runs the stages
 STARTED_NS, SAVE_SECS = time.time_ns(), 1.0
 DOCUMENTED, MODULE = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef), re.compile(r"stages\.\w+\.\w+")
 EMPTY = hashlib.sha256(b"Module()").hexdigest()  # the hash of a file without code
@@ -173,7 +172,8 @@ def main() -> None:
     for folder, modules in ((out, commands()), (out / "kinds", kinds())):
         for module in modules:
             write_lines(folder / module.removeprefix("stages."), hashes_of(module))
-    (out / "no_folder").write_text("What the stage `data` depends on where data.source is no folder.\n")
+    (out / "no_folder").write_text("What stages depend on where a path in params.yaml names nothing.\n")
+    write_lines(out.with_name("text") / "none", {})  # the stage `captions` depends on the folder
 
 
 def begin() -> None:

@@ -55,31 +55,31 @@ class Block(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, cache: tuple[Tensor, ...] | None, start: int, turns: Tensor | None = None,
-        sees_RS: Tensor | None = None,
+        sees: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """float [B, T, D] -> [B, T, D]. With a cache, x holds positions from `start` on; the cache holds earlier ones.
 
         If the cache of a causal block holds earlier positions, x must be a single one. `turns`, float [2, 2, T, D/H]
         or [2, 2, B, 1, T, D/H]: cos and signed sin of the rotary angles of queries and of keys.
 
-        `sees`, bool [R, S], replaces the causal rule: which of positions 0 … S - 1 each of the last R of x attends to.
-        Nothing attends to positions from S on. Returns those last R positions alone.
+        `sees`, bool [R, S] or [B, 1, R, S], replaces the causal rule: which of positions 0 … S - 1 each of the last R
+        of x attends to. Nothing attends to positions from S on. Returns those last R positions alone.
         """
         heads = self.qkv(self.norm_attention(x_BTD)).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], 1)
         q, k = self.norm_q(q), self.norm_k(k)
         if turns is not None:
             q, k = rotate(q, *turns[0]), rotate(k, *turns[1])
-        if sees_RS is not None:
-            rows, held = len(sees_RS), sees_RS.shape[1] - start
+        if sees is not None:
+            rows, held = sees.shape[-2], sees.shape[-1] - start
             x_BTD, q, k, v = x_BTD[:, -rows:], q[:, :, -rows:], k[:, :, :held], v[:, :, :held]
         stop = start + k.shape[2]
         if cache is not None:
             cache[0][:, :, start:stop], cache[1][:, :, start:stop] = k, v
             k, v = cache[0][:, :, :stop], cache[1][:, :, :stop]
         # A single newest position attends to everything before it, so it needs no mask.
-        causal, shared = self.causal and q.shape[2] > 1 and sees_RS is None, self.kv_heads < self.heads
-        mixed = F.scaled_dot_product_attention(q, k, v, sees_RS, is_causal=causal, enable_gqa=shared)
+        causal, shared = self.causal and q.shape[2] > 1 and sees is None, self.kv_heads < self.heads
+        mixed = F.scaled_dot_product_attention(q, k, v, sees, is_causal=causal, enable_gqa=shared)
         x_BTD = x_BTD + self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
         return x_BTD + self.drop(self.mlp(self.norm_mlp(x_BTD)))
 

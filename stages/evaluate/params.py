@@ -1,11 +1,11 @@
-"""Sections `classifier`, `reference`, `reconstruction` and `generation` of params.yaml."""
+"""Sections `classifier`, `caption_checker`, `reference`, `reconstruction` and `generation` of params.yaml."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from stages.core.params import Section
+from stages.core.params import Section, load
 from stages.core.progress import LARGE_BASE_BYTES
 from stages.core.schemas import Affine, Optim
 
@@ -32,6 +32,20 @@ class ClassifierParams(Section):
         if any(width < 1 for width in widths):
             raise ValueError(f"{widths}: expected positive numbers of channels")
         return widths
+
+
+class CaptionCheckerParams(Section):
+    """A network that reads from images what captions say: of rendered scenes shape, color and position."""
+
+    kind: Literal["scenes"]
+    img_px: int = Field(ge=8)  # larger images are averaged down to it
+    widths: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)  # channels at img_px, then after each halving
+    optim: Optim
+
+
+def load_checker_params(name: str, path: Path) -> CaptionCheckerParams:
+    """The section `caption_checker.<name>`."""
+    return load(f"caption_checker.{name}", CaptionCheckerParams, path)
 
 
 class ReferenceParams(Section):

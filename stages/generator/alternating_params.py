@@ -133,4 +133,6 @@ def frozen_errors(name: str, generators: list[str], path: Path) -> list[str]:
                 f"generator.{name}.{key} = {shown(chosen)}: expected a member of `{room}s` of kind {needed}: "
                 f"{', '.join(one for one in listed if kind_at(one, path, room) == needed) or 'none is there'}"
             )
+        elif room == "generator" and load_params(chosen, path).training.condition != "class":
+            lines.append(f"generator.{name}.{key} = {shown(chosen)}: generator.{chosen}.condition: expected class")
     return lines

@@ -14,16 +14,16 @@ from stages.generator.transformer import TokenTransformer, uniforms
 CAUSAL = True
 BOUND = "exact"
 FILLS = "end"  # draws codes after known ones, not between them
-loss, nats = autoregressive_loss, autoregressive_nats  # given the class, int64 [B]
+loss, nats = autoregressive_loss, autoregressive_nats  # given the class, int64 [B], or the caption
 
 
-def sample(model: TokenTransformer, labels_B: Tensor, sampling: Sampling, seed: int, first: int = 0) -> Tensor:
-    """int64 [B, N] codes for the given classes; keys and values are cached. `first`: number of the first sample."""
-    return _continue(model, labels_B, labels_B.new_empty(len(labels_B), 0), sampling, seed, first)
+def sample(model: TokenTransformer, given: Tensor, sampling: Sampling, seed: int, first: int = 0) -> Tensor:
+    """int64 [B, N] codes for classes or captions; keys and values are cached. `first`: number of the first sample."""
+    return _continue(model, given, given.new_empty((len(given), 0), dtype=torch.int64), sampling, seed, first)
 
 
 def fill(
-    model: TokenTransformer, labels_B: Tensor, known_BN: Tensor, sampling: Sampling, seed: int, first: int = 0
+    model: TokenTransformer, given: Tensor, known_BN: Tensor, sampling: Sampling, seed: int, first: int = 0
 ) -> Tensor:
     """int64 [B, N]: the known codes, and others drawn after them; `known_BN` int64, `num_codes` where unknown.
 
@@ -36,16 +36,16 @@ def fill(
             "a generator of kind ar draws codes from the upper left to the lower right: it can only draw everything "
             "below some row of the image, not around known codes; use one of kind masked"
         )
-    return _continue(model, labels_B, known_BN[:, :count], sampling, seed, first)
+    return _continue(model, given, known_BN[:, :count], sampling, seed, first)
 
 
 @torch.inference_mode()
 def _continue(
-    model: TokenTransformer, labels_B: Tensor, known_BP: Tensor, sampling: Sampling, seed: int, first: int
+    model: TokenTransformer, given: Tensor, known_BP: Tensor, sampling: Sampling, seed: int, first: int
 ) -> Tensor:
-    uniform_BN = uniforms(seed, first, len(labels_B), (model.num_patches,), labels_B.device)
-    with compute(labels_B.device, sampling.precision):
-        logits = NextLogits(model, labels_B, known_BP, sampling)
+    uniform_BN = uniforms(seed, first, len(given), (model.num_patches,), given.device)
+    with compute(given.device, sampling.precision):
+        logits = NextLogits(model, given, known_BP, sampling)
         filters = sampling.model_dump(exclude={"guidance", "precision"})
         return sample_autoregressive(logits, uniform_BN, known_BP=known_BP, **filters)
 
@@ -62,12 +62,12 @@ class NextLogits:
     the unconditional half catches up once, in one pass over all codes so far.
     """
 
-    def __init__(self, model: TokenTransformer, labels_B: Tensor, known_BP: Tensor, sampling: Sampling):
-        self.scales = guidance_scales(sampling.guidance if model.num_classes else 1.0, model.num_patches)
+    def __init__(self, model: TokenTransformer, given: Tensor, known_BP: Tensor, sampling: Sampling):
+        self.scales = guidance_scales(sampling.guidance if model.is_conditional else 1.0, model.num_patches)
         halves = 2 if any(scale != 1 for scale in self.scales) else 1
-        self.classes = torch.cat([labels_B, torch.full_like(labels_B, model.num_classes)][:halves])
-        self.network, self.codes = for_sampling(model, len(self.classes)), [*known_BP.unbind(1)]
-        whole, batch = self.network.new_cache(len(self.classes)), len(labels_B)
+        self.given = torch.cat([given, model.null(len(given))][:halves])
+        self.network, self.codes = for_sampling(model, len(self.given)), [*known_BP.unbind(1)]
+        whole, batch = self.network.new_cache(len(self.given)), len(given)
         self.caches = [whole, *halves_of(whole, batch)]
         self.batch, self.behind = batch, [True, True]  # of the conditional and the unconditional half
 
@@ -78,14 +78,13 @@ class NextLogits:
         halves = 1 if scale == 1 else 2
         for half in range(halves):
             self._catch_up(half, position)
-        newest = self.classes[: halves * self.batch] if newest_B is None else newest_B.repeat(halves)
+        newest = self.given[: halves * self.batch] if newest_B is None else newest_B.repeat(halves)
         logits = self.network.next_logits(newest, position, self.caches[1 if scale == 1 else 0])
         return logits if scale == 1 else guide(*logits.chunk(2), scale)
 
     def _catch_up(self, half: int, position: int) -> None:
-        """Cache the class and all codes but the newest, which `next_logits` adds, the first time a half runs."""
+        """Cache what is given and all codes but the newest, which `next_logits` adds, the first time a half runs."""
         if self.behind[half] and position:
-            classes = self.classes[half * self.batch :][: self.batch]
-            before_BT = torch.stack([classes, *self.codes[: position - 1]], 1)
-            self.network.fill_cache(before_BT, self.caches[1 + half])
+            before_BT = torch.stack(self.codes[:position], 1)[:, :-1]
+            self.network.fill_cache(self.given[half * self.batch :][: self.batch], before_BT, self.caches[1 + half])
         self.behind[half] = False

@@ -3,6 +3,7 @@
 generator = load_generator("data/generator/kmeans-masked")
 sample = generator.sample(classes=[3, "seven", None], seed=0)   # sample.codes [3, N], sample.images uint8 [3, H, W, 3]
 sample = generator.inpaint(images, mask, classes=[3])           # also outpaint and vary: parts of given images anew
+sample = generator.sample(captions=["a red star", None])        # with condition: caption
 """
 
 import operator
@@ -23,51 +24,57 @@ from stages.core import UserError, artifact
 from stages.core.params import Precision
 from stages.decoder.decoder import Decoder, check_drawn, codebook_of, load_decoder, samples_stage
 from stages.generator.alternating_params import kind_named
-from stages.generator.editing import Classes, Editing, Sample, check_fills
+from stages.generator.editing import Asked, Captions, Classes, Editing, Sample, check_fills
 from stages.generator.open_network import open_network
 from stages.generator.params import Sampling
 from stages.generator.transformer import check_unconditional
+from stages.text.reader import ENCODER, load_encoder
 
 NAMES_SHOWN = 20  # class names in an error message
 
 
 class Generator(Editing):
-    """A trained generator with a decoder for its codes and its sampling settings."""
+    """A trained generator with a decoder for its codes and its sampling settings; `folder` is its artifact."""
 
     def __init__(
         self, network: Any, kind: ModuleType, config: dict[str, Any], decoder: Decoder, sampling: Sampling,
-        codebook: Path,
+        codebook: Path, folder: Path,
     ):  # fmt: skip
         self.network, self.kind, self.config, self.decoder, self.sampling = network, kind, config, decoder, sampling
-        self.codebook = codebook
+        self.codebook, self.folder = codebook, folder
         self.classes: list[str] = config["classes"]
 
-    def sample(self, classes: Classes, seed: int = 0, **changes: Any) -> Sample:
+    def sample(
+        self, classes: Classes | None = None, seed: int = 0, captions: Captions | None = None, **changes: Any
+    ) -> Sample:
         """One sample per entry of `classes`: a class name, a class number, or None for an unconditional sample.
 
+        A generator with condition: caption takes `captions` instead, texts or None; `UserError` for unknown words.
         `changes` replaces sampling settings, such as temperature=0.9.
         """
-        labels, sampling = self._asked(classes, changes)
-        return self._decoded(self.kind.sample(self.network, labels, sampling, seed), seed)
+        given, sampling = self._asked(classes, captions, changes)
+        return self._decoded(self.kind.sample(self.network, given, sampling, seed), seed)
 
-    def _fill(
-        self, images: np.ndarray, drawn: np.ndarray, classes: Classes | None, seed: int, changes: dict[str, Any]
-    ) -> Sample:
+    def _fill(self, images: np.ndarray, drawn: np.ndarray, asked: Asked, seed: int, changes: dict[str, Any]) -> Sample:
         check_fills(self.kind, self.config["kind"])
-        given = [None] * len(images) if classes is None else classes
+        if asked[0] is None and asked[1] is None:
+            asked = (None, [None] * len(images)) if self.by_caption else ([None] * len(images), None)
+        given, sampling = self._asked(*asked, changes)
         if len(given) != len(images):
-            raise UserError(f"classes: {len(given)} for {len(images)} images: expected one per image, or None")
-        labels, sampling = self._asked(given, changes)
+            what = "captions" if self.by_caption else "classes"
+            raise UserError(f"{what}: {len(given)} for {len(images)} images: expected one per image, or None")
         codes = torch.from_numpy(self.tokenizer.encode(images))
         known = codes.masked_fill(torch.from_numpy(drawn), self.network.num_codes).to(self.network.device)
-        return self._decoded(self.kind.fill(self.network, labels, known, sampling, seed), seed)
+        return self._decoded(self.kind.fill(self.network, given, known, sampling, seed), seed)
 
-    def _asked(self, classes: Classes, changes: dict[str, Any]) -> tuple[torch.Tensor, Sampling]:
-        """Class numbers, int64 [B], and sampling settings; `UserError` for impossible ones."""
-        sampling = changed(self.sampling, changes)
-        if None in classes or sampling.guidance != 1:
+    def _asked(
+        self, classes: Classes | None, captions: Captions | None, changes: dict[str, Any]
+    ) -> tuple[torch.Tensor, Sampling]:
+        """The input of the network, [B, …], and sampling settings; `UserError` for impossible ones."""
+        sampling, given = changed(self.sampling, changes), self.given(classes, captions)
+        if None in ((captions or ()) if classes is None else classes) or sampling.guidance != 1:
             check_unconditional("this generator", self.config, f"None or guidance {sampling.guidance}")
-        return torch.tensor([self.class_number(one) for one in classes], device=self.network.device), sampling
+        return given.to(self.network.device), sampling
 
     def _decoded(self, codes: torch.Tensor, seed: int) -> Sample:
         return Sample(codes.cpu().numpy(), self.decoder.decode(codes.cpu(), torch.Generator().manual_seed(seed)))
@@ -80,6 +87,27 @@ class Generator(Editing):
         if artifact.digest(self.codebook) != self.config["inputs"].get("codebook"):
             raise UserError(f"{self.codebook}: not the codebook whose codes this generator draws. Run `dvc repro`.")
         return load_tokenizer(self.codebook, self.network.device)
+
+    @property
+    def by_caption(self) -> bool:
+        """Whether captions condition it, not classes."""
+        return "text_encoder" in self.config
+
+    def given(self, classes: Classes | None, captions: Captions | None) -> torch.Tensor:
+        """The input of the network, [B, …]; `UserError` unless exactly what conditions this generator is given."""
+        wanted, other = (captions, classes) if self.by_caption else (classes, captions)
+        if wanted is None or other is not None:
+            what = "captions" if self.by_caption else "classes"
+            raise UserError(f"{self.folder}: expected {what}=[…], and nothing else")
+        if classes is not None:
+            return torch.tensor([self.class_number(one) for one in classes], dtype=torch.int64)
+        rows = [self.text_encoder.encode([one]) if one is not None else self.network.null(1).cpu() for one in wanted]
+        return torch.cat(rows) if rows else self.network.null(0)
+
+    @cached_property
+    def text_encoder(self) -> Any:
+        """The encoder of captions, which stands in the artifact."""
+        return load_encoder(self.folder / ENCODER)
 
     def class_number(self, given: int | str | None) -> int:
         """The number of a class given by name or number; num_classes for None."""
@@ -135,7 +163,7 @@ def load_generator(
         raise UserError(f"{chosen}: decodes codes of {decoded}, {folder} draws codes of {config['tokenizer']}")
     check_drawn(folder, config, chosen)
     beside = data_folder(folder) / "codebook" / config["tokenizer"]
-    return Generator(network, kind, config, loaded, sampling_of(folder, config), Path(codebook or beside))
+    return Generator(network, kind, config, loaded, sampling_of(folder, config), Path(codebook or beside), folder)
 
 
 def only_decoder(folder: Path, config: dict[str, Any]) -> Path:

@@ -1,6 +1,7 @@
 """Likelihood of codes under a generator: exact for `ar`, an upper bound of -ln p for `masked`."""
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from stages.core.distributed import linspace_indices
 from stages.core.metrics import count_codes
+from stages.generator.conditions import Conditions
 from stages.generator.params import LIKELIHOOD_BATCH
 from stages.tokens.reader import Tokens
 
@@ -18,26 +20,31 @@ BOUND_MASKS = 5_000  # masks drawn for the bound of kind masked: several per val
 
 @torch.inference_mode()
 def nats_per_image(
-    model: Any, data: Tokens, kind: ModuleType, device: torch.device, limit: int, draws: int
-) -> np.ndarray:
-    """float64 [M]: -ln p of view 0 of at most `limit` images, given their class; mean over at least `draws` masks."""
+    model: Any, data: Tokens, given_of: Callable[[np.ndarray], Tensor], kind: ModuleType, device: torch.device,
+    limit: int, draws: int,
+) -> np.ndarray:  # fmt: skip
+    """float64 [M]: -ln p of view 0 of at most `limit` images; mean over at least `draws` masks.
+
+    `given_of`: numbers of images int64 [B] -> what the model is given of them.
+    """
     rng, chosen = torch.Generator().manual_seed(0), linspace_indices(len(data.labels), limit)
     copies = min(draws, max(1, LIKELIHOOD_BATCH // len(chosen)))  # few images fill a batch several times
     filled: np.ndarray = np.tile(chosen, copies)
     parts = np.array_split(filled, math.ceil(len(filled) / LIKELIHOOD_BATCH))
     found: list[Tensor] = []
     for part in parts * math.ceil(draws / copies):
-        labels = np.where(data.labels[part] < 0, data.num_classes, data.labels[part])
-        given = torch.from_numpy(labels), torch.from_numpy(data.codes[0][part].astype(np.int64))
+        given = given_of(part), torch.from_numpy(data.codes[0][part].astype(np.int64))
         found.append(kind.nats(model, *(tensor.to(device) for tensor in given), rng).double().cpu())
     return torch.cat(found).view(-1, len(chosen)).mean(0).numpy()
 
 
-def likelihood_facts(model: Any, data: dict[str, Tokens], kind: ModuleType, device: torch.device) -> dict[str, Any]:
+def likelihood_facts(
+    model: Any, data: dict[str, Tokens], conditions: Conditions, kind: ModuleType, device: torch.device
+) -> dict[str, Any]:
     """Likelihood of all val images; `_std` is the standard error of the mean over images."""
     val, codes = data["val"], model.num_patches
     draws = 1 if kind.BOUND == "exact" else max(1, BOUND_MASKS // len(val.labels))
-    nats = nats_per_image(model, val, kind, device, len(val.labels), draws)
+    nats = nats_per_image(model, val, given_fn(conditions, "val"), kind, device, len(val.labels), draws)
     mean, std = float(nats.mean()), float(nats.std() / len(nats) ** 0.5)
     perplexity = math.exp(mean / codes)
     return {
@@ -51,6 +58,11 @@ def likelihood_facts(model: Any, data: dict[str, Tokens], kind: ModuleType, devi
         "val_bits_per_image_std": round(std / math.log(2), 3),
         "unigram_perplexity": round(unigram_perplexity(data["train"], val), 4),
     }
+
+
+def given_fn(conditions: Conditions, split: str) -> Callable[[np.ndarray], Tensor]:
+    """Images of a split -> what the model is given of them when it is evaluated."""
+    return lambda images: conditions.given(split, conditions.of(split, images))
 
 
 def unigram_perplexity(train: Tokens, val: Tokens) -> float:

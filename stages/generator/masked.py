@@ -13,37 +13,35 @@ from stages.generator.transformer import TokenTransformer, uniforms
 CAUSAL = False
 BOUND = "upper"
 FILLS = "any"  # draws codes at any positions around known ones
-loss, nats = masked_loss, masked_nats  # given the class, int64 [B]
+loss, nats = masked_loss, masked_nats  # given the class, int64 [B], or the caption
 
 
-def sample(model: TokenTransformer, labels_B: Tensor, sampling: MaskedSampling, seed: int, first: int = 0) -> Tensor:
-    """int64 [B, N] codes for the given classes. `first`: number of the first sample."""
-    nothing = torch.full((len(labels_B), model.num_patches), model.num_codes, device=labels_B.device)
-    return fill(model, labels_B, nothing, sampling, seed, first)
+def sample(model: TokenTransformer, given: Tensor, sampling: MaskedSampling, seed: int, first: int = 0) -> Tensor:
+    """int64 [B, N] codes for classes or captions. `first`: number of the first sample."""
+    nothing = torch.full((len(given), model.num_patches), model.num_codes, device=given.device)
+    return fill(model, given, nothing, sampling, seed, first)
 
 
 @torch.inference_mode()
 def fill(
-    model: TokenTransformer, labels_B: Tensor, known_BN: Tensor, sampling: MaskedSampling, seed: int, first: int = 0
+    model: TokenTransformer, given: Tensor, known_BN: Tensor, sampling: MaskedSampling, seed: int, first: int = 0
 ) -> Tensor:
     """int64 [B, N]: the known codes, and others drawn around them; `known_BN` int64, `num_codes` where unknown."""
     shape = (sampling.steps, 2, model.num_patches)
-    uniform = uniforms(seed, first, len(labels_B), shape, labels_B.device)
+    uniform = uniforms(seed, first, len(given), shape, given.device)
     scales = iter(guidance_scales(sampling.guidance, sampling.steps))
     settings = sampling.model_dump(exclude={"guidance", "steps", "precision"})
-    with compute(labels_B.device, sampling.precision):
-        network = for_sampling(model, len(labels_B) * model.num_patches)
+    with compute(given.device, sampling.precision):
+        network = for_sampling(model, len(given) * model.num_patches)
         return sample_maskgit(
-            lambda codes, at: guided_logits(network, labels_B, codes, at, next(scales)),
+            lambda codes, at: guided_logits(network, given, codes, at, next(scales)),
             uniform, num_codes=model.num_codes, known_BN=known_BN, **settings,
         )  # fmt: skip
 
 
-def guided_logits(
-    model: TokenTransformer, labels_B: Tensor, codes_BN: Tensor, at_BN: Tensor, guidance: float
-) -> Tensor:
-    """Logits [M, K] at the M true positions of `at`; guided if there are classes and `guidance` is not 1."""
-    if guidance == 1 or not model.num_classes:
-        return model(labels_B, codes_BN, at_BN)
-    none = torch.full_like(labels_B, model.num_classes)
-    return guide(*model(torch.cat([labels_B, none]), codes_BN.repeat(2, 1), at_BN.repeat(2, 1)).chunk(2), guidance)
+def guided_logits(model: TokenTransformer, given: Tensor, codes_BN: Tensor, at_BN: Tensor, guidance: float) -> Tensor:
+    """Logits [M, K] at the M true positions of `at`; guided if something is given and `guidance` is not 1."""
+    if guidance == 1 or not model.is_conditional:
+        return model(given, codes_BN, at_BN)
+    both = torch.cat([given, model.null(len(given))])
+    return guide(*model(both, codes_BN.repeat(2, 1), at_BN.repeat(2, 1)).chunk(2), guidance)

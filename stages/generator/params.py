@@ -2,7 +2,7 @@
 
 generator.model    Model: the transformer that all generators share
 generator.<name>   Training, whose `kind` is one of KINDS
-samples.draws      Draws: how many samples
+samples.draws      SampleDraws: how many samples, of which prompts
 samples.<name>     the sampling schema of that kind
 """
 
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from stages.core.params import Machine, Section, impossible, kind_of, load
 from stages.core.progress import BASE_BYTES
-from stages.core.schemas import Guidance, MaskRatio, MaskSchedule, Optim, TransformerConfig, guidance_scales
+from stages.core.schemas import Draws, Guidance, MaskRatio, MaskSchedule, Optim, TransformerConfig, guidance_scales
 
 LIKELIHOOD_BATCH = 64  # images per batch, a constant because the masks are drawn per batch
+NO_PROMPTS = "data/code/no_folder"  # a path that exists, as DVC needs it
 # Names that no generator may have: of the sections beside theirs, and of what metrics.json holds beside their metrics.
 RESERVED = ("model", "draws", "images", "tokenizer", "val", "protocol")
 
@@ -59,9 +60,16 @@ class Model(TransformerConfig):
 
 
 class Training(Optim):
-    """Kind and optimization of one generator."""
+    """Kind, condition and optimization of one generator."""
 
     kind: str
+    condition: Literal["class", "caption"]  # what is given of an image; captions by a text encoder (section captions)
+
+
+class ClassTraining(Training):
+    """The same for kinds that know no captions."""
+
+    condition: Literal["class"]
 
 
 class MaskedTraining(Training):
@@ -82,6 +90,19 @@ class Params(Section):
         logits = max(images, LIKELIHOOD_BATCH) * num_patches * num_codes
         masked = self.training.kind == "masked" and self.training.precision == "bf16"
         return self.model.peak_bytes(parameters, images, num_patches, logits, masked)
+
+
+class SampleDraws(Draws):
+    """The same with what generators by caption are asked to show."""
+
+    prompts: str  # a file with a caption per line, for generators with condition: caption; NO_PROMPTS: val captions
+
+    @field_validator("prompts")
+    @classmethod
+    def prompts_are_there(cls, path: str) -> str:
+        if path != NO_PROMPTS and not Path(path or "?").is_file():
+            raise ValueError(f"{path!r}: expected a file with a caption per line, or {NO_PROMPTS}")
+        return path
 
 
 class Sampling(Section):
@@ -146,10 +167,12 @@ KINDS = {
         MaskedSampling(**PLAIN, steps=8, choice_temperature=4.5, mask_schedule="cosine"),  # MaskGIT's
         MaskedTraining,
     ),
-    "ar_bits": Kind("stages.generator.ar_bits", BitSampling(**PLAIN, bit_steps=4)),  # BAR's
+    "ar_bits": Kind("stages.generator.ar_bits", BitSampling(**PLAIN, bit_steps=4), ClassTraining),  # BAR's
     "parallel_ar": Kind(
-        "stages.generator.parallel_ar", ParallelSampling(**PLAIN, steps=16, schedule="arccos")
-    ),  # ARPG's
+        "stages.generator.parallel_ar",
+        ParallelSampling(**PLAIN, steps=16, schedule="arccos"),  # ARPG's
+        ClassTraining,
+    ),
 }
 
 

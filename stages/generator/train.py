@@ -1,4 +1,4 @@
-"""Train a generator on codes, with and without classes in one model.
+"""Train a generator on codes, with and without what conditions it in one model: classes or captions.
 
 Run:    dvc repro generator                 (one of them: dvc repro generator@kmeans-ar; on four GPUs: NPROC=4 dvc …)
 Expect: digits: 1 to 2 minutes each on two cores; train and val likelihood in
@@ -18,6 +18,7 @@ from stages.core import runtime
 from stages.core.params import Machine, load
 from stages.core.schemas import check_shares
 from stages.generator.params import load_params
+from stages.text.chosen import read_chosen
 
 
 def main() -> None:
@@ -25,6 +26,10 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="section of params.yaml below `generator`")
     parser.add_argument("--tokens", type=Path, required=True, help="tokens artifact")
     parser.add_argument("--codebook", type=Path, required=True, help="codebook artifact, for near codes")
+    parser.add_argument(
+        "--captions", type=Path, required=True, help="which text encoder it reads, of the stage captions"
+    )
+    parser.add_argument("--text", type=Path, required=True, help="folder with one text artifact per text encoder")
     parser.add_argument("--out", type=Path, required=True, help="generator artifact to write")
     parser.add_argument("--report", type=Path, required=True, help="folder for curves")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
@@ -34,7 +39,8 @@ def main() -> None:
 
     from stages.generator.training import train
 
-    train(args.tokens, args.codebook, args.out, args.report, params, machine)
+    text = read_chosen(args.captions, args.text)
+    train(args.tokens, args.codebook, args.out, args.report, params, machine, text)
 
 
 if __name__ == "__main__":

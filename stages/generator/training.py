@@ -22,49 +22,64 @@ from stages.core.schemas import Optim
 from stages.core.scratch import scratch
 from stages.core.train import Batch, fit
 from stages.generator.code_noise import NoisyCodes, load_nearest
-from stages.generator.likelihood import likelihood_facts, nats_per_image
+from stages.generator.conditions import Conditions, open_conditions
+from stages.generator.likelihood import given_fn, likelihood_facts, nats_per_image
 from stages.generator.params import KINDS, Model, Params
 from stages.generator.transformer import build_network
+from stages.text.reader import ENCODER
 from stages.tokens.reader import Tokens, load_tokens, token_facts
 
 EVAL_IMAGES = 256  # per split, evenly spaced
 
 
-def train(tokens: Path, codebook: Path, out: Path, report: Path, params: Params, machine: Machine) -> None:
-    """Write the generator artifact `out`; curves and last scores go to the folder `report`."""
+def train(
+    tokens: Path, codebook: Path, out: Path, report: Path, params: Params, machine: Machine, text: Path | None = None
+) -> None:
+    """Write the generator artifact `out`; curves and last scores go to the folder `report`. `text`: of its captions."""
     facts, optim, curves = token_facts(tokens), params.training, Curves()
     data, kind = (
         {split: load_tokens(tokens, split) for split in ("train", "val")},
         import_kind(KINDS[optim.kind].module),
     )
     per_class = count_train(tokens, data["train"].labels, facts["classes"])
-    shape, device = network_shape(facts, params.model, kind.CAUSAL), pick_device(machine.device)
+    conditions = open_conditions(f"generator.{params.name}", optim, data, tokens, text)
+    by_caption = [conditions.folder] if conditions.folder else []
+    shape, device = network_shape(facts, params.model, kind.CAUSAL) | conditions.shape, pick_device(machine.device)
     nearest = load_nearest(codebook, params.model.code_noise).to(device) if params.model.code_noise.share else None
     torch.manual_seed(optim.seed)
     network = build_network(kind, shape).to(device)
     estimate_cost(out, network, data, params, machine)
-    with process_group(), scratch(out, params, [tokens], meet=barrier) as work:
-        batch_at, batch_keys = batches(data["train"], optim, params.model.class_dropout)
+    with process_group(), scratch(out, params, [tokens, *by_caption], meet=barrier) as work:
+        batch_at, batch_keys = batches(data["train"], conditions, optim, params.model.class_dropout)
         fit(
-            network, optim, batch_at, loss_fn(kind, params, device, nearest), evaluator(data, kind, device), curves,
+            network, optim, batch_at, loss_fn(kind, params, device, nearest),
+            evaluator(data, conditions, kind, device), curves,
             work=work, machine=machine, device=device, name=f"generator {out.name}",
             batch_keys=batch_keys,
         )  # fmt: skip
         if distributed.rank() == 0:
             curves.write(report, images=artifact.images_digest(tokens))
-            likelihood = likelihood_facts(network, data, kind, device)
+            likelihood = likelihood_facts(network, data, conditions, kind, device)
             publish(out, network, {
                 "kind": optim.kind, "name": params.name, "tokenizer": facts["tokenizer"], "classes": facts["classes"],
                 "train_per_class": per_class, "class_dropout": params.model.class_dropout, "shape": shape,
                 "sampling": KINDS[optim.kind].plain.model_dump(), "likelihood": likelihood,
-                "inputs": {"tokens": artifact.digest(tokens), **facts["inputs"]},  # whose codes, of which images
-            })  # fmt: skip
+                "inputs": {"tokens": artifact.digest(tokens), **facts["inputs"], **text_digest(conditions.folder)},
+                **conditions.facts,
+            }, conditions.folder)  # fmt: skip
         barrier()
 
 
-def publish(out: Path, network: nn.Module, config: dict[str, Any]) -> None:
-    """Write the artifact and print the likelihood of the val codes."""
+def text_digest(text: Path | None) -> dict[str, str]:
+    """Which captions a generator was trained with; {} for none."""
+    return {"text": artifact.digest(text)} if text else {}
+
+
+def publish(out: Path, network: nn.Module, config: dict[str, Any], text: Path | None = None) -> None:
+    """Write the artifact, with the text encoder of its captions, and print the likelihood of the val codes."""
     with artifact.new_artifact(out, "generator", config) as folder:
+        if text:
+            artifact.copy(text / ENCODER, folder / ENCODER)
         save_tensors(folder / "model.safetensors", network.state_dict())
     print(f"generator {out.name}: " + ", ".join(f"{key} {value}" for key, value in config["likelihood"].items()))
 
@@ -78,15 +93,16 @@ def estimate_cost(out: Path, network: Any, data: dict[str, Tokens], params: Para
 
 
 def network_shape(facts: dict[str, Any], model: Model, causal: bool) -> dict[str, Any]:
-    """The arguments of `build_network`, from the tokens, the params and the kind."""
+    """The arguments of `build_network`, from the tokens, the params and the kind; conditions add theirs."""
     sizes = {key: facts[key] for key in ("num_codes", "num_patches", "grid")}
     return {**sizes, "num_classes": len(facts["classes"]), **model.network(), "causal": causal}
 
 
 def batches(
-    data: Tokens, optim: Optim, class_dropout: float
+    data: Tokens, conditions: Conditions, optim: Optim, dropout: float
 ) -> tuple[Callable[[int], Batch], Callable[[int], list[int]]]:
-    """step -> (labels [B], codes [B, N]) of seeded images, views and class dropouts; step -> image numbers.
+    """step -> (given [B, …], codes [B, N]) of seeded images, views and dropouts; step -> image numbers.
+
     The whole batch is drawn in every process; B is the share of this one.
     """
 
@@ -96,10 +112,9 @@ def batches(
     def batch_at(step: int) -> Batch:
         rng, index = np.random.default_rng(seed_of("generator", optim.seed, step)), images_at(step)
         views = rng.integers(len(data.codes), size=len(index))
-        dropped = (rng.random(len(index)) < class_dropout) | (data.labels[index] < 0)
-        labels = np.where(dropped, data.num_classes, data.labels[index])
+        numbers = conditions.drawn(index, dropout, rng)
         codes = data.codes[distributed.share_of(views), distributed.share_of(index)].astype(np.int64)
-        return torch.from_numpy(distributed.share_of(labels)), torch.from_numpy(codes)
+        return conditions.given("train", distributed.share_of(numbers)), torch.from_numpy(codes)
 
     return batch_at, lambda step: images_at(step).tolist()
 
@@ -120,14 +135,14 @@ def loss_fn(kind: ModuleType, params: Params, device: torch.device, nearest_KC: 
     return loss
 
 
-def evaluator(data: dict[str, Tokens], kind: ModuleType, device: torch.device) -> Any:
-    """step, averaged model -> nats per code of train and val images, not augmented, class given."""
+def evaluator(data: dict[str, Tokens], conditions: Conditions, kind: ModuleType, device: torch.device) -> Any:
+    """step, averaged model -> nats per code of train and val images, not augmented, class or caption given."""
+
+    def nats_of(model: Any, split: str) -> float:
+        given_of = given_fn(conditions, split)
+        return nats_per_image(model, data[split], given_of, kind, device, EVAL_IMAGES, 1).mean() / model.num_patches
 
     def evaluate(step: int, model: Any) -> dict[str, float]:
-        return {
-            f"{split}/nats_per_code": nats_per_image(model, data[split], kind, device, EVAL_IMAGES, 1).mean()
-            / model.num_patches
-            for split in ("train", "val")
-        }
+        return {f"{split}/nats_per_code": nats_of(model, split) for split in ("train", "val")}
 
     return evaluate

@@ -1,6 +1,7 @@
 """The transformer over codes, causal for `ar` and bidirectional for `masked`.
 
-Sequence: one class position, then the N codes in raster order; the class "none" makes the model unconditional.
+Sequence: one class position, or the W positions of a caption (prefix.py), then the N codes in raster order; the class
+"none" and the null caption make the model unconditional.
 B = batch, T = positions, D = width, K = codes.
 """
 
@@ -18,14 +19,15 @@ from stages.core.networks import load_tensors
 from stages.core.transformer import Block, Cache, new_cache, shrink_branches, start_weights
 from stages.generator.params import KINDS
 from stages.generator.places import LocalMixing, rotary_tables
+from stages.generator.prefix import CaptionPrefix, attention_mask, seen_columns
 
 Positions = Literal["learned", "rotary", "both"]
 
 
 class TokenTransformer(nn.Module):
-    """Codes and a class -> logits over the codes.
+    """Codes and a class or a caption -> logits over the codes.
 
-    causal: position t attends to the class and to codes before t, and predicts code t.
+    causal: position t attends to what is given and to codes before t, and predicts code t.
     otherwise: every position attends to all; the code `num_codes` means "masked".
     """
 
@@ -35,59 +37,101 @@ class TokenTransformer(nn.Module):
 
     def __init__(
         self, *, num_codes: int, num_classes: int, num_patches: int, grid: int, dim: int, depth: int, heads: int,
-        dropout: float, causal: bool, positions: Positions = "learned", local: int = 0, **block: Any,
+        dropout: float, causal: bool, positions: Positions = "learned", local: int = 0,
+        caption: dict[str, int] | None = None, **block: Any,
     ):  # fmt: skip
         super().__init__()
         self.num_codes, self.num_classes, self.num_patches, self.causal = num_codes, num_classes, num_patches, causal
         self.embed_code = nn.Embedding(num_codes if causal else num_codes + 1, dim)
-        self.embed_class = nn.Embedding(num_classes + 1, dim)
-        learned = nn.Parameter(torch.empty(num_patches + 1, dim)) if positions != "rotary" else None
+        self.prefix = CaptionPrefix(dim, **caption) if caption else None
+        self.before = self.prefix.words if self.prefix else 1  # positions before the codes
+        self.embed_class = None if caption else nn.Embedding(num_classes + 1, dim)
+        learned = nn.Parameter(torch.empty(num_patches + self.before, dim)) if positions != "rotary" else None
         self.register_parameter("embed_position", learned)
-        turns = rotary_tables(grid, num_patches, dim // heads, causal) if positions != "learned" else None
+        rotary = positions != "learned"
+        turns = rotary_tables(grid, num_patches, dim // heads, causal, self.before) if rotary else None
         self.register_buffer("turns", turns, persistent=False)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout, causal, **block) for _ in range(depth))
-        mixing = [LocalMixing(dim, local, grid, num_patches, causal) for _ in range(depth)] if local else []
-        self.mixing = nn.ModuleList(mixing)
+        mixing = (dim, local, grid, num_patches, causal, self.before)
+        self.mixing = nn.ModuleList(LocalMixing(*mixing) for _ in range(depth if local else 0))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_codes)
         self.drop = nn.Dropout(dropout)
         self.apply(start_weights)
         if learned is not None:
             nn.init.normal_(learned, std=0.02)
+        if self.prefix:
+            nn.init.normal_(self.prefix.null, std=0.02)
         shrink_branches(self.blocks)
 
     @property
     def device(self) -> torch.device:
-        return self.embed_class.weight.device
+        return self.embed_code.weight.device
 
-    def forward(self, labels_B: Tensor, codes_BT: Tensor, at_BN: Tensor | None = None) -> Tensor:
-        """labels int64 [B] (num_classes: none), codes int64 [B, T] -> logits float32 [B, N, K].
+    @property
+    def is_conditional(self) -> bool:
+        """Whether there is something to be given, so that guidance has a meaning."""
+        return self.prefix is not None or self.num_classes > 0
+
+    def null(self, batch: int) -> Tensor:
+        """`batch` times the class "none", int64 [B], or the null caption, [B, …]."""
+        if self.prefix is None:
+            return torch.full((batch,), self.num_classes, device=self.device)
+        vocabulary = isinstance(self.prefix.embed, nn.Embedding)
+        dtype = torch.int64 if vocabulary else torch.float32
+        return torch.zeros(batch, *self.prefix.empty_shape, dtype=dtype, device=self.device)
+
+    def forward(self, given: Tensor, codes_BT: Tensor, at_BN: Tensor | None = None) -> Tensor:
+        """Classes int64 [B] (num_classes: none) or captions (prefix.py), codes int64 [B, T] -> float32 [B, N, K].
 
         causal: T = N - 1 or N; the last of N codes is not read. Bidirectional: T = N. With a bool
         `at_BN` only the logits of its M true positions, [M, K], row-major.
         """
         if self.causal:
             codes_BT = codes_BT[:, : self.num_patches - 1]
-        x = torch.cat([self.embed_class(labels_B)[:, None], self.embed_code(codes_BT)], 1)
-        hidden = self._run(x, None, 0)[:, not self.causal :]
+        hidden = self._start(given, codes_BT, None)[:, self.before - self.causal :]
         return self.head(hidden if at_BN is None else hidden[at_BN]).float()
 
-    def next_logits(self, newest_B: Tensor, position: int, cache: Cache) -> Tensor:
-        """Logits [B, K] of code `position`, given the newest input: the class at position 0, else code position - 1."""
-        table = self.embed_code if position else self.embed_class
-        return self.head(self._run(table(newest_B)[:, None], cache, position)[:, -1]).float()
+    def next_logits(self, newest: Tensor, position: int, cache: Cache) -> Tensor:
+        """Logits [B, K] of code `position`, given the newest input: at position 0 what is given, else a code [B]."""
+        if position:
+            start = self.before + position - 1
+            seen = cache[-1][0][..., : start + 1] if self.prefix else None
+            hidden = self._run(self.embed_code(newest)[:, None], cache, start, seen)
+        else:
+            hidden = self._start(newest, newest.new_empty((len(newest), 0), dtype=torch.int64), cache)
+        return self.head(hidden[:, -1]).float()
 
-    def fill_cache(self, before_BT: Tensor, cache: Cache) -> None:
-        """Keys and values of the first T inputs, into an empty cache: the class, then T - 1 codes, int64 [B, T]."""
-        x = torch.cat([self.embed_class(before_BT[:, :1]), self.embed_code(before_BT[:, 1:])], 1)
-        self._run(x, cache, 0)
+    def fill_cache(self, given: Tensor, codes_BT: Tensor, cache: Cache) -> None:
+        """Into an empty cache what `next_logits` keeps of the first inputs: what is given, then codes int64 [B, T]."""
+        self._start(given, codes_BT, cache)
 
     def new_cache(self, batch: int) -> Cache:
-        """An empty cache for `batch` sequences: keys and values, and with local mixing the inputs of each block."""
-        cache, size = new_cache(self.blocks, batch, self.num_patches), (batch, self.num_patches, len(self.norm.weight))
-        return [(*pair, self.embed_class.weight.new_empty(size)) for pair in cache] if self.mixing else cache
+        """An empty cache for `batch` sequences: keys and values, and with local mixing the inputs of each block.
 
-    def _run(self, x_BTD: Tensor, cache: Cache | None, start: int) -> Tensor:
+        With captions a last entry: the positions that are no padding, bool [B, 1, 1, positions].
+        """
+        positions, like = self.before + self.num_patches - 1, self.norm.weight
+        cache = new_cache(self.blocks, batch, positions)
+        if self.mixing:
+            for index, pair in enumerate(cache):
+                cache[index] = (*pair, like.new_empty((batch, positions, len(like))))
+        if self.prefix:
+            cache.append((like.new_empty((batch, 1, 1, positions), dtype=torch.bool),))
+        return cache
+
+    def _start(self, given: Tensor, codes_BT: Tensor, cache: Cache | None) -> Tensor:
+        """What is given, then codes int64 [B, T], through all blocks, from the first position on."""
+        if self.prefix is None:
+            assert self.embed_class is not None
+            return self._run(torch.cat([self.embed_class(given)[:, None], self.embed_code(codes_BT)], 1), cache, 0)
+        x, padded = self.prefix(given)
+        x = torch.cat([x, self.embed_code(codes_BT)], 1)
+        if cache is not None:
+            cache[-1][0][:] = seen_columns(padded, self.before + self.num_patches - 1)
+        return self._run(x, cache, 0, attention_mask(padded, x.shape[1], self.causal))
+
+    def _run(self, x_BTD: Tensor, cache: Cache | None, start: int, sees: Tensor | None = None) -> Tensor:
         stop = start + x_BTD.shape[1]
         if self.embed_position is not None:
             x_BTD = x_BTD + self.embed_position[start:stop]
@@ -97,7 +141,7 @@ class TokenTransformer(nn.Module):
             own = cache[index] if cache is not None else None
             if self.mixing:
                 x_BTD = self.mixing[index](x_BTD, own[2] if own is not None else None, start)
-            x_BTD = block(x_BTD, own, start, turns)
+            x_BTD = block(x_BTD, own, start, turns, sees)
         return self.norm(x_BTD)
 
 
@@ -115,9 +159,10 @@ def load_transformer(folder: Path, device: torch.device | str) -> tuple[Any, dic
 
 
 def check_unconditional(folder: Path | str, config: dict[str, Any], asked: str) -> None:
-    """`UserError` where `asked` needs the model without a class, which it was never trained for."""
-    if config["classes"] and not config["class_dropout"]:
-        raise UserError(f"{asked}: {folder} was trained with class_dropout 0, so never without a class")
+    """`UserError` where `asked` needs the model without a class or caption, which it was never trained for."""
+    given = "caption" if "text_encoder" in config else "class" if config["classes"] else ""
+    if given and not config["class_dropout"]:
+        raise UserError(f"{asked}: {folder} was trained with class_dropout 0, so never without a {given}")
 
 
 def uniforms(seed: int, first: int, count: int, shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from stages.core.artifact import write_atomically
 from stages.core.code import track
 from stages.report import decoders, generators, sections, studies
+from stages.report.captions import captions
 from stages.report.gather import Reports, read_evaluations
 from stages.report.sections import Section
 from stages.report.tables import protocol_lines
@@ -41,7 +42,7 @@ def collect(reports: Reports) -> tuple[list[Section], list[str]]:
         "generated images": lambda: [sections.generated_images(evaluations)],
         "reconstructions": lambda: [sections.reconstructions(reports, evaluations)],
         "decoding steps": lambda: [*decoders.study(reports)],
-        "samples": lambda: [*sections.samples(reports, evaluations)],
+        "samples": lambda: [*sections.samples(reports, evaluations), *captions(reports)],
         "sampling settings": lambda: [generators.sampling(reports), generators.editing(reports)],
         "resolution transfer": lambda: [decoders.resolution_transfer(reports)],
         "encoder probe": lambda: [studies.probe(reports)],

@@ -45,7 +45,7 @@ def open_generator(inputs: Inputs, own: Sampling, params: SamplingStudy, machine
     device = pick_device(machine.device)
     network, config, kind = open_network(inputs.generator, device)
     decoder = load_decoder(inputs.decoder, device, params.decoding_precision)
-    return Generator(network, kind, config, decoder, own, inputs.codebook)
+    return Generator(network, kind, config, decoder, own, inputs.codebook, inputs.generator)
 
 
 def edits(generator: Generator, images: np.ndarray, labels: list[int | None]) -> dict[str, np.ndarray]:

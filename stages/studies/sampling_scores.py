@@ -21,9 +21,9 @@ from stages.evaluate.evaluator import Inputs as Evaluated
 from stages.evaluate.evaluator import decode, open_evaluator
 from stages.evaluate.params import GenerationParams
 from stages.evaluate.score_generation import as_samples, describe, over_seeds, score_real, set_metrics, skipped
+from stages.generator.asked import labels_of, trained_classes
 from stages.generator.editing import random_codes
 from stages.generator.params import KINDS, MaskedSampling, Sampling
-from stages.generator.samples import labels_of, trained_classes
 from stages.generator.transformer import check_unconditional, load_transformer
 from stages.studies.edited_images import save_edited
 from stages.studies.params import SamplingStudy
