@@ -29,7 +29,7 @@ from stages.evaluate.extractors import FeatureExtractor
 from stages.evaluate.reference import load_reference
 from stages.evaluate.samples import load_samples
 from stages.features.reader import FeatureSplit
-from stages.generator.generator import sampling_of
+from stages.generator.neighbors import sampling_of
 from stages.generator.params import KINDS
 from stages.generator.samples import draw_part
 from stages.generator.transformer import load_transformer

@@ -13,7 +13,7 @@ import toy as toys
 
 import semtok
 from stages.core import UserError, artifact
-from stages.generator.generator import sampling_of
+from stages.generator.neighbors import sampling_of
 from stages.generator.params import KINDS
 
 SETTINGS = {

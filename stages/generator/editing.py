@@ -9,10 +9,7 @@ Every code whose patch overlaps the masked pixels is drawn anew; all others stay
 pixels are hidden from the tokenizer, which may look further than a patch.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,77 +17,8 @@ from torch.nn import functional as F
 
 from stages.core import UserError
 from stages.core.distributed import seed_of
-from stages.decoder.decoder import Decoder
 
-Classes = Sequence[int | str | None]  # a class name, a class number, or None for no class
-Captions = Sequence[str | None]  # a text, or None for no caption
-Asked = tuple[Classes | None, Captions | None]  # one of them, as the generator is conditioned; none: unconditional
 HIDDEN = 128  # gray level of hidden pixels where no pixel of the image is known
-
-
-@dataclass(frozen=True)
-class Sample:
-    codes: np.ndarray  # int64 [B, N]
-    images: np.ndarray  # uint8 [B, H, W, 3]
-
-
-class Editing:
-    """The methods of a generator that draw parts of given images anew."""
-
-    config: dict[str, Any]
-    decoder: Decoder
-
-    def inpaint(
-        self, images: np.ndarray, mask: np.ndarray, classes: Classes | None = None, seed: int = 0,
-        captions: Captions | None = None, **changes: Any,
-    ) -> Sample:  # fmt: skip
-        """Every code whose patch overlaps the mask is drawn anew, the others are those of the images.
-
-        `images` uint8 [H, W, 3] or [B, H, W, 3] of the size of training; `mask` bool [H, W] or [B, H, W], True where
-        pixels are drawn; what they hide has no influence. `classes` or `captions`: one per image, or None; the
-        rest as in `sample`.
-        """
-        batch = batch_of(images)
-        check_size(batch, self.decoder.config["img_px"])
-        return self._inpaint(batch, masks_of(mask, batch), (classes, captions), seed, changes)
-
-    def outpaint(
-        self,
-        images: np.ndarray,
-        *,
-        left: int = 0,
-        right: int = 0,
-        top: int = 0,
-        bottom: int = 0,
-        classes: Classes | None = None,
-        seed: int = 0,
-        captions: Captions | None = None,
-        **changes: Any,
-    ) -> Sample:
-        """As `inpaint`, of smaller images that are extended by so many pixels to the size of training."""
-        sides = {"left": left, "right": right, "top": top, "bottom": bottom}
-        batch, mask = extended(batch_of(images), sides, self.decoder.config["img_px"])
-        return self._inpaint(batch, mask, (classes, captions), seed, changes)
-
-    def vary(
-        self, images: np.ndarray, strength: float, classes: Classes | None = None, seed: int = 0,
-        captions: Captions | None = None, **changes: Any,
-    ) -> Sample:  # fmt: skip
-        """A random share `strength` of the codes, above 0 and at most 1, is drawn anew; otherwise as `inpaint`."""
-        batch = batch_of(images)
-        check_size(batch, self.decoder.config["img_px"])
-        drawn = random_codes(len(batch), self.decoder.num_patches, strength, seed)
-        return self._fill(batch, drawn, (classes, captions), seed, changes)
-
-    def _inpaint(
-        self, images: np.ndarray, mask: np.ndarray, asked: Asked, seed: int, changes: dict[str, Any]
-    ) -> Sample:
-        shape = self.decoder.config["grid"], self.decoder.config["codebooks"]
-        return self._fill(hidden(images, mask), overlapped(mask, *shape), asked, seed, changes)
-
-    def _fill(self, images: np.ndarray, drawn: np.ndarray, asked: Asked, seed: int, changes: dict[str, Any]) -> Sample:
-        """Encode uint8 [B, H, W, 3], draw the codes that are true in bool [B, N] and decode all."""
-        raise NotImplementedError
 
 
 def batch_of(images: np.ndarray) -> np.ndarray:

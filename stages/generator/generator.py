@@ -7,8 +7,8 @@ sample = generator.sample(captions=["a red star", None])        # with condition
 """
 
 import operator
-import os
-import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -22,18 +22,36 @@ from pydantic import ValidationError
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import UserError, artifact
 from stages.core.params import Precision
-from stages.decoder.decoder import Decoder, check_drawn, codebook_of, load_decoder, samples_stage
-from stages.generator.alternating_params import kind_named
-from stages.generator.editing import Asked, Captions, Classes, Editing, Sample, check_fills
+from stages.decoder.decoder import Decoder, check_drawn, load_decoder
+from stages.generator.editing import (
+    batch_of,
+    check_fills,
+    check_size,
+    extended,
+    hidden,
+    masks_of,
+    overlapped,
+    random_codes,
+)
+from stages.generator.neighbors import data_folder, only_decoder, sampling_of
 from stages.generator.open_network import open_network
 from stages.generator.params import Sampling
 from stages.generator.transformer import check_unconditional
 from stages.text.reader import ENCODER, load_encoder
 
 NAMES_SHOWN = 20  # class names in an error message
+Classes = Sequence[int | str | None]  # a class name, a class number, or None for no class
+Captions = Sequence[str | None]  # a text, or None for no caption
+Asked = tuple[Classes | None, Captions | None]  # one of them, as the generator is conditioned; none: unconditional
 
 
-class Generator(Editing):
+@dataclass(frozen=True)
+class Sample:
+    codes: np.ndarray  # int64 [B, N]
+    images: np.ndarray  # uint8 [B, H, W, 3]
+
+
+class Generator:
     """A trained generator with a decoder for its codes and its sampling settings; `folder` is its artifact."""
 
     def __init__(
@@ -55,7 +73,56 @@ class Generator(Editing):
         given, sampling = self._asked(classes, captions, changes)
         return self._decoded(self.kind.sample(self.network, given, sampling, seed), seed)
 
+    def inpaint(
+        self, images: np.ndarray, mask: np.ndarray, classes: Classes | None = None, seed: int = 0,
+        captions: Captions | None = None, **changes: Any,
+    ) -> Sample:  # fmt: skip
+        """Every code whose patch overlaps the mask is drawn anew, the others are those of the images.
+
+        `images` uint8 [H, W, 3] or [B, H, W, 3] of the size of training; `mask` bool [H, W] or [B, H, W], True where
+        pixels are drawn; what they hide has no influence. `classes` or `captions`: one per image, or None; the
+        rest as in `sample`.
+        """
+        batch = batch_of(images)
+        check_size(batch, self.decoder.config["img_px"])
+        return self._inpaint(batch, masks_of(mask, batch), (classes, captions), seed, changes)
+
+    def outpaint(
+        self,
+        images: np.ndarray,
+        *,
+        left: int = 0,
+        right: int = 0,
+        top: int = 0,
+        bottom: int = 0,
+        classes: Classes | None = None,
+        seed: int = 0,
+        captions: Captions | None = None,
+        **changes: Any,
+    ) -> Sample:
+        """As `inpaint`, of smaller images that are extended by so many pixels to the size of training."""
+        sides = {"left": left, "right": right, "top": top, "bottom": bottom}
+        batch, mask = extended(batch_of(images), sides, self.decoder.config["img_px"])
+        return self._inpaint(batch, mask, (classes, captions), seed, changes)
+
+    def vary(
+        self, images: np.ndarray, strength: float, classes: Classes | None = None, seed: int = 0,
+        captions: Captions | None = None, **changes: Any,
+    ) -> Sample:  # fmt: skip
+        """A random share `strength` of the codes, above 0 and at most 1, is drawn anew; otherwise as `inpaint`."""
+        batch = batch_of(images)
+        check_size(batch, self.decoder.config["img_px"])
+        drawn = random_codes(len(batch), self.decoder.num_patches, strength, seed)
+        return self._fill(batch, drawn, (classes, captions), seed, changes)
+
+    def _inpaint(
+        self, images: np.ndarray, mask: np.ndarray, asked: Asked, seed: int, changes: dict[str, Any]
+    ) -> Sample:
+        shape = self.decoder.config["grid"], self.decoder.config["codebooks"]
+        return self._fill(hidden(images, mask), overlapped(mask, *shape), asked, seed, changes)
+
     def _fill(self, images: np.ndarray, drawn: np.ndarray, asked: Asked, seed: int, changes: dict[str, Any]) -> Sample:
+        """Encode uint8 [B, H, W, 3], draw the codes that are true in bool [B, N] and decode all."""
         check_fills(self.kind, self.config["kind"])
         if asked[0] is None and asked[1] is None:
             asked = (None, [None] * len(images)) if self.by_caption else ([None] * len(images), None)
@@ -164,45 +231,3 @@ def load_generator(
     check_drawn(folder, config, chosen)
     beside = data_folder(folder) / "codebook" / config["tokenizer"]
     return Generator(network, kind, config, loaded, sampling_of(folder, config), Path(codebook or beside), folder)
-
-
-def only_decoder(folder: Path, config: dict[str, Any]) -> Path:
-    """The decoder beside the generator that decodes the same tokenizer's codes; `UserError` unless there is one.
-
-    Decoders of an older codebook count only if all are of one.
-    """
-    beside, tokenizer = data_folder(folder) / "decoder", config["tokenizer"]
-    every = sorted(path.parent for path in beside.glob(f"*/{artifact.CONFIG}"))
-    named = [path for path in every if artifact.read_config(path, "decoder")["tokenizer"] == tokenizer]
-    found = [path for path in named if codebook_of(path) == config["inputs"].get("codebook")] or named
-    if len(found) != 1:
-        raise UserError(
-            f"{folder}: expected one decoder of {tokenizer}'s codes in {beside}, found "
-            f"{', '.join(path.name for path in found) or 'none'}. Pass load_generator(…, decoder=PATH)"
-            + (" or run `dvc repro decoder`." if not found else ".")
-        )
-    return found[0]
-
-
-def sampling_of(folder: Path, config: dict[str, Any]) -> Sampling:
-    """The settings of the samples artifact beside the generator, if drawn from this one; else those in its config."""
-    samples, settings = data_folder(folder) / "samples" / config["tokenizer"] / config["name"], config["sampling"]
-    if samples.is_dir():
-        facts, member = artifact.read_config(samples, "samples"), f"{config['tokenizer']}-{config['name']}"
-        if facts["inputs"].get("generator") == artifact.digest(folder):
-            settings = facts["sampling"]
-        else:
-            why = f"{samples} were drawn from another generator than {folder}; its settings are not used"
-            print(f"warning: {why}. Run `dvc repro {samples_stage(config)}@{member}`.", file=sys.stderr)
-    try:
-        return type(kind_named(config["kind"]).plain)(**settings)
-    except ValidationError as error:
-        names = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
-        raise UserError(
-            f"{folder}: of another version, with other sampling settings ({names}). Run `dvc repro`."
-        ) from None
-
-
-def data_folder(folder: Path) -> Path:
-    """The folder of all artifacts: `data` for `folder` data/generator/<tokenizer>-<name>; links are not followed."""
-    return Path(os.path.abspath(folder)).parent.parent

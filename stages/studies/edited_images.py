@@ -13,8 +13,7 @@ from stages.core.params import Machine
 from stages.core.results import enlarge, grid, save_png
 from stages.data.reader import ImageSplit
 from stages.decoder.decoder import load_decoder
-from stages.generator.editing import Sample
-from stages.generator.generator import Generator
+from stages.generator.generator import Generator, Sample
 from stages.generator.open_network import open_network
 from stages.generator.params import Sampling
 from stages.studies.params import SamplingStudy
