@@ -42,7 +42,7 @@ def sample_flops(networks: Networks, codes: Codes, name: str, classes: int) -> i
     sampling = load_sampling(name, kind, networks.params)
     steps = sampling.steps if isinstance(sampling, MaskedSampling) else None
     given = classes if kind in ALTERNATING else any(given_to(name, classes, networks.params).values())
-    passes = 1 + (sampling.guided_share(steps or codes.count) if given else 0)
+    passes = sampling.guidance_cost(steps or codes.count) if given else 1
     if kind in ALTERNATING and isinstance(sampling, MaskedSampling):
         return int(alternating_flops(networks, codes, name, classes, sampling, passes))
     return int(passes * (steps or 1) * networks.generator_flops(codes, name, classes))

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 from stages.core import artifact
 from stages.core.params import Machine
 from stages.core.schemas import Affine, Optim
-from stages.evaluate.evaluator import Inputs
-from stages.evaluate.params import ClassifierParams, GenerationParams, ReconstructionParams, ReferenceParams
+from stages.evaluate.params import ClassifierParams, GenerationParams, Inputs, ReconstructionParams, ReferenceParams
 
 RECONSTRUCTION = ReconstructionParams(decoding_precision="fp32", bootstrap_draws=5, seed=0)
 GENERATION = GenerationParams(decoding_precision="fp32", kid_subset_size=40, neighbors_shown=6, seed=0)

@@ -17,9 +17,10 @@ from toy_pipeline import MACHINE, PatchDecoder, write_image_artifact, write_samp
 from stages.core import UserError, artifact
 from stages.data.reader import ImageSplit
 from stages.evaluate import metrics
-from stages.evaluate.evaluator import Inputs, open_evaluator
+from stages.evaluate.evaluator import open_evaluator
 from stages.evaluate.extractors import ENCODER, InceptionExtractor, open_encoder, open_inception
 from stages.evaluate.frechet import fid
+from stages.evaluate.params import Inputs
 from stages.evaluate.score_generation import score_generators, score_real
 from stages.evaluate.score_reconstruction import reconstruct, score_originals, score_reconstructions, score_tokenizer
 

@@ -11,7 +11,7 @@ from stages.core import UserError, sampling
 from stages.core.params import load
 from stages.core.schemas import guidance_scales
 from stages.generator import ar, masked
-from stages.generator.params import Sampling
+from stages.generator.params import KINDS, Sampling
 from stages.generator.transformer import TokenTransformer, uniforms
 
 SCHEDULES = [
@@ -134,3 +134,14 @@ def test_impossible_guidance_is_named(tmp_path, guidance, said):
     path.write_text(f"section: {{temperature: 1.0, top_k: 0, top_p: 1.0, precision: fp32, guidance: {guidance}}}")
     with pytest.raises(UserError, match=said):
         load("section", Sampling, path)
+
+
+HALF = {"schedule": "step", "scale": 2.0, "start": 0.5}
+
+
+@pytest.mark.parametrize(("kind", "guidance", "expected"), [
+    ("ar", 1.0, 1), ("ar", 2.0, 2), ("ar", HALF, 1.5), ("masked", 1.0, 8), ("masked", HALF, 12),
+    ("ar_bits", 1.0, 1), ("ar_bits", HALF, 2), ("parallel_ar", 1.0, 2), ("parallel_ar", HALF, 4),
+])  # fmt: skip
+def test_passes_of_a_sequence_through_the_network(kind, guidance, expected):
+    assert with_guidance(KINDS[kind].plain, guidance).passes(16) == expected

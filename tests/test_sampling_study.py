@@ -131,7 +131,7 @@ def test_samples_with_real_codes_keep_them(root, name, monkeypatch):
     given = known != 8
     assert given.sum(1).tolist() == [4] * len(val) and np.array_equal(known[given], val[given])
     assert given[:, :4].all() if name == "ar" else len(np.unique(given, axis=0)) > 1
-    codes = scorer.draw(point, scorer.val_labels, 0, 0)
+    codes = scorer.draw(point.settings, scorer.val_labels, known, 0, 0)
     assert np.array_equal(codes[given[: len(codes)]], val[: len(codes)][given[: len(codes)]])
 
 

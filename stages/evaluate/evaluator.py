@@ -15,19 +15,9 @@ from stages.evaluate import protocol
 from stages.evaluate.extractors import FeatureExtractor, open_extractors
 from stages.evaluate.image_features import Extract, ImageFeatures, extract_all, make_extractor
 from stages.evaluate.neighbors import distance_metrics, distances_to
+from stages.evaluate.params import Inputs
 from stages.evaluate.reference import TYPE as REFERENCE_TYPE
 from stages.evaluate.reference import Reference, load_reference
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The artifacts that both stages read."""
-
-    images: Path
-    encoder: Path
-    classifier: Path
-    reference: Path
-    decoder: Path
 
 
 @dataclass(frozen=True)

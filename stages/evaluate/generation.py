@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages.core import runtime
 from stages.core.params import Machine, load, load_list
-from stages.evaluate.params import GenerationParams
+from stages.evaluate.params import GenerationParams, Inputs
 
 
 def main() -> None:
@@ -28,7 +28,6 @@ def main() -> None:
     listed = [load_list("generators", args.params), load_list("alternating_generators", args.params, empty=True)]
     generators = [name for names in listed for name in names]
 
-    from stages.evaluate.evaluator import Inputs
     from stages.evaluate.score_generation import score_generators
 
     inputs = Inputs(args.images, args.encoder, args.classifier, args.reference, args.decoder)

@@ -1,5 +1,6 @@
 """Sections `classifier`, `caption_checker`, `reference`, `reconstruction` and `generation` of params.yaml."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +9,17 @@ from pydantic import Field, field_validator
 from stages.core.params import Section, load
 from stages.core.progress import LARGE_BASE_BYTES
 from stages.core.schemas import Affine, Optim
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The artifacts that reconstructions and samples are scored with."""
+
+    images: Path
+    encoder: Path
+    classifier: Path
+    reference: Path
+    decoder: Path
 
 
 class ClassifierParams(Section):

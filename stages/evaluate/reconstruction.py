@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages.core import runtime
 from stages.core.params import Machine, load
-from stages.evaluate.params import ReconstructionParams
+from stages.evaluate.params import Inputs, ReconstructionParams
 
 
 def main() -> None:
@@ -26,7 +26,6 @@ def main() -> None:
     args = parser.parse_args()
     params, machine = load("reconstruction", ReconstructionParams, args.params), load("machine", Machine, args.params)
 
-    from stages.evaluate.evaluator import Inputs
     from stages.evaluate.score_reconstruction import score_tokenizer
 
     inputs = Inputs(args.images, args.encoder, args.classifier, args.reference, args.decoder)

@@ -8,7 +8,7 @@ import numpy as np
 
 from stages.core import UserError, artifact
 from stages.decoder.decoder import check_drawn, samples_stage
-from stages.evaluate.evaluator import Inputs
+from stages.evaluate.params import Inputs
 
 
 @dataclass(frozen=True)

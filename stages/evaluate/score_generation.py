@@ -16,11 +16,11 @@ from stages.core.results import PAPER, write_metrics
 from stages.data.reader import ImageSplit
 from stages.decoder.decoder import Decoder, load_decoder
 from stages.evaluate import metrics, pictures
-from stages.evaluate.evaluator import Evaluator, Inputs, decode, open_evaluator, print_summary
+from stages.evaluate.evaluator import Evaluator, decode, open_evaluator, print_summary
 from stages.evaluate.frechet import fid
 from stages.evaluate.image_features import ImageFeatures
 from stages.evaluate.neighbors import nearest, points
-from stages.evaluate.params import GenerationParams
+from stages.evaluate.params import GenerationParams, Inputs
 from stages.evaluate.reference import TYPE as REFERENCE_TYPE
 from stages.evaluate.reference import peak_bytes
 from stages.evaluate.samples import Samples, open_samples, tokenizer_facts

@@ -18,12 +18,12 @@ from stages.core.results import write_metrics
 from stages.data.reader import ImageSplit
 from stages.decoder.decoder import Decoder, check_codes_of, load_decoder
 from stages.evaluate import pictures
-from stages.evaluate.evaluator import Evaluator, Inputs, decode, open_evaluator, print_summary
+from stages.evaluate.evaluator import Evaluator, decode, open_evaluator, print_summary
 from stages.evaluate.frechet import fid
 from stages.evaluate.image_features import ImageFeatures, exchange
 from stages.evaluate.metrics import ssim
 from stages.evaluate.neighbors import distance_metrics
-from stages.evaluate.params import ReconstructionParams
+from stages.evaluate.params import Inputs, ReconstructionParams
 from stages.evaluate.reference import TYPE as REFERENCE_TYPE
 from stages.evaluate.reference import peak_bytes
 

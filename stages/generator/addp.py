@@ -21,7 +21,7 @@ from stages.decoder.decoder import load_decoder
 from stages.decoder.onestep import OneStep
 from stages.generator.addp_network import Addp, AddpNetwork, picture
 from stages.generator.params import MaskedSampling
-from stages.generator.transformer import uniforms
+from stages.generator.transformer import nothing_known, uniforms
 
 FILLS = "any"  # draws codes at any positions around known ones
 ENCODER, DECODER = "encoder", "decoder"  # artifacts inside that of the generator
@@ -45,8 +45,7 @@ def pixels_of(folder: Path, device: torch.device | str) -> OneStep:
 
 def sample(model: Addp, labels_B: Tensor, sampling: MaskedSampling, seed: int, first: int = 0) -> Tensor:
     """int64 [B, N] codes for the given classes. `first`: number of the first sample."""
-    nothing = torch.full((len(labels_B), model.num_patches), model.num_codes, device=labels_B.device)
-    return fill(model, labels_B, nothing, sampling, seed, first)
+    return fill(model, labels_B, nothing_known(model, len(labels_B)), sampling, seed, first)
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from stages.core.sampling import guide, masked_loss, masked_nats, sample_maskgit
 from stages.core.schemas import guidance_scales
 from stages.core.transformer import for_sampling
 from stages.generator.params import MaskedSampling
-from stages.generator.transformer import TokenTransformer, uniforms
+from stages.generator.transformer import TokenTransformer, nothing_known, uniforms
 
 CAUSAL = False
 BOUND = "upper"
@@ -18,8 +18,7 @@ loss, nats = masked_loss, masked_nats  # given the class, int64 [B], or the capt
 
 def sample(model: TokenTransformer, given: Tensor, sampling: MaskedSampling, seed: int, first: int = 0) -> Tensor:
     """int64 [B, N] codes for classes or captions. `first`: number of the first sample."""
-    nothing = torch.full((len(given), model.num_patches), model.num_codes, device=given.device)
-    return fill(model, given, nothing, sampling, seed, first)
+    return fill(model, given, nothing_known(model, len(given)), sampling, seed, first)
 
 
 @torch.inference_mode()

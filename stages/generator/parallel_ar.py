@@ -19,7 +19,7 @@ from stages.core.schemas import MaskSchedule, guidance_scales
 from stages.core.transformer import for_sampling
 from stages.generator.params import ParallelSampling
 from stages.generator.random_order import RandomOrderTransformer
-from stages.generator.transformer import uniforms
+from stages.generator.transformer import nothing_known, uniforms
 
 CAUSAL = True
 BOUND = "upper"  # -ln p of a drawn order; its mean over orders is at least -ln of the mean of p, which is the model's
@@ -74,8 +74,7 @@ def sample(
     model: RandomOrderTransformer, labels_B: Tensor, sampling: ParallelSampling, seed: int, first: int = 0
 ) -> Tensor:
     """int64 [B, N] codes for the given classes. `first`: number of the first sample."""
-    nothing = torch.full((len(labels_B), model.num_patches), model.num_codes, device=labels_B.device)
-    return fill(model, labels_B, nothing, sampling, seed, first)
+    return fill(model, labels_B, nothing_known(model, len(labels_B)), sampling, seed, first)
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ samples.<name>     the sampling schema of that kind
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -114,9 +114,16 @@ class Sampling(Section):
     guidance: Guidance
     precision: Literal["fp32", "bf16"]  # of the network
 
-    def guided_share(self, count: int) -> float:
-        """The share of `count` positions or steps that also run without the class."""
-        return sum(scale != 1 for scale in guidance_scales(self.guidance, count)) / count
+    SKIPS_UNGUIDED: ClassVar[bool] = True  # where the guidance scale is 1, the pass without the class is left out
+
+    def passes(self, codes: int) -> float:
+        """How often a whole sequence of `codes` runs through the network for one sample; code by code is once."""
+        return self.guidance_cost(codes)
+
+    def guidance_cost(self, count: int) -> float:
+        """Passes with and without the class per pass with it, from 1 to 2; of `count` positions or steps."""
+        guided = [scale != 1 for scale in guidance_scales(self.guidance, count)]
+        return 1 + (sum(guided) / count if self.SKIPS_UNGUIDED else any(guided))
 
 
 class MaskedSampling(Sampling):
@@ -126,18 +133,27 @@ class MaskedSampling(Sampling):
     choice_temperature: float = Field(ge=0)
     mask_schedule: MaskSchedule
 
+    def passes(self, codes: int) -> float:
+        return self.steps * self.guidance_cost(self.steps)
+
 
 class BitSampling(Sampling):
     """The same of bits, with the steps of a code: their number, or how many bits each of them sets."""
 
+    SKIPS_UNGUIDED: ClassVar[bool] = False
     bit_steps: Annotated[int, Field(gt=0)] | Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
 
 
 class ParallelSampling(Sampling):
     """The same with the steps of group decoding."""
 
+    SKIPS_UNGUIDED: ClassVar[bool] = False
     steps: int = Field(gt=0, le=65_536)
     schedule: MaskSchedule
+
+    def passes(self, codes: int) -> float:
+        """Twice: each code is asked for at its place, and read by later ones."""
+        return 2 * self.guidance_cost(codes)
 
 
 @dataclass(frozen=True)

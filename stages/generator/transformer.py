@@ -165,6 +165,11 @@ def check_unconditional(folder: Path | str, config: dict[str, Any], asked: str) 
         raise UserError(f"{asked}: {folder} was trained with class_dropout 0, so never without a {given}")
 
 
+def nothing_known(model: Any, count: int) -> Tensor:
+    """int64 [count, N], `num_codes` everywhere: for `fill` of a kind that draws codes around known ones."""
+    return torch.full((count, model.num_patches), model.num_codes, device=model.device)
+
+
 def uniforms(seed: int, first: int, count: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Uniform noise [count, *shape] of the samples first … first + count - 1.
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from stages.core.params import impossible, load
+from stages.evaluate.params import Inputs as Evaluated
 from stages.generator.alternating_params import load_sampling
 from stages.generator.params import Sampling
 from stages.studies.params import SamplingStudy
@@ -18,14 +19,9 @@ REAL_CODES = "real_codes"  # share of the codes that are those of val images; 0:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """Folders of eight artifacts."""
+class Inputs(Evaluated):
+    """Artifacts of real images, and the generator with what its codes need."""
 
-    images: Path
-    encoder: Path
-    classifier: Path
-    reference: Path
-    decoder: Path
     codebook: Path
     tokens: Path
     generator: Path

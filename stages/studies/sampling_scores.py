@@ -17,14 +17,15 @@ from stages.core.progress import bar, print_cost_estimate
 from stages.core.results import write_metrics
 from stages.core.scratch import read_hashed, scratch, write_hashed
 from stages.decoder.decoder import check_drawn, load_decoder
-from stages.evaluate.evaluator import Inputs as Evaluated
 from stages.evaluate.evaluator import decode, open_evaluator
 from stages.evaluate.params import GenerationParams
 from stages.evaluate.score_generation import as_samples, describe, over_seeds, score_real, set_metrics, skipped
+from stages.generator.alternating_params import kind_named
 from stages.generator.asked import labels_of, trained_classes
-from stages.generator.editing import random_codes
-from stages.generator.params import KINDS, MaskedSampling, Sampling
-from stages.generator.transformer import check_unconditional, load_transformer
+from stages.generator.editing import check_fills, random_codes
+from stages.generator.open_network import open_network
+from stages.generator.params import Sampling
+from stages.generator.transformer import check_unconditional
 from stages.studies.edited_images import save_edited
 from stages.studies.params import SamplingStudy
 from stages.studies.sampling_grids import Grid, Inputs, Point
@@ -63,9 +64,9 @@ def check(inputs: Inputs, points: list[Point]) -> None:
     artifact.check_made_from(inputs.generator, f"generator@{inputs.generator.name}", tokens=inputs.tokens)
     if any(point.settings.guidance != 1 for point in points):
         check_unconditional(inputs.generator, config, "sampling: guidance")
-    kind = import_kind(KINDS[config["kind"]].module)
-    if any(point.real_codes is not None for point in points) and not hasattr(kind, "FILLS"):
-        raise UserError(f"sampling: real_codes: a generator of kind {config['kind']} draws whole images only")
+    kind = import_kind(kind_named(config["kind"]).module)
+    if any(point.real_codes is not None for point in points):
+        check_fills(kind, config["kind"])
 
 
 def facts_of(inputs: Inputs, own: Sampling) -> dict[str, Any]:
@@ -91,19 +92,13 @@ def rows_of(name: str, grid: Grid, scores: dict[str, dict[str, Any]], num_patche
         "points": [
             {
                 "changes": changes,
-                "passes": passes(point.settings, num_patches),
+                "passes": point.settings.passes(num_patches),
                 "protocol": "samples" if point.real_codes is None else "continued",
                 "metrics": scores[point.key],
             }
             for changes, point in grid
         ],
     }
-
-
-def passes(settings: Sampling, num_patches: int) -> float:
-    """How often a whole sequence runs through the network for one sample, of kind ar code by code."""
-    steps = settings.steps if isinstance(settings, MaskedSampling) else None
-    return (steps or 1) * (1 + settings.guided_share(steps or num_patches))
 
 
 class Scorer:
@@ -113,12 +108,10 @@ class Scorer:
         self.inputs, self.params, self.size, self.device = (
             inputs, params, machine.infer_batch_size, pick_device(machine.device)
         )  # fmt: skip
-        self.network, config = load_transformer(inputs.generator, self.device)
-        self.kind = import_kind(KINDS[config["kind"]].module)
+        self.network, config, self.kind = open_network(inputs.generator, self.device)
         self.labels = labels_of(trained_classes(inputs.generator, config), params.draws)
         self.decoder = load_decoder(inputs.decoder, self.device, params.decoding_precision)
-        evaluated = Evaluated(inputs.images, inputs.encoder, inputs.classifier, inputs.reference, inputs.decoder)
-        self.evaluator = open_evaluator(evaluated, machine, self.device)
+        self.evaluator = open_evaluator(inputs, machine, self.device)
         # Without KID, which says what FID says and takes as long as all else.
         facts = {"kid_subset_size": sys.maxsize, "neighbors_shown": 1, "seed": params.seed}
         self.scoring = GenerationParams(decoding_precision=params.decoding_precision, **facts)
@@ -137,21 +130,25 @@ class Scorer:
 
     def score_seed(self, point: Point, labels: np.ndarray, seed: int) -> dict[str, float]:
         """The scores of the samples of one seed."""
+        known = None if point.real_codes is None else self.known(point.real_codes, seed)
         starts = range(0, len(labels), self.size)
-        codes = np.concatenate([self.draw(point, labels, seed, start) for start in starts])
+        codes = np.concatenate([self.draw(point.settings, labels, known, seed, start) for start in starts])
         images = self.evaluator.extract_all(
             len(codes), lambda batch: decode(self.decoder, codes[batch.start : batch.stop], seed)
         )
         return set_metrics(images, labels, self.evaluator, self.scoring)
 
-    def draw(self, point: Point, labels: np.ndarray, seed: int, start: int) -> np.ndarray:
-        """Codes of the samples from number `start` on, at most a batch, int64 [B, N]."""
-        given = torch.from_numpy(labels[start : start + self.size]).to(self.device)
+    def draw(
+        self, settings: Sampling, labels: np.ndarray, known: np.ndarray | None, seed: int, start: int
+    ) -> np.ndarray:
+        """Codes of the samples from number `start` on, at most a batch, int64 [B, N]; around `known` [M, N]."""
+        batch = slice(start, start + self.size)
+        given = torch.from_numpy(labels[batch]).to(self.device)
         given = torch.where(given < 0, self.network.num_classes, given)
-        if point.real_codes is None:
-            return self.kind.sample(self.network, given, point.settings, seed, start).cpu().numpy()
-        known = torch.from_numpy(self.known(point.real_codes, seed)[start : start + self.size]).to(self.device)
-        return self.kind.fill(self.network, given, known, point.settings, seed, start).cpu().numpy()
+        if known is None:
+            return self.kind.sample(self.network, given, settings, seed, start).cpu().numpy()
+        around = torch.from_numpy(known[batch]).to(self.device)
+        return self.kind.fill(self.network, given, around, settings, seed, start).cpu().numpy()
 
     def known(self, share: float, seed: int) -> np.ndarray:
         """Codes of the chosen val images, int64 [M, N], `num_codes` except in a share: the first, or some at random."""
