@@ -82,12 +82,6 @@ def test_more_work_at_once_takes_more_memory(stage, changes, root):
     assert costs(changes)[stage].memory_bytes > 1.05 * costs({})[stage].memory_bytes
 
 
-def test_changing_shapes_take_memory_for_compiled_kernels_in_bf16(root):
-    masked = {precision: {"generator": {"masked": {"precision": precision}}} for precision in ("fp32", "bf16")}
-    one, other = (costs(changes)["generator@kmeans-masked"].memory_bytes for changes in masked.values())
-    assert other - one == 650_000_000
-
-
 def test_micro_batches_and_processes_share_the_activations(root, monkeypatch):
     large = {"generator": {"ar": {"batch_size": 4096}}}
     whole, parts = (

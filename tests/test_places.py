@@ -5,10 +5,11 @@ Run: uv run pytest tests/test_places.py
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stages.core.params import UserError, load
-from stages.core.transformer import Block, SwiGlu, for_sampling, rotate
+from stages.core.transformer import Block, SwiGlu, attention, for_sampling, logits_at, rotate
 from stages.generator import ar, masked
 from stages.generator.params import KINDS, Model
 from stages.generator.places import LocalMixing, rotary_tables
@@ -169,3 +170,35 @@ def test_options_that_cannot_work_are_refused(key, value, expected, tmp_path):
     (tmp_path / "params.yaml").write_text("generator:\n  model:\n" + lines)
     with pytest.raises(UserError, match=expected):
         load("generator.model", Model, tmp_path / "params.yaml")
+
+
+# --- products of training ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [1, 2, 4])
+@pytest.mark.parametrize("rule", ["all", "causal", "positions", "per sample"])
+def test_attention_in_training_and_its_gradients_are_those_of_torch(shared, rule):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, heads, 6, 8, generator=generator) for heads in (4, 4 // shared, 4 // shared))
+    sees = {"positions": torch.rand(6, 6, generator=generator) < 0.6,
+            "per sample": torch.rand(3, 1, 6, 6, generator=generator) < 0.6}.get(rule)  # fmt: skip
+    sees = sees | torch.eye(6, dtype=torch.bool) if sees is not None else None
+    inputs, upstream = [each.requires_grad_() for each in (q, k, v)], torch.randn(3, 4, 6, 8, generator=generator)
+    found = attention(q, k, v, sees, rule == "causal")
+    wanted = F.scaled_dot_product_attention(q, k, v, sees, is_causal=rule == "causal", enable_gqa=True)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    gradients = (torch.autograd.grad((one * upstream).sum(), inputs) for one in (found, wanted))
+    for own, of_torch in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, of_torch, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65])
+def test_logits_at_some_positions_are_those_of_the_head_on_a_multiple_of_64_rows(count):
+    torch.manual_seed(0)
+    hidden, at, seen = torch.randn(4, 32, 8), torch.zeros(128, dtype=torch.bool), []
+    at[torch.randperm(128)[:count]] = True
+    head = nn.Linear(8, 5)
+    head.register_forward_pre_hook(lambda _, rows: seen.append(len(rows[0])))
+    found, at = logits_at(head, hidden, at.view(4, 32)), at.view(4, 32)
+    assert seen == [-(-count // 64) * 64] and len(found) == count
+    torch.testing.assert_close(found, head(hidden)[at])

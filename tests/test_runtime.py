@@ -11,15 +11,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import mini
 import psutil
 import pytest
 import serving
 import tiny
-
-from stages.core import runtime
 
 WIDE = """
 import os, time
@@ -214,13 +211,6 @@ def test_bytecode_that_may_not_lie_beside_sources_is_kept_in_the_environment(kee
     assert path.is_relative_to(f"{sys.prefix}/bytecode{tmp_path}") and path.exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["heavy.py"]
     path.unlink()
-
-
-@pytest.mark.parametrize(("given", "kept"), [({}, "512"), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7"}, "7")])
-def test_fewer_compiled_kernels_are_kept_unless_the_environment_says_otherwise(given, kept):
-    with mock.patch.dict(os.environ, given, clear=True):
-        runtime.keep_few_kernels()
-        assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == kept
 
 
 def test_freed_memory_is_kept_so_that_the_next_step_takes_no_page_faults():

@@ -223,12 +223,9 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [block for group in lists if isinstance(group, nn.ModuleList | nn.Sequential) for block in group]
 
 
-def prepare_blocks(model: nn.Module, machine: Machine, device: torch.device, compiled: bool) -> None:
-    """Compile the transformer blocks, and let them compute activations again in the backward pass, if asked for.
-
-    The backward pass runs outside `compute`; torch restores autocast there, but not the kernel of attention.
-    """
-    again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), attention_of(device)))
+def prepare_blocks(model: nn.Module, machine: Machine, compiled: bool) -> None:
+    """Compile the transformer blocks, and let them compute activations again in the backward pass, if asked for."""
+    again = partial(checkpoint, use_reentrant=False)
     for block in blocks_of(model):
         plain = MethodType(type(block).forward, block)
         forward = torch.compile(plain) if compiled else plain

@@ -38,7 +38,6 @@ def run(main: Callable[[], None], parallel: bool = False) -> None:
     try:
         keep_bytecode()
         keep_memory()
-        keep_few_kernels()
         if parallel and (launcher := launcher_of(os.environ)):
             launch(launcher)
         if not parallel and world_size() > 1:
@@ -77,15 +76,6 @@ def keep_memory() -> None:
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # other C libraries have none
         mallopt(MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc accepts
         mallopt(TRIM_THRESHOLD, 2**31 - 1)
-
-
-def keep_few_kernels() -> None:
-    """Let oneDNN keep 512 of the kernels that it compiles, unless the environment says otherwise.
-
-    It compiles one for each shape and keeps 1,024, of up to a megabyte each. The largest trainings use some 200 shapes,
-    but that of `masked` has another number of masked codes in nearly every step.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
 
 
 def alone(main: Callable[[], None]) -> None:

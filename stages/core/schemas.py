@@ -13,7 +13,6 @@ from stages.core.progress import LARGE_BASE_BYTES
 # Memory in bytes, measured on a CPU (docs/log/speed.md).
 TRAINED = 32  # a parameter in training: weights twice, gradient, two moments, average, copies while they are saved
 BLOCK, PAIR, LOGIT = 60, 8, 12  # a transformer block's channel and position; two positions of a head; a logit
-KERNELS = 650_000_000  # what oneDNN keeps of the kernels for the ever changing numbers of masked codes, in bf16
 RESIDUAL = 24  # a convolutional residual block's channel and pixel
 
 
@@ -130,10 +129,10 @@ class TransformerConfig(Section):
     dropout: float = Field(ge=0, lt=1)
     label_smoothing: float = Field(ge=0, lt=1)
 
-    def peak_bytes(self, parameters: int, images: int, positions: int, logits: int, masked: bool) -> int:
-        """Memory of training the transformer on so many `images` at once of so many `positions`; `masked`: in bf16."""
+    def peak_bytes(self, parameters: int, images: int, positions: int, logits: int) -> int:
+        """Memory of training the transformer on so many `images` at once of so many `positions`."""
         activations = images * positions * self.depth * (BLOCK * self.dim + PAIR * self.heads * positions)
-        return LARGE_BASE_BYTES + TRAINED * parameters + activations + LOGIT * logits + KERNELS * masked
+        return LARGE_BASE_BYTES + TRAINED * parameters + activations + LOGIT * logits
 
     @model_validator(mode="after")
     def heads_divide(self) -> Self:

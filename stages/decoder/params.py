@@ -83,8 +83,7 @@ class RenderParams(Section):
     def peak_bytes(self, parameters: int, given: int, pixels: int, num_codes: int, images: int) -> int:
         """Memory of training it from `given` to `pixels` codes of `num_codes`, on so many images at once."""
         logits = max(images, LIKELIHOOD_BATCH) * pixels * num_codes
-        masked = self.method == "masked" and self.optim.precision == "bf16"
-        return self.model.peak_bytes(parameters, images, given + pixels, logits, masked)
+        return self.model.peak_bytes(parameters, images, given + pixels, logits)
 
 
 DecoderParams = OneStepParams | DiffusionParams | RenderParams

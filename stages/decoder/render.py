@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from stages.core.networks import load_tensors
 from stages.core.sampling import sample_autoregressive, sample_maskgit
-from stages.core.transformer import Block, Cache, for_sampling, new_cache, run, shrink_branches, start_weights
+from stages.core.transformer import (
+    Block,
+    Cache,
+    for_sampling,
+    logits_at,
+    new_cache,
+    run,
+    shrink_branches,
+    start_weights,
+)
 from stages.decoder.decoder import Decoder, load_decoder, uniform
 
 
@@ -50,7 +59,7 @@ class RenderTransformer(nn.Module):
         x = torch.cat([self._prefix(given_BM), self._pixels(shown, 0)], 1)
         # Causal: the separator predicts the first pixel code, each pixel code the next one.
         hidden = self._run(x, None, 0)[:, self.given_patches + (not self.causal) :]
-        return self.head(hidden if at_BN is None else hidden[at_BN]).float()
+        return self.head(hidden).float() if at_BN is None else logits_at(self.head, hidden, at_BN)
 
     def next_logits(self, given_BM: Tensor, newest_B: Tensor | None, position: int, cache: Cache) -> Tensor:
         """Logits [B, K] of pixel code `position`, given the one before; position 0 fills the cache with the prefix."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from stages.core import UserError
 from stages.core.networks import to_grid
-from stages.core.transformer import Block, run, shrink_branches, start_weights
+from stages.core.transformer import Block, logits_at, run, shrink_branches, start_weights
 from stages.decoder.onestep import OneStep
 from stages.encoder.vit import build_vit
 
@@ -73,7 +73,8 @@ class AddpNetwork(nn.Module):
         )
         x = self.drop(torch.cat([self.embed_class(labels_B)[:, None], seen, known], 1))
         hidden = self.norm(run(self.blocks, x))[:, 1 : 1 + self.num_patches]
-        return F.linear(self.head(hidden[mask_BN]), self.embed_code.weight.detach(), self.bias).float()
+        tied = self.embed_code.weight.detach()
+        return logits_at(lambda rows: F.linear(self.head(rows), tied, self.bias), hidden, mask_BN)
 
 
 class Addp(nn.Module):

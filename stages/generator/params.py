@@ -88,8 +88,7 @@ class Params(Section):
     def peak_bytes(self, parameters: int, num_patches: int, num_codes: int, images: int) -> int:
         """Memory of training it on so many images at once."""
         logits = max(images, LIKELIHOOD_BATCH) * num_patches * num_codes
-        masked = self.training.kind == "masked" and self.training.precision == "bf16"
-        return self.model.peak_bytes(parameters, images, num_patches, logits, masked)
+        return self.model.peak_bytes(parameters, images, num_patches, logits)
 
 
 class SampleDraws(Draws):

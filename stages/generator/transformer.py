@@ -16,7 +16,7 @@ from stages.core import UserError, artifact
 from stages.core.code import import_kind
 from stages.core.distributed import seed_of
 from stages.core.networks import load_tensors
-from stages.core.transformer import Block, Cache, new_cache, shrink_branches, start_weights
+from stages.core.transformer import Block, Cache, logits_at, new_cache, shrink_branches, start_weights
 from stages.generator.params import KINDS
 from stages.generator.places import LocalMixing, rotary_tables
 from stages.generator.prefix import CaptionPrefix, attention_mask, seen_columns
@@ -90,7 +90,7 @@ class TokenTransformer(nn.Module):
         if self.causal:
             codes_BT = codes_BT[:, : self.num_patches - 1]
         hidden = self._start(given, codes_BT, None)[:, self.before - self.causal :]
-        return self.head(hidden if at_BN is None else hidden[at_BN]).float()
+        return self.head(hidden).float() if at_BN is None else logits_at(self.head, hidden, at_BN)
 
     def next_logits(self, newest: Tensor, position: int, cache: Cache) -> Tensor:
         """Logits [B, K] of code `position`, given the newest input: at position 0 what is given, else a code [B]."""
