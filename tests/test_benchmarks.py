@@ -13,7 +13,7 @@ import torch
 import toy as toys
 from ruamel.yaml import YAML
 
-from benchmarks import decoders, engines, group_decoding, lookup, sampling, throughput
+from benchmarks import decoders, engines, group_decoding, lookup, roofline, sampling, throughput
 from benchmarks.trainings import seeded
 from stages.core import UserError
 
@@ -117,3 +117,20 @@ def test_group_decoding_compares_samplers_of_whole_images():
     work = group_decoding.contenders(1, [2, 1])
     assert [*work] == ["parallel_ar, 2 steps", "parallel_ar, 1 steps", "ar", "ar_bits, 4 steps"]
     assert all(run().shape == (1, 64) for run in work.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_roofline_counts_products_and_what_they_read_and_write(precision):
+    drawing, number = roofline.untrained(2, precision)["ar"], 4 if precision == "fp32" else 2
+    with roofline.Counted() as counted:
+        drawing.work()
+    dim, depth, codes, places = (roofline.SHAPE[key] for key in ("dim", "depth", "num_codes", "num_patches"))
+    weights = depth * 12 * dim**2 + dim * codes
+    attended = depth * 4 * dim * places * (places + 1) // 2  # queries by keys and by values, two operations each
+    assert drawing.tokens == 2 * places and counted.flops == 2 * (places * 2 * weights + attended)
+    # Each position reads the weights and biases once, and the cache so far; rows of both samples come and go.
+    least = places * weights * number + 2 * depth * 2 * dim * places * (places + 1) // 2 * number
+    rows = places * 2 * number * (depth * (3 + 1 + 2 + 10 + 2) * dim + dim + codes) + places * number * (
+        depth * 9 * dim + codes
+    )
+    assert least < counted.bytes <= least + rows
