@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from stages.core.shards import write_shard
 
 from benchmarks.images import make_images
 from stages.core.images import to_float
 from stages.core.params import Machine, load
 from stages.core.runtime import keep_memory
 from stages.data.reader import ImageSplit
+from stages.data.shards import write_shard
 from stages.encoder.encoder import Encoder, load_encoder
 from stages.features.writer import shard_builder
 

@@ -12,6 +12,7 @@ import pytest
 import toy as toys
 from PIL import Image
 
+from benchmarks import speed_against_quality as benchmark
 from stages.check import check_grids
 from stages.core import UserError
 from stages.core.params import Machine, load
@@ -197,3 +198,25 @@ def test_a_point_of_several_other_settings_is_the_best_of_them():
     ]
     for metric, expected in (("gfid[classifier]", [4.0, 3.0]), ("class_accuracy", [5.0, 6.0])):
         assert generators.bands_of(metric, points, ["a", "b", "c"], ["1", "2"]) == {"b 1": ([0, 1], expected, [0, 0])}
+
+
+# --- benchmark --------------------------------------------------------------------------------------------------------
+
+
+def test_every_combination_is_timed_and_drawn(root, tmp_path, monkeypatch, capsys):
+    picture = tmp_path / "curve.png"
+    words = f"x {root}/reports/sampling/kmeans-onestep-masked --data {root}/data --batch 2 --rounds 1 --plot {picture}"
+    monkeypatch.setattr("sys.argv", [*words.split(), "--metric", "class_accuracy"])
+    benchmark.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if "masked: " in line]
+    scores = {point["metrics"]["class_accuracy"] for point in metrics_of(root, "masked")["grids"][1]["points"]}
+    assert len(rows) == 4 and any("guidance step 2.0 0.5, steps 2" in row for row in rows)
+    assert {float(row[1:].split()[1]) for row in rows} == {float(f"{score:.4g}") for score in scores}
+    assert Image.open(picture).width > 500
+
+
+@pytest.mark.parametrize(("less_is_better", "expected"), [(True, "cba"), (False, "cd")])
+def test_the_front_holds_what_nothing_is_faster_and_better_than(less_is_better, expected):
+    rates = {"a": (1.0, 5.0), "b": (2.0, 6.0), "c": (4.0, 7.0), "d": (3.0, 8.0)}
+    found = [benchmark.Combination(name, "", *pair) for name, pair in rates.items()]
+    assert "".join(one.generator for one in benchmark.front(found, less_is_better)) == expected
