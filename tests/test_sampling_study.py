@@ -212,7 +212,8 @@ def test_every_combination_is_timed_and_drawn(root, tmp_path, monkeypatch, capsy
     scores = {point["metrics"]["class_accuracy"] for point in metrics_of(root, "masked")["grids"][1]["points"]}
     assert len(rows) == 4 and any("guidance step 2.0 0.5, steps 2" in row for row in rows)
     assert {float(row[1:].split()[1]) for row in rows} == {float(f"{score:.4g}") for score in scores}
-    assert Image.open(picture).width > 500
+    with Image.open(picture) as drawn:
+        assert drawn.width > 500
 
 
 @pytest.mark.parametrize(("less_is_better", "expected"), [(True, "cba"), (False, "cd")])
