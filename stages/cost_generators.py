@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from stages.core.transformer import run
 from stages.cost_captions import given_to
-from stages.cost_networks import PASSES, Codes, Networks
+from stages.cost_networks import PASSES, Codes, Networks, ints
 from stages.decoder import params as decoder
 from stages.decoder.training import widths_from
 from stages.generator.addp import still_masked
@@ -24,7 +24,9 @@ from stages.generator.alternating_params import (
     load_alternating,
     load_sampling,
 )  # fmt: skip
-from stages.generator.params import MaskedSampling
+from stages.generator.ar_bits import allocation
+from stages.generator.bit_head import BitTransformer
+from stages.generator.params import BitSampling, MaskedSampling
 
 
 def step_flops(networks: Networks, codes: Codes, name: str, classes: int) -> int:
@@ -45,7 +47,18 @@ def sample_flops(networks: Networks, codes: Codes, name: str, classes: int) -> i
     passes = sampling.guidance_cost(steps or codes.count) if given else 1
     if kind in ALTERNATING and isinstance(sampling, MaskedSampling):
         return int(alternating_flops(networks, codes, name, classes, sampling, passes))
-    return int(passes * (steps or 1) * networks.generator_flops(codes, name, classes))
+    whole = networks.generator_flops(codes, name, classes)
+    if isinstance(sampling, BitSampling):  # a whole pass has one step of the bits
+        network = networks.generator(codes, name, classes)
+        more = len(allocation(network.bits, sampling.bit_steps)) - 1
+        return int(passes * (whole + more * bit_head_flops(networks, codes, network)))
+    return int(passes * (steps or 1) * whole)
+
+
+def bit_head_flops(networks: Networks, codes: Codes, network: BitTransformer) -> int:
+    """One step of the bits of all codes of an image."""
+    states, bits = torch.empty(codes.count, network.states.norm.weight.numel()), ints(codes.count, network.bits)
+    return networks.once(lambda: network.bit_head(states, bits), "bit head", codes, str(states.shape))
 
 
 def alternating_flops(

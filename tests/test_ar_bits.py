@@ -4,16 +4,22 @@ Run: uv run pytest tests/test_ar_bits.py
 """
 
 import itertools
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+import toy as toys
 from scipy.stats import chisquare
+from torch.utils.flop_counter import FlopCounterMode
 
 from stages.core import UserError
 from stages.core.transformer import for_sampling
+from stages.cost import Costs
+from stages.cost_images import Images
 from stages.generator import ar_bits
 from stages.generator.ar_bits import allocation, training_masks
-from stages.generator.bit_head import MASKED, BitTransformer, bits_of, codes_of
+from stages.generator.bit_head import MASKED, BitHead, BitTransformer, bits_of, codes_of
 from stages.generator.params import KINDS
 
 PLAIN = KINDS["ar_bits"].plain
@@ -186,3 +192,19 @@ def test_it_overfits_a_batch():
     model.eval().requires_grad_(False)
     assert float(ar_bits.nats(model, labels, codes, torch.Generator().manual_seed(0)).mean()) / 4 < 0.2
     assert torch.equal(ar_bits.sample(model, labels, settings(top_k=1), 0), codes)
+
+
+def test_semtok_cost_counts_every_step_of_the_bits(toy, workdir):
+    shutil.copytree(toy / "weights", workdir / "weights")
+    (workdir / "pictures").mkdir()
+    found = {}
+    for bit_steps in ([3], [1, 2]):  # of 8 codes
+        changes = {"generators": ["ar_bits"], "samples": {"ar_bits": {"bit_steps": bit_steps, "guidance": 1.0}}}
+        path = toys.write_params(Path(), changes)
+        found[len(bit_steps)] = dict(Costs(path, Images(30, 10, 4)).stages())["samples@kmeans-ar_bits"].flops
+    params = toys.YAML(typ="safe").load(path)
+    draws, dim, places = params["samples"]["draws"], params["generator"]["model"]["dim"], 16
+    with FlopCounterMode(display=False) as counter:
+        BitHead(dim, 3)(torch.zeros(places, dim), torch.zeros(places, 3, dtype=torch.int64))
+    samples = 4 * draws["per_class"] * len(draws["seeds"])
+    assert found[2] - found[1] == samples * counter.get_total_flops() > 0
