@@ -156,18 +156,19 @@ def check_pixel_tokenizers(path: Path) -> None:
 
 def check_captions(path: Path) -> None:
     """Refuse a generator in use whose captions are asked for and missing, or there and not asked for."""
-    chosen, lines = load_chosen(path), []
+    chosen, by_class, lines = load_chosen(path), [*load_list(alternating.LIST, path, empty=True)], []
+    prompts = load("samples.draws", generator.SampleDraws, path).prompts
     for name in load_list("generators", path):
-        by_caption = generator.load_params(name, path).training.condition == "caption"
-        if by_caption and name not in chosen:
+        check_chosen(name, chosen, path)
+        if generator.load_params(name, path).training.condition == "class":
+            by_class.append(name)
+        elif name not in chosen:
             names = ", ".join(load_list("text_encoders", path, empty=True)) or "none: add one"
             lines.append(f"captions.{name}: missing; expected one of text_encoders ({names})")
-        if not by_caption and name in chosen:
-            lines.append(f"captions.{name} = {shown(chosen[name])}: generator.{name}.condition is class, not caption")
-        check_chosen(name, chosen, path)
-    for name in load_list(alternating.LIST, path, empty=True):
-        if name in chosen:
-            lines.append(f"captions.{name} = {shown(chosen[name])}: {alternating.LIST} know classes alone")
+    for name in (name for name in by_class if name in chosen):
+        lines.append(f"captions.{name} = {shown(chosen[name])}: this generator's condition is class, not caption")
+    if prompts != generator.NO_PROMPTS and {*load_list("generators", path)} <= {*by_class}:
+        lines.append(f"samples.draws.prompts = {shown(prompts)}: no generator in use has condition: caption")
     if lines:
         raise UserError("\n".join(f"{path}: {line}" for line in lines))
 

@@ -21,9 +21,9 @@ def shape_of(encoder: str, path: Path) -> dict[str, int]:
     """What a text encoder gives of a caption; a vocabulary may turn out smaller."""
     section = text.load_params(encoder, path)
     if isinstance(section, text.Transformer):
-        return {"words": section.max_words, "features": width_of(Path(section.folder))}
+        return {"length": section.max_length, "features": width_of(Path(section.folder))}
     assert isinstance(section, text.Vocabulary)
-    return {"words": section.max_words, "vocabulary": section.size}
+    return {"length": section.max_length, "vocabulary": section.size}
 
 
 def width_of(folder: Path) -> int:
@@ -44,5 +44,5 @@ def bytes_of(encoder: str, path: Path) -> int:
     """Of one caption in a text artifact."""
     section, shape = text.load_params(encoder, path), shape_of(encoder, path)
     if not isinstance(section, text.Transformer):
-        return 2 * shape["words"]
-    return shape["words"] * shape["features"] * (4 if section.precision == "fp32" else 2)
+        return 2 * shape["length"]
+    return shape["length"] * shape["features"] * (4 if section.precision == "fp32" else 2)

@@ -17,7 +17,10 @@ from stages.generator.prefix import CaptionPrefix, attention_mask
 from stages.generator.transformer import TokenTransformer
 
 WORDS, VOCABULARY, FEATURES = 5, 12, 4
-SHAPES = {"vocabulary": {"words": WORDS, "vocabulary": VOCABULARY}, "features": {"words": WORDS, "features": FEATURES}}
+SHAPES = {
+    "vocabulary": {"length": WORDS, "vocabulary": VOCABULARY},
+    "features": {"length": WORDS, "features": FEATURES},
+}
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 every_kind = pytest.mark.parametrize("kind", [ar, masked])
 

@@ -95,7 +95,11 @@ CAPTIONED = CAPTIONED.replace("{kind: ar, condition: class", "{kind: ar, conditi
         ("text_encoders: [words]", "text_encoders: []", "captions.ar = 'words': expected one of text_encoders: none"),
         ("captions: {ar: words}", "captions: {}", "captions.ar: missing; expected one of text_encoders (words)"),
         ("captions: {ar: words}", "captions: {ar: 3}", "captions = {'ar': 3}: expected generator: text encoder"),
-        ("captions: {ar: words}", "captions: {ar: words, masked: words}", "generator.masked.condition is class, not"),
+        (
+            "captions: {ar: words}",
+            "captions: {ar: words, masked: words}",
+            "captions.masked = 'words': this generator's cond",
+        ),
         (
             "{kind: ar, condition: caption",
             "{kind: ar, condition: both",
@@ -113,7 +117,7 @@ CAPTIONED = CAPTIONED.replace("{kind: ar, condition: class", "{kind: ar, conditi
             "sampling.grids.ar: draws by class alone, but generator.a",
         ),
         ("    kind: vocabulary", "    kind: bert", "text.words.kind = 'bert': expected one of vocabulary, transformer"),
-        ("    max_words: 16", "    max_words: 0", "text.words.max_words = 0: input should be greater than 0"),
+        ("    max_length: 16", "    max_length: 0", "text.words.max_length = 0: input should be greater than 0"),
         ("prompts: data/code/no_folder", "prompts: x.txt", "samples.draws.prompts: 'x.txt': expected a file with a"),
         ("caption_checkers: []", "caption_checkers: [other]", "no other; caption_checker has scenes"),
     ],
@@ -123,6 +127,15 @@ def test_an_impossible_value_about_captions_is_named(old, new, message, tmp_path
     assert errors_of(CAPTIONED, tmp_path) == [] and old in CAPTIONED
     lines = errors_of(CAPTIONED.replace(old, new, 1), tmp_path)
     assert any(message in line for line in lines), lines
+
+
+def test_prompts_that_no_generator_reads_are_refused(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red star\n")
+    old, new = "prompts: data/code/no_folder", f"prompts: {tmp_path / 'prompts.txt'}"
+    (tmp_path / "data/code").mkdir(parents=True)
+    assert errors_of(CAPTIONED.replace(old, new), tmp_path) == []
+    [line] = errors_of(PARAMS.replace(old, new), tmp_path)
+    assert "samples.draws.prompts = " in line and "no generator in use has condition: caption" in line
 
 
 def test_all_errors_come_at_once_each_on_its_line_and_nothing_else(tmp_path):

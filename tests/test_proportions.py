@@ -18,7 +18,7 @@ from stages.evaluate.frechet import fid
 from stages.evaluate.protocol import proportions_apart
 from stages.evaluate.samples import Samples
 from stages.evaluate.score_generation import as_samples, score_val
-from stages.generator.asked import labels_of
+from stages.generator.sample_conditions import labels_of
 
 COUNTS, NAMES = (100, 50, 20, 5), ["many", "some", "few", "rare"]
 COLORS = ((200, 60, 60), (60, 200, 60), (60, 60, 200), (220, 220, 220))

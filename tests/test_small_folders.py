@@ -15,8 +15,8 @@ from stages.core.metrics import count_train
 from stages.core.params import load
 from stages.evaluate.params import ReferenceParams
 from stages.evaluate.reference import build_reference
-from stages.generator.asked import trained_classes
 from stages.generator.params import NO_PROMPTS, SampleDraws, Sampling, load_params
+from stages.generator.sample_conditions import trained_classes
 from stages.generator.samples import draw_samples
 from stages.generator.training import train
 from stages.report.page import write_page

@@ -20,7 +20,7 @@ from stages.text.params import Transformer, Vocabulary
 from stages.text.reader import load_encoder, load_texts
 from stages.text.writer import write_text
 
-WORDS = Vocabulary(kind="vocabulary", model="word", size=100, max_words=6, lowercase=True)
+WORDS = Vocabulary(kind="vocabulary", model="word", size=100, max_length=6, lowercase=True)
 TEXTS = {
     0: "a red star",
     1: "A Blue disc\nthe red disc, at the top left",
@@ -64,20 +64,22 @@ def test_words_keep_everything_but_upper_case_and_are_padded_on_the_left(images,
     given = train.given(np.array([0, -1]))
     assert given.dtype == torch.int64 and (given[0] > 0).tolist() == [False] * 3 + [True] * 3 and not given[1].any()
     facts = artifact.read_config(out, "text")["splits"]
-    assert facts["train"] == {"images": 8, "captioned": 5, "captions": 6, "cut": 1, "words": 23, "unknown": 0}
-    assert facts["val"] == {"images": 4, "captioned": 2, "captions": 3, "cut": 1, "words": 16, "unknown": 2}
+    assert facts["train"] == {"images": 8, "captioned": 5, "captions": 6, "cut": 1, "tokens": 23, "unknown": 0}
+    assert facts["val"] == {"images": 4, "captioned": 2, "captions": 3, "cut": 1, "tokens": 16, "unknown": 2}
     printed = capsys.readouterr().out
     assert "train: 6 captions of 5 images; 3 images have none and train without\n" in printed
-    assert "train: 1 captions are longer than max_words = 6: their ends are cut\n" in printed
-    assert "val: 2 of 16 words are unknown\n" in printed
+    assert "train: 1 captions are longer than max_length = 6: their ends are cut\n" in printed
+    assert "val: 2 of 16 tokens are unknown\n" in printed
 
 
 def test_byte_pairs_know_every_word_in_any_script(images):
-    params = WORDS.model_copy(update={"model": "bpe", "size": 270, "max_words": 40})
+    params = WORDS.model_copy(update={"model": "bpe", "size": 270, "max_length": 40})
     write_text("pairs", images, Path("text/pairs"), params, MACHINE)
     assert artifact.read_config(Path("text/pairs"), "text")["splits"]["val"]["unknown"] == 0
-    given = load_encoder(Path("text/pairs/encoder")).encode(["a zebra in green", "звезда 星", "<padding>"])
-    assert (given[:, -1] > 1).all() and given.shape == (3, 40)
+    encoder = load_encoder(Path("text/pairs/encoder"))
+    for caption in ("a zebra in green", "звезда 星", "<padding>"):
+        ids = encoder.encode(caption)
+        assert ids[-1] > 1 and ids.shape == (40,)
 
 
 @pytest.mark.parametrize("model", ["word", "bpe"])
@@ -93,7 +95,7 @@ def test_the_rarest_words_are_unknown_beyond_the_size(images):
     known = set(vocabulary.Encoder(out / "encoder").vocabulary.get_vocab())
     assert {"<padding>", "<unknown>"} < known and len(known) == 5
     with pytest.raises(UserError, match="the train captions have no word 'café'"):
-        load_encoder(out / "encoder").encode(["café"])
+        load_encoder(out / "encoder").encode("café")
 
 
 def test_images_without_captions_are_an_error_that_says_so(tmp_path, monkeypatch):
@@ -113,7 +115,7 @@ def test_one_of_several_captions_is_drawn_and_none_is_minus_one(images):
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"model": "bpe"}, "expected at least 258"), ({"size": 2}, "size"), ({"max_words": 0}, "max_words"),
+    [({"model": "bpe"}, "expected at least 258"), ({"size": 2}, "size"), ({"max_length": 0}, "max_length"),
      ({"model": "wordpiece"}, "model")],
 )  # fmt: skip
 def test_impossible_vocabularies_are_refused(changes, said):
@@ -157,14 +159,14 @@ def tiny(folder: Path, family: str) -> Transformer:
     with contextlib.redirect_stderr(io.StringIO()):
         model.save_pretrained(folder)
     fast.save_pretrained(folder)
-    return Transformer(kind="transformer", folder=str(folder), max_words=8, precision="fp32", shard_captions=2)
+    return Transformer(kind="transformer", folder=str(folder), max_length=8, precision="fp32", shard_captions=2)
 
 
 @pytest.mark.parametrize("family", ["t5", "clip", "bert"])
 def test_frozen_features_are_those_of_the_model_padded_on_the_left(images, tmp_path, family):
     write_text("frozen", images, out := Path("text/frozen"), tiny(tmp_path / family, family), MACHINE)
     config = artifact.read_config(out, "text")
-    assert config["shape"] == {"words": 8, "features": 16} and config["splits"]["val"]["cut"] == 1
+    assert config["shape"] == {"length": 8, "features": 16} and config["splits"]["val"]["cut"] == 1
     texts = load_texts(out, "train")
     given = texts.given(np.array([0, -1, 2]))
     assert given.shape == (3, 8, 17) and given.dtype == torch.float32 and not given[1].any()
@@ -173,9 +175,9 @@ def test_frozen_features_are_those_of_the_model_padded_on_the_left(images, tmp_p
     plain = model(**words(["a red star"], return_tensors="pt")).last_hidden_state[0]
     torch.testing.assert_close(given[0, 5:, :-1], plain, atol=1e-5, rtol=1e-5)
     encoder = load_encoder(out / "encoder")
-    torch.testing.assert_close(encoder.encode(["a red star"])[0], given[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoder.encode("a red star"), given[0], atol=1e-5, rtol=1e-5)
     with pytest.raises(UserError, match="9 tokens, expected 1 to 8"):
-        encoder.encode(["a red star", "a red star at the top left of the"])
+        encoder.encode("a red star at the top left of the")
 
 
 def test_features_in_half_precision_are_near_and_half_as_large(images, tmp_path):
@@ -223,7 +225,7 @@ def test_features_that_a_precision_cannot_hold_are_refused():
 
 def test_a_folder_without_a_model_or_with_a_broken_one_is_refused(tmp_path, images):
     with pytest.raises(ValueError, match="expected a local folder with config.json"):
-        Transformer(kind="transformer", folder="t5-small", max_words=8, precision="fp16", shard_captions=4)
+        Transformer(kind="transformer", folder="t5-small", max_length=8, precision="fp16", shard_captions=4)
     params = tiny(tmp_path / "t5", "t5")
     (tmp_path / "t5/config.json").write_text('{"model_type": "of nobody"}')
     with pytest.raises(UserError, match="text.frozen.folder: .*of nobody"):

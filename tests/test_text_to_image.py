@@ -16,51 +16,52 @@ from stages.text.reader import load_texts
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory) -> Path:
+def captioned(tmp_path_factory) -> Path:
     """A folder in which generators by caption were trained and drew samples. Read only."""
-    root = text_toy.build(tmp_path_factory.mktemp("spoken"))
-    for generator in ("spoken", "spoken_masked"):
+    root = text_toy.build(tmp_path_factory.mktemp("ar_text"))
+    for generator in ("ar_text", "masked_text"):
         text_toy.run("generator", root, generator=generator)
         text_toy.run("samples", root, generator=generator)
     text_toy.run("caption_checker", root)
     return root
 
 
-def test_the_text_artifact_holds_every_caption_and_counts_what_has_none(spoken):
-    config = artifact.read_config(spoken / "data/text/words", "text")
-    images = artifact.read_config(spoken / "data/images", "images")["splits"]
+def test_the_text_artifact_holds_every_caption_and_counts_what_has_none(captioned):
+    config = artifact.read_config(captioned / "data/text/words", "text")
+    images = artifact.read_config(captioned / "data/images", "images")["splits"]
     for split, facts in config["splits"].items():
-        texts = load_texts(spoken / "data/text/words", split)
+        texts = load_texts(captioned / "data/text/words", split)
         assert facts["images"] == images[split]["images"] == len(texts.labels) == len(texts.first) - 1
         assert facts["captions"] == images[split]["captions"] == len(texts.captions)
         assert facts["captioned"] == images[split]["sidecars"]["captions"] < facts["images"]
-        words = facts["words"], facts["unknown"], facts["cut"]
+        words = facts["tokens"], facts["unknown"], facts["cut"]
         assert words[0] > 8 * facts["captions"] and words[2] == sum(len(one.split()) > 11 for one in texts.captions)
         rows = texts.first_rows(np.arange(facts["images"]))
         assert (rows < 0).sum() == facts["images"] - facts["captioned"] and not texts.given(rows)[rows < 0].any()
 
 
-def test_a_generator_by_caption_stands_alone_and_draws_for_any_known_words(spoken, tmp_path):
-    folder = spoken / "data/generator/kmeans-spoken"
+def test_a_generator_by_caption_stands_alone_and_draws_for_any_known_words(captioned, tmp_path):
+    folder = captioned / "data/generator/kmeans-ar_text"
     config = artifact.read_config(folder, "generator")
     assert config["text_encoder"] == "words" and config["shape"]["num_classes"] == 0
     generator = load_generator(folder)
-    words = "A LARGE solid red star at the top left".replace("LARGE ", "small ")
-    two = generator.sample(captions=[words, None], seed=3)
+    caption = "A SMALL solid red star at the top left"
+    two = generator.sample(captions=[caption, None], seed=3)
     assert two.images.shape == (2, 16, 16, 3)
-    assert np.array_equal(two.codes[0], generator.sample(captions=[words], seed=3).codes[0])
-    for caption, said in (("a zebra", "no word 'zebra'"), ("a " * 13, "13 words and marks, expected 1 to 12"),
-                          ("", "0 words"), ("星", "no word '星'"), ("a smal star", "near it are small")):  # fmt: skip
+    assert np.array_equal(two.codes[0], generator.sample(captions=[caption], seed=3).codes[0])
+    for caption, said in (("a zebra", "no word 'zebra'"), ("a " * 13, "13 tokens, expected 1 to 12"),
+                          (" ", "expected a text, or None"), (3, "caption 3: expected a text"),
+                          ("星", "no word '星'"), ("a smal star", "near it are small")):  # fmt: skip
         with pytest.raises(UserError, match=said):
             generator.sample(captions=[caption])
-    for wrong in ({"classes": [0]}, {}, {"classes": [0], "captions": ["a"]}):
+    for wrong in ({"classes": [0]}, {}, {"classes": [0], "captions": ["a"]}, {"captions": "a red star"}):
         with pytest.raises(UserError, match=r"expected captions=\[…\], and nothing else"):
             generator.sample(**wrong)
 
 
-def test_samples_are_drawn_for_val_captions_with_the_classes_of_their_images(spoken):
-    for name in ("spoken", "spoken_masked"):
-        folder = spoken / f"data/samples/kmeans/{name}"
+def test_samples_are_drawn_for_val_captions_with_the_classes_of_their_images(captioned):
+    for name in ("ar_text", "masked_text"):
+        folder = captioned / f"data/samples/kmeans/{name}"
         config, labels = artifact.read_config(folder, "samples"), np.load(folder / "labels.npy")
         captions = (folder / "captions.txt").read_text().split("\n")
         assert config["labels"] == "val captions" and len(captions) == len(labels) == 20
@@ -69,22 +70,22 @@ def test_samples_are_drawn_for_val_captions_with_the_classes_of_their_images(spo
             assert f" {text_toy.SHAPES[config['classes'][number]]} at the " in words.partition(", with")[0]
 
 
-def test_caption_accuracy_stands_beside_chance_and_real_images(spoken):
-    text_toy.run_with(spoken, generators=["spoken", "spoken_masked"])
-    found = json.loads((spoken / "reports/generation/captions/kmeans-onestep-scenes/metrics.json").read_text())
-    for group in ("val", "spoken", "spoken_masked"):
+def test_caption_accuracy_stands_beside_chance_and_real_images(captioned):
+    text_toy.run_with(captioned, generators=["ar_text", "masked_text"])
+    found = json.loads((captioned / "reports/generation/captions/kmeans-onestep-scenes/metrics.json").read_text())
+    for group in ("val", "ar_text", "masked_text"):
         for name in ("shape", "color", "position"):
             assert 0 <= found[group][f"caption_accuracy[{name}]"] <= 1 and 0 <= found[group][f"chance[{name}]"] <= 1
         assert found[group]["caption_accuracy[all]"] <= found[group]["caption_accuracy[shape]"]
-    assert [entry["of"] for entry in found["protocol"]] == ["val", "spoken", "spoken_masked"]
-    assert "caption_accuracy[shape]_std" in found["spoken"]
+    assert [entry["of"] for entry in found["protocol"]] == ["val", "ar_text", "masked_text"]
+    assert "caption_accuracy[shape]_std" in found["ar_text"]
 
 
-def test_prompts_of_a_file_take_the_place_of_val_captions(spoken, tmp_path):
+def test_prompts_of_a_file_take_the_place_of_val_captions(captioned, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red star\na solid blue bar at the top left\n")
-    root = text_toy.copy(spoken, tmp_path, samples={"draws": {"prompts": "prompts.txt", "per_class": 2}})
-    text_toy.run("samples", root, generator="spoken")
-    folder = root / "data/samples/kmeans/spoken"
+    root = text_toy.copy(captioned, tmp_path, samples={"draws": {"prompts": "prompts.txt", "per_class": 2}})
+    text_toy.run("samples", root, generator="ar_text")
+    folder = root / "data/samples/kmeans/ar_text"
     assert artifact.read_config(folder, "samples")["labels"] == "prompts"
     assert (folder / "captions.txt").read_text().split("\n")[1:3] == ["a red star", "a solid blue bar at the top left"]
     assert (np.load(folder / "labels.npy") == -1).all() and np.load(folder / "codes.npy").shape == (2, 4, 16)
@@ -99,36 +100,36 @@ def test_prompts_of_a_file_take_the_place_of_val_captions(spoken, tmp_path):
             "prompts.txt: line 2: 'a purple star': the train captions have no word 'purple'",
         ),
         (b"a red star\nb\xe9\n", "prompts.txt: line 2: not UTF-8"),
-        (b"a red star\n" + b"a " * 13, "prompts.txt: line 2: .*13 words and marks, expected 1 to 12"),
+        (b"a red star\n" + b"a " * 13, "prompts.txt: line 2: .*13 tokens, expected 1 to 12"),
         (b"", "prompts.txt: holds no prompt"),
     ],
 )
-def test_a_bad_line_of_a_prompt_file_is_named(spoken, tmp_path, content, said):
+def test_a_bad_line_of_a_prompt_file_is_named(captioned, tmp_path, content, said):
     (tmp_path / "prompts.txt").write_bytes(content)
-    root = text_toy.copy(spoken, tmp_path, samples={"draws": {"prompts": "prompts.txt"}})
+    root = text_toy.copy(captioned, tmp_path, samples={"draws": {"prompts": "prompts.txt"}})
     with pytest.raises(UserError, match=said):
-        text_toy.run("samples", root, generator="spoken")
+        text_toy.run("samples", root, generator="ar_text")
 
 
-def test_another_text_artifact_than_that_of_the_training_is_refused(spoken, tmp_path):
-    root = text_toy.copy(spoken, tmp_path, text={"words": {"size": 20}})
+def test_another_text_artifact_than_that_of_the_training_is_refused(captioned, tmp_path):
+    root = text_toy.copy(captioned, tmp_path, text={"words": {"size": 20}})
     text_toy.run("text", root)
     with pytest.raises(UserError, match="another one than .* was written for. Run `dvc repro captions`"):
-        text_toy.run("samples", root, generator="spoken")
+        text_toy.run("samples", root, generator="ar_text")
     text_toy.run("captions", root)
     with pytest.raises(UserError, match="trained with other captions than those of"):
-        text_toy.run("samples", root, generator="spoken")
+        text_toy.run("samples", root, generator="ar_text")
 
 
-def test_a_training_by_captions_repeats_to_the_byte(spoken, tmp_path):
-    root = text_toy.copy(spoken, tmp_path)
-    text_toy.run("generator", root, generator="spoken")
-    files = [one / "data/generator/kmeans-spoken/model.safetensors" for one in (spoken, root)]
+def test_a_training_by_captions_repeats_to_the_byte(captioned, tmp_path):
+    root = text_toy.copy(captioned, tmp_path)
+    text_toy.run("generator", root, generator="ar_text")
+    files = [one / "data/generator/kmeans-ar_text/model.safetensors" for one in (captioned, root)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_class_generators_are_as_before_and_take_no_captions(spoken, tmp_path):
-    root = text_toy.copy(spoken, tmp_path)
+def test_class_generators_are_as_before_and_take_no_captions(captioned, tmp_path):
+    root = text_toy.copy(captioned, tmp_path)
     assert artifact.read_with_checksum(root / "data/captions/ar") == {"text_encoder": "", "digest": ""}
     text_toy.run("generator", root, generator="ar")
     config = artifact.read_config(root / "data/generator/kmeans-ar", "generator")

@@ -7,20 +7,20 @@ import toy as toys
 
 SHAPES = {"bars": "bar", "columns": "ring", "dark": "disc", "light": "star"}  # class -> the shape that captions name
 COLORS, PLACES = ("red", "blue", "green"), ("top left", "centre", "bottom")
-WORDS = {"kind": "vocabulary", "model": "word", "size": 100, "max_words": 12, "lowercase": True}
+WORDS = {"kind": "vocabulary", "model": "word", "size": 100, "max_length": 12, "lowercase": True}
 BY_CAPTION = {"kind": "ar", "condition": "caption", **toys.OPTIM, "lr_peak": 2e-3, "weight_decay": 0.05, "beta2": 0.98,
               "clip_norm": 1.0, "ema_decay": 0.9, "seed": 0}  # fmt: skip
 SAMPLING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 1.5, "precision": "fp32"}
 PARAMS = {
     "text_encoders": ["words"],
     "caption_checkers": ["scenes"],
-    "generators": ["ar", "spoken", "spoken_masked"],
+    "generators": ["ar", "ar_text", "masked_text"],
     "text": {"words": WORDS},
-    "captions": {"spoken": "words", "spoken_masked": "words"},
-    "generator": {"spoken": BY_CAPTION, "spoken_masked": BY_CAPTION | {"kind": "masked", "mask_ratio": "cosine"}},
+    "captions": {"ar_text": "words", "masked_text": "words"},
+    "generator": {"ar_text": BY_CAPTION, "masked_text": BY_CAPTION | {"kind": "masked", "mask_ratio": "cosine"}},
     "samples": {
-        "spoken": SAMPLING,
-        "spoken_masked": {**SAMPLING, "steps": 2, "choice_temperature": 4.5, "mask_schedule": "cosine"},
+        "ar_text": SAMPLING,
+        "masked_text": {**SAMPLING, "steps": 2, "choice_temperature": 4.5, "mask_schedule": "cosine"},
     },
     "caption_checker": {"scenes": {"img_px": 8, "widths": [8, 8], "optim": toys.OPTIM}},
 }  # fmt: skip
@@ -60,7 +60,7 @@ def build(root: Path) -> Path:
 
 
 def run(stage: str, root: Path, **item: str) -> None:
-    """Call the command of a stage for one member: run("generator", root, generator="spoken")."""
+    """Call the command of a stage for one member: run("generator", root, generator="ar_text")."""
     command = toys.YAML(typ="safe").load(toys.ROOT / "dvc.yaml")["stages"][stage]["cmd"]
     names = {"tokenizer": "kmeans", "decoder": "onestep", "text_encoder": "words", "caption_checker": "scenes"} | item
     line = toys.fill(command, {f"item.{key}": value for key, value in names.items()})

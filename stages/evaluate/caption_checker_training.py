@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,14 +27,14 @@ from stages.evaluate.caption_checker import TYPE, CaptionChecker
 from stages.evaluate.params import CaptionCheckerParams
 
 
-class Readings:
-    """The images of both splits, and what their captions say: `asked` {split: int64 [images, attributes]}."""
+class CheckerData:
+    """The images of both splits, and what their captions say: `labels` {split: int64 [images, attributes]}."""
 
     def __init__(self, images: Path, optim: Optim, machine: Machine, device: torch.device):
         self.splits = {split: ImageSplit(images, split, machine.num_workers) for split in ("train", "val")}
-        self.asked = {split: attributes_in(images, split) for split in self.splits}
+        self.labels = {split: attributes_in(images, split) for split in self.splits}
         self.optim, self.batch_size, self.device = optim, machine.infer_batch_size, device
-        if not all((asked >= 0).any(0).all() for asked in self.asked.values()):
+        if not all((labels >= 0).any(0).all() for labels in self.labels.values()):
             names = ", ".join(ATTRIBUTES)
             raise UserError(f"{images}: expected captions of rendered scenes in both splits, which name {names}")
 
@@ -45,7 +46,7 @@ class Readings:
     def batch_at(self, step: int) -> Batch:
         """Images uint8 [B, H, W, 3] and what their captions say, int64 [B, attributes]."""
         index = self.images_at(step)
-        return torch.from_numpy(self.splits["train"].read(index)), torch.from_numpy(self.asked["train"][index])
+        return torch.from_numpy(self.splits["train"].read(index)), torch.from_numpy(self.labels["train"][index])
 
     def batch_keys(self, step: int) -> list[str]:
         """The keys of the train images of a step."""
@@ -61,18 +62,16 @@ class Readings:
         """Accuracy on val by attribute."""
         val = self.splits["val"]
         found = read_images(model, len(val), val.read, self.batch_size, self.device)
-        return {f"val/{name}": value for name, value in accuracies(found, self.asked["val"]).items()}
+        return {f"val/{name}": value for name, value in accuracies(found, self.labels["val"]).items()}
 
 
 def train_checker(images: Path, out: Path, report: Path, params: CaptionCheckerParams, machine: Machine) -> None:
     """Write the artifact `out` and `report`/metrics.json; `UserError` where no train caption can be read."""
     device, curves = pick_device(machine.device), Curves()
-    data = Readings(images, params.optim, machine, device)
-    sizes = {name: len(values) for name, values in ATTRIBUTES.items()}
-    shape = {"img_px": params.img_px, "widths": params.widths, "attributes": sizes}
+    data = CheckerData(images, params.optim, machine, device)
     print_estimate(out, len(data.splits["train"]), params)
     torch.manual_seed(params.optim.seed)
-    network = CaptionChecker(**shape).to(device)
+    network = CaptionChecker(**shape_of(params)).to(device)
     with process_group(), scratch(out, params, [images], meet=barrier) as work:
         fit(
             network, params.optim, data.batch_at, data.loss, data.evaluate, curves, work=work, device=device,
@@ -81,9 +80,15 @@ def train_checker(images: Path, out: Path, report: Path, params: CaptionCheckerP
         last = curves.last()
         metrics = {name: last[f"val/{name}"] for name in (*ATTRIBUTES, "all")}
         write_metrics(report, {**metrics, "images": artifact.images_digest(images)})
-        config = {"shape": shape, "val": metrics, "inputs": {"images": artifact.digest(images)}}
+        config = {"shape": shape_of(params), "val": metrics, "inputs": {"images": artifact.digest(images)}}
         with artifact.new_artifact(out, TYPE, config) as folder:
             save_tensors(folder / "model.safetensors", network.state_dict())
+
+
+def shape_of(params: CaptionCheckerParams) -> dict[str, Any]:
+    """The arguments of CaptionChecker."""
+    sizes = {name: len(values) for name, values in ATTRIBUTES.items()}
+    return {"img_px": params.img_px, "widths": params.widths, "attributes": sizes}
 
 
 def attributes_in(images: Path, split: str) -> np.ndarray:
@@ -94,10 +99,10 @@ def attributes_in(images: Path, split: str) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def sum_of_losses(logits: dict[str, Tensor], asked: Tensor) -> Tensor:
+def sum_of_losses(logits: dict[str, Tensor], labels: Tensor) -> Tensor:
     """Cross-entropy of each attribute over the images whose captions name it, added up."""
-    each = [F.cross_entropy(one.float(), asked[:, at], ignore_index=UNKNOWN, reduction="sum")
-            / (asked[:, at] >= 0).sum().clamp(min=1) for at, one in enumerate(logits.values())]  # fmt: skip
+    each = [F.cross_entropy(one.float(), labels[:, at], ignore_index=UNKNOWN, reduction="sum")
+            / (labels[:, at] >= 0).sum().clamp(min=1) for at, one in enumerate(logits.values())]  # fmt: skip
     return torch.stack(each).sum()
 
 
@@ -113,12 +118,12 @@ def read_images(
     return np.concatenate(found)
 
 
-def accuracies(found: np.ndarray, asked: np.ndarray) -> dict[str, float]:
+def accuracies(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """{attribute: share of the images whose captions name it that show it; "all": that show all that theirs name}.
 
     int64 [M, attributes] each. An attribute that no caption names is left out.
     """
-    right, named = found == asked, asked >= 0
+    right, named = found == labels, labels >= 0
     each = {name: float(right[named[:, at], at].mean()) for at, name in enumerate(ATTRIBUTES) if named[:, at].any()}
     some = named.any(1)
     return each | ({"all": float((right | ~named)[some].all(1).mean())} if some.any() else {})

@@ -19,7 +19,7 @@ from stages.evaluate.caption_checker_training import accuracies, attributes_in, 
 from stages.evaluate.evaluator import decode, print_summary
 from stages.evaluate.samples import Samples, load_samples
 from stages.evaluate.score_generation import over_seeds
-from stages.generator.asked import CAPTIONS
+from stages.generator.sample_conditions import CAPTIONS
 
 NONE = "no generator in use has condition: caption"
 
@@ -29,27 +29,28 @@ def score_captions(
 ) -> None:
     """Write metrics.json to the folder `report`; `samples` holds a samples artifact per generator."""
     artifact.check_made_from(checker, f"caption_checker@{checker.name}", images=images)
-    device, size = pick_device(machine.device), machine.infer_batch_size
-    network, decoding = load_checker(checker, device), load_decoder(decoder, device)
-    read = partial(read_images, network, batch_size=size, device=device)
-    same = {
-        "reference_digest": artifact.digest(checker)[:12],
-        "attributes": [*ATTRIBUTES],
-        "decoding_precision": "fp32",
-    }
-    val = ImageSplit(images, "val", machine.num_workers)
+    device, val = pick_device(machine.device), ImageSplit(images, "val", machine.num_workers)
+    decoding = load_decoder(decoder, device)
+    read = partial(read_images, load_checker(checker, device), batch_size=machine.infer_batch_size, device=device)
     real = with_chance(read(len(val), val.read), attributes_in(images, "val"))
     results: dict[str, Any] = {"images": artifact.images_digest(images), "val": {**real, "count": len(val)}}
-    protocol = [{"of": "val", **same}]
+    protocol = [{"of": "val", **protocol_of(checker)}]
     for name in (name for name in generators if (samples / name / CAPTIONS).is_file()):
-        drawn, asked = open_drawn(samples / name, images, decoder)
-        found = [with_chance(read(len(codes), shown_fn(decoding, codes, seed)), asked)
+        drawn, labels = open_drawn(samples / name, images, decoder)
+        found = [with_chance(read(len(codes), shown_fn(decoding, codes, seed)), labels)
                  for seed, codes in zip(drawn.seeds, drawn.codes, strict=True)]  # fmt: skip
-        results[name] = {**over_seeds(found), "count": len(asked)}
-        protocol.append({"of": name, **same, "sampler": drawn.config["sampling"], "seeds": drawn.seeds})
+        results[name] = {**over_seeds(found), "count": len(labels)}
+        sampling = {"sampler": drawn.config["sampling"], "seeds": drawn.seeds}
+        protocol.append({"of": name, **protocol_of(checker), **sampling})
     results |= {"skipped": NONE} if len(protocol) == 1 else {}
     write_metrics(report, {**results, "protocol": protocol})
     print_summary("caption_accuracy", results)
+
+
+def protocol_of(checker: Path) -> dict[str, Any]:
+    """What must be equal for two caption accuracies to be compared."""
+    digest = artifact.digest(checker)[:12]
+    return {"reference_digest": digest, "attributes": [*ATTRIBUTES], "decoding_precision": "fp32"}
 
 
 def open_drawn(folder: Path, images: Path, decoder: Path) -> tuple[Samples, np.ndarray]:
@@ -57,7 +58,7 @@ def open_drawn(folder: Path, images: Path, decoder: Path) -> tuple[Samples, np.n
     drawn = load_samples(folder)
     check_drawn(folder, drawn.config, decoder)
     artifact.check_made_from(folder, f"samples@{folder.parent.name}-{folder.name}", images=images)
-    captions = artifact.checked(folder, CAPTIONS).read_text().split("\n")
+    captions = artifact.checked(folder, CAPTIONS).read_bytes().decode().split("\n")
     return drawn, np.array([attributes_of(caption) for caption in captions], np.int64)
 
 
@@ -66,15 +67,15 @@ def shown_fn(decoder: Decoder, codes: np.ndarray, seed: int) -> Callable[[range]
     return lambda part: decode(decoder, codes[part.start : part.stop], seed)
 
 
-def with_chance(found: np.ndarray, asked: np.ndarray) -> dict[str, float]:
+def with_chance(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """{caption_accuracy[shape]: …, chance[shape]: …, …}: accuracies, and those expected with one another's captions.
 
     int64 [M, attributes] each.
     """
-    each = {f"caption_accuracy[{name}]": value for name, value in accuracies(found, asked).items()}
+    each = {f"caption_accuracy[{name}]": value for name, value in accuracies(found, labels).items()}
     for at, (name, values) in enumerate(ATTRIBUTES.items()):
-        named = asked[:, at] >= 0
+        named = labels[:, at] >= 0
         if named.any():
-            shares = [np.bincount(one[named, at], minlength=len(values)) / named.sum() for one in (found, asked)]
+            shares = [np.bincount(one[named, at], minlength=len(values)) / named.sum() for one in (found, labels)]
             each[f"chance[{name}]"] = float(shares[0] @ shares[1])
     return each

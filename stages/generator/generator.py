@@ -42,7 +42,7 @@ from stages.text.reader import ENCODER, load_encoder
 NAMES_SHOWN = 20  # class names in an error message
 Classes = Sequence[int | str | None]  # a class name, a class number, or None for no class
 Captions = Sequence[str | None]  # a text, or None for no caption
-Asked = tuple[Classes | None, Captions | None]  # one of them, as the generator is conditioned; none: unconditional
+Condition = tuple[Classes | None, Captions | None]  # one of them, as the generator is conditioned; none: unconditional
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Generator:
         A generator with condition: caption takes `captions` instead, texts or None; `UserError` for unknown words.
         `changes` replaces sampling settings, such as temperature=0.9.
         """
-        given, sampling = self._asked(classes, captions, changes)
+        given, sampling = self._checked(classes, captions, changes)
         return self._decoded(self.kind.sample(self.network, given, sampling, seed), seed)
 
     def inpaint(
@@ -116,17 +116,17 @@ class Generator:
         return self._fill(batch, drawn, (classes, captions), seed, changes)
 
     def _inpaint(
-        self, images: np.ndarray, mask: np.ndarray, asked: Asked, seed: int, changes: dict[str, Any]
+        self, images: np.ndarray, mask: np.ndarray, condition: Condition, seed: int, changes: dict[str, Any]
     ) -> Sample:
         shape = self.decoder.config["grid"], self.decoder.config["codebooks"]
-        return self._fill(hidden(images, mask), overlapped(mask, *shape), asked, seed, changes)
+        return self._fill(hidden(images, mask), overlapped(mask, *shape), condition, seed, changes)
 
-    def _fill(self, images: np.ndarray, drawn: np.ndarray, asked: Asked, seed: int, changes: dict[str, Any]) -> Sample:
+    def _fill(self, images: np.ndarray, drawn: np.ndarray, condition: Condition, seed: int, changes: dict[str, Any]) -> Sample:
         """Encode uint8 [B, H, W, 3], draw the codes that are true in bool [B, N] and decode all."""
         check_fills(self.kind, self.config["kind"])
-        if asked[0] is None and asked[1] is None:
-            asked = (None, [None] * len(images)) if self.by_caption else ([None] * len(images), None)
-        given, sampling = self._asked(*asked, changes)
+        if all(one is None for one in condition):
+            condition = (None, [None] * len(images)) if self.by_caption else ([None] * len(images), None)
+        given, sampling = self._checked(*condition, changes)
         if len(given) != len(images):
             what = "captions" if self.by_caption else "classes"
             raise UserError(f"{what}: {len(given)} for {len(images)} images: expected one per image, or None")
@@ -134,7 +134,7 @@ class Generator:
         known = codes.masked_fill(torch.from_numpy(drawn), self.network.num_codes).to(self.network.device)
         return self._decoded(self.kind.fill(self.network, given, known, sampling, seed), seed)
 
-    def _asked(
+    def _checked(
         self, classes: Classes | None, captions: Captions | None, changes: dict[str, Any]
     ) -> tuple[torch.Tensor, Sampling]:
         """The input of the network, [B, …], and sampling settings; `UserError` for impossible ones."""
@@ -161,15 +161,22 @@ class Generator:
         return "text_encoder" in self.config
 
     def given(self, classes: Classes | None, captions: Captions | None) -> torch.Tensor:
-        """The input of the network, [B, …]; `UserError` unless exactly what conditions this generator is given."""
+        """The input of the network, [B, …]; `UserError` unless exactly a list of what conditions this generator."""
         wanted, other = (captions, classes) if self.by_caption else (classes, captions)
-        if wanted is None or other is not None:
+        if wanted is None or other is not None or isinstance(wanted, str | int):
             what = "captions" if self.by_caption else "classes"
             raise UserError(f"{self.folder}: expected {what}=[…], and nothing else")
-        if classes is not None:
-            return torch.tensor([self.class_number(one) for one in classes], dtype=torch.int64)
-        rows = [self.text_encoder.encode([one]) if one is not None else self.network.null(1).cpu() for one in wanted]
-        return torch.cat(rows) if rows else self.network.null(0)
+        if self.by_caption:
+            return torch.stack([self.caption_row(one) for one in wanted]) if len(wanted) else self.network.null(0)
+        return torch.tensor([self.class_number(one) for one in wanted], dtype=torch.int64)
+
+    def caption_row(self, caption: Any) -> torch.Tensor:
+        """The input of the network for one caption or None; `UserError` for anything but a text with words."""
+        if caption is None:
+            return self.network.null(1)[0].cpu()
+        if not isinstance(caption, str) or not caption.strip():
+            raise UserError(f"caption {caption!r:.80}: expected a text, or None for no caption")
+        return self.text_encoder.encode(caption)
 
     @cached_property
     def text_encoder(self) -> Any:

@@ -1,7 +1,8 @@
 """What a transformer over codes knows of their places in the grid: rotary positions and local mixing.
 
-B = batch, T = positions (`before` of the class or the caption, then N codes in raster order, grid by grid), D = width,
-d = D / heads. Position t holds code t - before. Causal: it predicts the code after that one; otherwise the same.
+B = batch, T = positions (`prefix_length` of the class or the caption, then N codes in raster order, grid by grid),
+D = width, d = D / heads. Position t holds code t - prefix_length. Causal: it predicts the code after that one;
+otherwise the same.
 """
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 THETA = 100.0  # of the longest wave, as rotary vision transformers use for small grids (Heo et al. 2024)
 
 
-def rotary_tables(grid: int, num_patches: int, head_dim: int, causal: bool, before: int = 1) -> Tensor:
+def rotary_tables(grid: int, num_patches: int, head_dim: int, causal: bool, prefix_length: int = 1) -> Tensor:
     """float [2, 2, T, d]: of queries and keys, cos and signed sin of the angles of their row and column.
 
     A query has the place that it predicts, a key the place that it holds; other angles are 0.
@@ -19,8 +20,8 @@ def rotary_tables(grid: int, num_patches: int, head_dim: int, causal: bool, befo
     places = torch.arange(num_patches) % grid**2
     waves = THETA ** -(torch.arange(head_dim // 4) / (head_dim // 4))
     angles = torch.cat([(places // grid)[:, None] * waves, (places % grid)[:, None] * waves], 1)
-    held = F.pad(angles, (0, 0, before, 0))
-    predicted = F.pad(angles, (0, 0, before - 1, 1)) if causal else held
+    held = F.pad(angles, (0, 0, prefix_length, 0))
+    predicted = F.pad(angles, (0, 0, prefix_length - 1, 1)) if causal else held
     return torch.stack([cos_sin(predicted), cos_sin(held)])
 
 
@@ -35,11 +36,11 @@ class LocalMixing(nn.Module):
     Causal: of the codes that come before the predicted one in raster order, in the rows above and in its own.
     """
 
-    def __init__(self, dim: int, side: int, grid: int, num_patches: int, causal: bool, before: int = 1):
+    def __init__(self, dim: int, side: int, grid: int, num_patches: int, causal: bool, prefix_length: int = 1):
         super().__init__()
         self.side, self.grid, self.reach, self.causal = side, grid, side // 2, causal
         self.weight = nn.Parameter(torch.zeros(dim, self.reach * (side + 1) if causal else side**2))
-        self.before, self.near = before, neighbors(grid, num_patches, side) if causal else []
+        self.prefix_length, self.near = prefix_length, neighbors(grid, num_patches, side) if causal else []
 
     def forward(self, x_BTD: Tensor, held_BTD: Tensor | None = None, start: int = 0) -> Tensor:
         """float [B, T, D] -> [B, T, D]: the first positions, or the newest alone, of number `start`.
@@ -50,13 +51,16 @@ class LocalMixing(nn.Module):
             held_BTD[:, start : start + x_BTD.shape[1]] = x_BTD
         if held_BTD is not None and x_BTD.shape[1] == 1:
             return self.newest(x_BTD, held_BTD, start)
-        codes, later = x_BTD[:, self.before :], int(self.causal)  # if causal, one place more is predicted than held
+        codes, later = (
+            x_BTD[:, self.prefix_length :],
+            int(self.causal),
+        )  # if causal, one place more is predicted than held
         filled = F.pad(codes, (0, 0, 0, later + -(codes.shape[1] + later) % self.grid**2))
         planes = filled.unflatten(1, (-1, self.grid, self.grid)).flatten(0, 1).permute(0, 3, 1, 2)
         with torch.autocast(x_BTD.device.type, enabled=False):  # its backward pass takes four times as long in bf16
             mixed = F.conv2d(self.padded(planes.float()), self.kernel(), groups=planes.shape[1])
         rows = mixed.permute(0, 2, 3, 1).reshape(len(codes), -1, codes.shape[2])
-        return x_BTD + F.pad(rows, (0, 0, self.before - later, 0))[:, : x_BTD.shape[1]]
+        return x_BTD + F.pad(rows, (0, 0, self.prefix_length - later, 0))[:, : x_BTD.shape[1]]
 
     def padded(self, planes: Tensor) -> Tensor:
         """[B, D, grid, grid] with room for the kernel."""
@@ -69,8 +73,8 @@ class LocalMixing(nn.Module):
 
     def newest(self, x_B1D: Tensor, held_BTD: Tensor, position: int) -> Tensor:
         """The same of one position, causal."""
-        places, taps = self.near[position + 1 - self.before]
-        return x_B1D + (held_BTD[:, self.before + places] * self.weight.T[taps]).sum(1, keepdim=True)
+        places, taps = self.near[position + 1 - self.prefix_length]
+        return x_B1D + (held_BTD[:, self.prefix_length + places] * self.weight.T[taps]).sum(1, keepdim=True)
 
 
 def neighbors(grid: int, num_patches: int, side: int) -> list[tuple[Tensor, Tensor]]:

@@ -1,6 +1,6 @@
 """The prefix by which a caption conditions a generator: W positions before the codes, padded on the left.
 
-Ids of words get a learned embedding, frozen features a learned MLP of two layers. A caption without a word, which is
+Ids get a learned embedding, frozen features a learned MLP of two layers. A caption without a token, which is
 also what a dropped one becomes, is the learned null caption, one position. Columns of padding are masked; each position
 sees itself, so that no row of attention is empty.
 
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 class CaptionPrefix(nn.Module):
     """What a text artifact gives of captions, int64 [B, W] or float [B, W, features + 1] -> vectors and padding."""
 
-    def __init__(self, dim: int, *, words: int, vocabulary: int = 0, features: int = 0):
+    def __init__(self, dim: int, *, length: int, vocabulary: int = 0, features: int = 0):
         super().__init__()
-        self.words, self.empty_shape = words, (words, features + 1) if features else (words,)
+        self.length, self.empty_shape = length, (length, features + 1) if features else (length,)
         self.embed = (
             nn.Sequential(nn.Linear(features, dim), nn.GELU(), nn.Linear(dim, dim))
             if features
@@ -29,7 +29,7 @@ class CaptionPrefix(nn.Module):
         padded = given == 0 if given.ndim == 2 else given[..., -1] == 0
         values = given if given.ndim == 2 else given[..., :-1].masked_fill(padded[..., None], 0)
         x = self.embed(values).masked_fill(padded[..., None], 0)
-        empty, last = padded.all(1)[:, None], torch.arange(self.words, device=given.device) == self.words - 1
+        empty, last = padded.all(1)[:, None], torch.arange(self.length, device=given.device) == self.length - 1
         return torch.where((empty & last)[..., None], self.null, x), padded & ~(empty & last)
 
 

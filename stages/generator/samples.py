@@ -14,9 +14,9 @@ from stages.core.metrics import code_dtype
 from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
 from stages.core.scratch import read_hashed, scratch, write_hashed
-from stages.generator.asked import CAPTIONS, Asked, Given, what_is_asked
 from stages.generator.open_network import open_network
 from stages.generator.params import SampleDraws, Sampling, sampling_bytes
+from stages.generator.sample_conditions import CAPTIONS, Given, SampleConditions, sample_conditions
 from stages.generator.transformer import check_unconditional
 
 Part = tuple[int, int, int]  # seed, first sample, end
@@ -31,32 +31,32 @@ def draw_samples(
     Every process of a torchrun draws its share of the parts. A sample depends on its seed, class and number alone.
     """
     config = artifact.read_config(generator, "generator")
-    asked = what_is_asked(generator, config, text, draws)
+    conditions = sample_conditions(generator, config, text, draws)
     if sampling.guidance != 1:
         check_unconditional(generator, config, f"samples.{config['name']}.guidance = {sampling.guidance}")
-    parts = split_into_parts(draws.seeds, len(asked.labels), machine.infer_batch_size)
-    facts = sampling.model_dump_json() + "\n".join(asked.captions)
+    parts = split_into_parts(draws.seeds, len(conditions.labels), machine.infer_batch_size)
+    facts = sampling.model_dump_json() + "\n".join(conditions.captions)
     with process_group(), scratch(out, draws, [generator], facts, meet=barrier) as work:
         network, _, kind = open_network(generator, pick_device(machine.device))
-        estimate_cost(out, config, network, len(draws.seeds) * len(asked.labels), machine)
+        estimate_cost(out, config, network, len(draws.seeds) * len(conditions.labels), machine)
         own = parts[rank() :: world_size()]
         with bar(f"samples {generator.name}", len(own), 0, "part") as progress:
             for part in own:
-                draw_part(part_path(work, part), part, network, kind, asked.given, sampling)
+                draw_part(part_path(work, part), part, network, kind, conditions.given, sampling)
                 progress.update()
         barrier()
         if rank() == 0:
-            publish(work, out, parts, asked, facts_of(generator, config, asked, draws, sampling), network)
+            publish(work, out, parts, conditions, facts_of(generator, config, conditions, draws, sampling), network)
         barrier()
 
 
 def facts_of(
-    generator: Path, config: dict[str, Any], asked: Asked, draws: SampleDraws, sampling: Sampling
+    generator: Path, config: dict[str, Any], conditions: SampleConditions, draws: SampleDraws, sampling: Sampling
 ) -> dict[str, Any]:
     """The config.json of samples."""
     return {
         "name": config["name"], "tokenizer": config["tokenizer"], "classes": config["classes"],
-        "seeds": draws.seeds, "per_class": draws.per_class, **asked.facts,
+        "seeds": draws.seeds, "per_class": draws.per_class, **conditions.facts,
         "sampling": sampling.model_dump(),
         "generator": {key: config[key] for key in ("kind", "name", "likelihood")},
         **{key: config[key] for key in ("samples_stage",) if key in config},
@@ -64,17 +64,19 @@ def facts_of(
     }  # fmt: skip
 
 
-def publish(work: Path, out: Path, parts: list[Part], asked: Asked, facts: dict[str, Any], network: Any) -> None:
+def publish(
+    work: Path, out: Path, parts: list[Part], conditions: SampleConditions, facts: dict[str, Any], network: Any
+) -> None:
     """Join the parts, without holding all codes in memory."""
-    shape = (len(facts["seeds"]), len(asked.labels), network.num_patches)
+    shape = (len(facts["seeds"]), len(conditions.labels), network.num_patches)
     with artifact.new_artifact(out, "samples", facts) as folder:
         codes = np.lib.format.open_memmap(folder / "codes.npy", "w+", np.dtype(code_dtype(network.num_codes)), shape)
         for seed, start, stop in parts:
             codes[facts["seeds"].index(seed), start:stop] = np.load(part_path(work, (seed, start, stop)))
         codes.flush()
-        np.save(folder / "labels.npy", asked.labels.astype(np.int64))
-        if asked.captions:
-            (folder / CAPTIONS).write_text("\n".join(asked.captions))
+        np.save(folder / "labels.npy", conditions.labels.astype(np.int64))
+        if conditions.captions:
+            (folder / CAPTIONS).write_bytes("\n".join(conditions.captions).encode())
 
 
 def estimate_cost(out: Path, config: dict[str, Any], network: Any, samples: int, machine: Machine) -> None:

@@ -36,43 +36,45 @@ def train(
     tokens: Path, codebook: Path, out: Path, report: Path, params: Params, machine: Machine, text: Path | None = None
 ) -> None:
     """Write the generator artifact `out`; curves and last scores go to the folder `report`. `text`: of its captions."""
-    facts, optim, curves = token_facts(tokens), params.training, Curves()
-    data, kind = (
-        {split: load_tokens(tokens, split) for split in ("train", "val")},
-        import_kind(KINDS[optim.kind].module),
-    )
+    facts, optim, device = token_facts(tokens), params.training, pick_device(machine.device)
+    data = {split: load_tokens(tokens, split) for split in ("train", "val")}
     per_class = count_train(tokens, data["train"].labels, facts["classes"])
     conditions = open_conditions(f"generator.{params.name}", optim, data, tokens, text)
-    by_caption = [conditions.folder] if conditions.folder else []
-    shape, device = network_shape(facts, params.model, kind.CAUSAL) | conditions.shape, pick_device(machine.device)
+    kind = import_kind(KINDS[optim.kind].module)
+    shape = network_shape(facts, params.model, kind.CAUSAL) | conditions.shape
     nearest = load_nearest(codebook, params.model.code_noise).to(device) if params.model.code_noise.share else None
     torch.manual_seed(optim.seed)
     network = build_network(kind, shape).to(device)
     estimate_cost(out, network, data, params, machine)
-    with process_group(), scratch(out, params, [tokens, *by_caption], meet=barrier) as work:
+    curves, inputs = Curves(), [one for one in (tokens, conditions.folder) if one]
+    with process_group(), scratch(out, params, inputs, meet=barrier) as work:
         batch_at, batch_keys = batches(data["train"], conditions, optim, params.model.class_dropout)
         fit(
             network, optim, batch_at, loss_fn(kind, params, device, nearest),
-            evaluator(data, conditions, kind, device), curves,
-            work=work, machine=machine, device=device, name=f"generator {out.name}",
-            batch_keys=batch_keys,
+            evaluator(data, conditions, kind, device), curves, work=work, machine=machine, device=device,
+            name=f"generator {out.name}", batch_keys=batch_keys,
         )  # fmt: skip
         if distributed.rank() == 0:
             curves.write(report, images=artifact.images_digest(tokens))
             likelihood = likelihood_facts(network, data, conditions, kind, device)
-            publish(out, network, {
-                "kind": optim.kind, "name": params.name, "tokenizer": facts["tokenizer"], "classes": facts["classes"],
-                "train_per_class": per_class, "class_dropout": params.model.class_dropout, "shape": shape,
-                "sampling": KINDS[optim.kind].plain.model_dump(), "likelihood": likelihood,
-                "inputs": {"tokens": artifact.digest(tokens), **facts["inputs"], **text_digest(conditions.folder)},
-                **conditions.facts,
-            }, conditions.folder)  # fmt: skip
+            config = config_of(params, tokens, conditions, per_class, shape, likelihood)
+            publish(out, network, config, conditions.folder)
         barrier()
 
 
-def text_digest(text: Path | None) -> dict[str, str]:
-    """Which captions a generator was trained with; {} for none."""
-    return {"text": artifact.digest(text)} if text else {}
+def config_of(
+    params: Params, tokens: Path, conditions: Conditions, per_class: list[int], shape: dict[str, Any],
+    likelihood: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """The config.json of a generator."""
+    facts, text = token_facts(tokens), conditions.folder
+    captions = {"text": artifact.digest(text)} if text else {}
+    return {
+        "kind": params.training.kind, "name": params.name, "tokenizer": facts["tokenizer"], "classes": facts["classes"],
+        "train_per_class": per_class, "class_dropout": params.model.class_dropout, "shape": shape,
+        "sampling": KINDS[params.training.kind].plain.model_dump(), "likelihood": likelihood,
+        "inputs": {"tokens": artifact.digest(tokens), **facts["inputs"], **captions}, **conditions.facts,
+    }  # fmt: skip
 
 
 def publish(out: Path, network: nn.Module, config: dict[str, Any], text: Path | None = None) -> None:

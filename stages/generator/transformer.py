@@ -44,15 +44,15 @@ class TokenTransformer(nn.Module):
         self.num_codes, self.num_classes, self.num_patches, self.causal = num_codes, num_classes, num_patches, causal
         self.embed_code = nn.Embedding(num_codes if causal else num_codes + 1, dim)
         self.prefix = CaptionPrefix(dim, **caption) if caption else None
-        self.before = self.prefix.words if self.prefix else 1  # positions before the codes
+        self.prefix_length = self.prefix.length if self.prefix else 1  # positions before the codes
         self.embed_class = None if caption else nn.Embedding(num_classes + 1, dim)
-        learned = nn.Parameter(torch.empty(num_patches + self.before, dim)) if positions != "rotary" else None
+        learned = nn.Parameter(torch.empty(num_patches + self.prefix_length, dim)) if positions != "rotary" else None
         self.register_parameter("embed_position", learned)
         rotary = positions != "learned"
-        turns = rotary_tables(grid, num_patches, dim // heads, causal, self.before) if rotary else None
+        turns = rotary_tables(grid, num_patches, dim // heads, causal, self.prefix_length) if rotary else None
         self.register_buffer("turns", turns, persistent=False)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout, causal, **block) for _ in range(depth))
-        mixing = (dim, local, grid, num_patches, causal, self.before)
+        mixing = (dim, local, grid, num_patches, causal, self.prefix_length)
         self.mixing = nn.ModuleList(LocalMixing(*mixing) for _ in range(depth if local else 0))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_codes)
@@ -89,13 +89,13 @@ class TokenTransformer(nn.Module):
         """
         if self.causal:
             codes_BT = codes_BT[:, : self.num_patches - 1]
-        hidden = self._start(given, codes_BT, None)[:, self.before - self.causal :]
+        hidden = self._start(given, codes_BT, None)[:, self.prefix_length - self.causal :]
         return self.head(hidden).float() if at_BN is None else logits_at(self.head, hidden, at_BN)
 
     def next_logits(self, newest: Tensor, position: int, cache: Cache) -> Tensor:
         """Logits [B, K] of code `position`, given the newest input: at position 0 what is given, else a code [B]."""
         if position:
-            start = self.before + position - 1
+            start = self.prefix_length + position - 1
             seen = cache[-1][0][..., : start + 1] if self.prefix else None
             hidden = self._run(self.embed_code(newest)[:, None], cache, start, seen)
         else:
@@ -111,7 +111,7 @@ class TokenTransformer(nn.Module):
 
         With captions a last entry: the positions that are no padding, bool [B, 1, 1, positions].
         """
-        positions, like = self.before + self.num_patches - 1, self.norm.weight
+        positions, like = self.prefix_length + self.num_patches - 1, self.norm.weight
         cache = new_cache(self.blocks, batch, positions)
         if self.mixing:
             for index, pair in enumerate(cache):
@@ -128,7 +128,7 @@ class TokenTransformer(nn.Module):
         x, padded = self.prefix(given)
         x = torch.cat([x, self.embed_code(codes_BT)], 1)
         if cache is not None:
-            cache[-1][0][:] = seen_columns(padded, self.before + self.num_patches - 1)
+            cache[-1][0][:] = seen_columns(padded, self.prefix_length + self.num_patches - 1)
         return self._run(x, cache, 0, attention_mask(padded, x.shape[1], self.causal))
 
     def _run(self, x_BTD: Tensor, cache: Cache | None, start: int, sees: Tensor | None = None) -> Tensor:

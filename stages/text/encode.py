@@ -1,7 +1,7 @@
-"""The captions of the images as every text encoder in `text_encoders` sees them: ids of words, or frozen features.
+"""The captions of the images as every text encoder in `text_encoders` sees them: ids of tokens, or frozen features.
 
 Run:    dvc repro text                      (one of them: dvc repro text@words; several processes: NPROC=4 dvc …)
-Expect: a vocabulary of 20,000 scenes in seconds; 16 words of 768 fp16 values take 25 kB per caption. Finished shards
+Expect: a vocabulary of 20,000 scenes in seconds; 16 tokens of 768 fp16 values take 25 kB per caption. Finished shards
         of features survive a kill: the same command continues after the last one.
 
 Every name in `text_encoders` has a section `text.<name>` in params.yaml with its `kind`:

@@ -15,7 +15,7 @@ class TextEncoder(Section):
     """What all kinds have."""
 
     kind: str
-    max_words: int = Field(gt=0, le=1024)  # tokens per caption; of a longer one the rest is cut off, which is counted
+    max_length: int = Field(gt=0, le=1024)  # tokens per caption; the end of a longer one is cut off, and counted
 
 
 class Vocabulary(TextEncoder):

@@ -57,6 +57,6 @@ def load_texts(folder: Path, split: str) -> Texts:
 
 
 def load_encoder(folder: Path) -> Any:
-    """The encoder of a text_encoder artifact: `encode(captions)` -> the generator's input."""
+    """The encoder of a text_encoder artifact: `encode(caption)` -> a row of the generator's input."""
     config = artifact.read_config(folder, "text_encoder")
     return import_kind(KINDS[config["kind"]].module).load(folder)

@@ -31,15 +31,15 @@ COUNTS = "counts"  # of tokens per caption, the last file of a shard
 
 def fit(name: str, texts: dict[str, Lines], folder: Path, params: Transformer, machine: Machine) -> dict[str, Any]:
     """Copy the text model to `folder`; return the facts that others need."""
-    words, model = open_model(Path(params.folder), f"text.{name}.folder")
+    tokenizer, model = open_model(Path(params.folder), f"text.{name}.folder")
     try:
-        found = model(**words(["a"], return_tensors="pt")).last_hidden_state
+        found = model(**tokenizer(["a"], return_tensors="pt")).last_hidden_state
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"text.{name}.folder: the model does not take its tokenizer's text: {error}") from None
     model.save_pretrained(folder / "model")
-    words.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
     return {
-        "shape": {"words": params.max_words, "features": found.shape[-1]},
+        "shape": {"length": params.max_length, "features": found.shape[-1]},
         **params.model_dump(include={"precision", "shard_captions"}),
     }
 
@@ -55,14 +55,14 @@ def open_model(folder: Path, key: str) -> tuple[Any, Any]:
     where = {"local_files_only": True}
     try:
         config = transformers.AutoConfig.from_pretrained(folder, **where)
-        words: Any = transformers.AutoTokenizer.from_pretrained(folder, **where)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **where)
         model = class_of(transformers, config).from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, **where
         )
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise UserError(f"{key}: {folder}: {' '.join(str(error).split())[:300]}") from None
-    words.pad_token = words.pad_token or words.eos_token
-    return words, model.eval().requires_grad_(False)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer, model.eval().requires_grad_(False)
 
 
 def class_of(transformers: Any, config: Any) -> Any:
@@ -83,27 +83,26 @@ class Encoder:
         self.shape: dict[str, int] = (config := artifact.read_config(folder, "text_encoder"))["shape"]
         for name in config["files"]:
             artifact.checked(folder, name)
-        self.words, self.model = open_model(folder / "model", str(folder))
+        self.tokenizer, self.model = open_model(folder / "model", str(folder))
         self.model.to(device)
 
     @torch.inference_mode()
     def features(self, captions: list[str]) -> tuple[Tensor, np.ndarray, np.ndarray]:
         """(float32 [B, W, D], left-padded; tokens of each caption, at most W; tokens of each before that)."""
-        whole = np.array([len(own) for own in self.words(captions)["input_ids"]])
-        given = self.words(captions, padding="max_length", padding_side="right", truncation=True,
-                           max_length=self.shape["words"], return_tensors="pt").to(self.model.device)  # fmt: skip
+        whole = np.array([len(own) for own in self.tokenizer(captions)["input_ids"]])
+        given = self.tokenizer(captions, padding="max_length", padding_side="right", truncation=True,
+                           max_length=self.shape["length"], return_tensors="pt").to(self.model.device)  # fmt: skip
         hidden = self.model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).last_hidden_state
         counts = given["attention_mask"].sum(1).tolist()
         rows = [F.pad(own[:count], (0, 0, len(own) - count, 0)) for own, count in zip(hidden, counts, strict=True)]
         return torch.stack(rows).float().cpu(), np.array(counts), whole
 
-    def encode(self, captions: list[str]) -> Tensor:
-        """float32 [B, W, D + 1] of captions that a user gives; `UserError` for one that is too long."""
-        features, counts, whole = self.features(captions)
-        longest, most = int(whole.argmax()), self.shape["words"]
-        if whole[longest] > most:
-            raise UserError(f"{captions[longest]!r:.80}: {whole[longest]} tokens, expected 1 to {most}")
-        return with_presence(features, torch.from_numpy(counts))
+    def encode(self, caption: str) -> Tensor:
+        """float32 [W, D + 1] of a caption that a user gives; `UserError` for one that is too long."""
+        features, counts, [whole] = self.features([caption])
+        if whole > self.shape["length"]:
+            raise UserError(f"{caption!r:.80}: {whole} tokens, expected 1 to {self.shape['length']}")
+        return with_presence(features, torch.from_numpy(counts))[0]
 
 
 load = Encoder
@@ -191,7 +190,7 @@ def reader(folder: Path, split: str, config: dict[str, Any]) -> Callable[[np.nda
         return np.load(features, mmap_mode="r"), np.load(counts)
 
     def read(rows: np.ndarray) -> Tensor:
-        features = torch.zeros(len(rows), shape["words"], shape["features"])
+        features = torch.zeros(len(rows), shape["length"], shape["features"])
         counts = torch.zeros(len(rows), dtype=torch.int64)
         for place in np.flatnonzero(rows >= 0).tolist():
             number, row = divmod(int(rows[place]), size)

@@ -1,6 +1,7 @@
 """Kind vocabulary: words or byte pairs of the train captions, by the library tokenizers.
 
-A caption is int64 [W] ids, left-padded: PADDING stands before the first word. The generator learns an embedding per id.
+A caption is int64 [W] ids of tokens, left-padded: PADDING stands before the first one. The generator learns an
+embedding per id.
 """
 
 from collections.abc import Callable, Iterable
@@ -35,11 +36,11 @@ def fit(name: str, texts: dict[str, Lines], folder: Path, params: Vocabulary, ma
         trainer = trainers.BpeTrainer(**special, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     vocabulary.train_from_iterator(iter(texts["train"]), trainer)
     vocabulary.save(str(folder / FILE), pretty=False)
-    return {"shape": {"words": params.max_words, "vocabulary": vocabulary.get_vocab_size()}}
+    return {"shape": {"length": params.max_length, "vocabulary": vocabulary.get_vocab_size()}}
 
 
 def build(params: Vocabulary) -> Tokenizer:
-    """An untrained vocabulary: words and marks are separated, or bytes joined."""
+    """An untrained vocabulary: words and punctuation are separated, or bytes joined."""
     words = params.model == "word"
     vocabulary = Tokenizer(models.WordLevel(unk_token=SPECIAL[UNKNOWN]) if words else models.BPE())
     same: list[Any] = [normalizers.NFC(), *([normalizers.Lowercase()] if params.lowercase else [])]
@@ -54,22 +55,22 @@ def write_split(split: str, text: Lines, encoder: Path, work: Path, machine: Mac
     """Write <split>.ids.npy, uint16 [captions, W], and what `count` reads; the first process does it all."""
     if rank() > 0:
         return
-    vocabulary, words = Encoder(encoder), Encoder(encoder).shape["words"]
-    ids = np.lib.format.open_memmap(work / f"{split}.{IDS}", "w+", np.dtype(np.uint16), (len(text), words))
-    counts = {"cut": 0, "words": 0, "unknown": 0}
+    vocabulary, length = Encoder(encoder), Encoder(encoder).shape["length"]
+    ids = np.lib.format.open_memmap(work / f"{split}.{IDS}", "w+", np.dtype(np.uint16), (len(text), length))
+    counts = {"cut": 0, "tokens": 0, "unknown": 0}
     for start in range(0, len(text), BATCH):
         found = vocabulary.ids_of(text[start : start + BATCH])
         for row, own in enumerate(found, start):
-            ids[row, max(0, words - len(own)) :] = own[:words]
-            counts["cut"] += len(own) > words
-        counts["words"] += sum(map(len, found))
+            ids[row, max(0, length - len(own)) :] = own[:length]
+            counts["cut"] += len(own) > length
+        counts["tokens"] += sum(map(len, found))
         counts["unknown"] += sum(own.count(UNKNOWN) for own in found)
     ids.flush()
     artifact.write_atomically(work / f"{split}.{COUNTS}", artifact.with_checksum(counts))
 
 
 def count(split: str, captions: int, work: Path, config: dict[str, Any]) -> dict[str, int]:
-    """The numbers of captions that were cut, of words, and of unknown ones."""
+    """The numbers of captions that were cut, of tokens, and of unknown ones."""
     return artifact.read_with_checksum(work / f"{split}.{COUNTS}") or {}
 
 
@@ -102,16 +103,14 @@ class Encoder:
         """The ids of each caption, not padded."""
         return [one.ids for one in self.vocabulary.encode_batch_fast(list(captions))]
 
-    def encode(self, captions: list[str]) -> Tensor:
-        """int64 [B, W] ids of captions that a user gives; `UserError` for unknown words and for too many."""
-        words, padded = self.shape["words"], torch.zeros(len(captions), self.shape["words"], dtype=torch.int64)
-        for row, (caption, own) in enumerate(zip(captions, self.ids_of(captions), strict=True)):
-            if UNKNOWN in own:
-                raise UserError(f"{caption!r:.80}: {self.unknown(caption)}")
-            if not 0 < len(own) <= words:
-                raise UserError(f"{caption!r:.80}: {len(own)} words and marks, expected 1 to {words}")
-            padded[row, words - len(own) :] = torch.tensor(own)
-        return padded
+    def encode(self, caption: str) -> Tensor:
+        """int64 [W]: the ids of a caption that a user gives; `UserError` for unknown words and too many tokens."""
+        [own], length = self.ids_of([caption]), self.shape["length"]
+        if UNKNOWN in own:
+            raise UserError(f"{caption!r:.80}: {self.unknown(caption)}")
+        if not 0 < len(own) <= length:
+            raise UserError(f"{caption!r:.80}: {len(own)} tokens, expected 1 to {length}")
+        return torch.tensor([PADDING] * (length - len(own)) + own)
 
     def unknown(self, caption: str) -> str:
         """Which words of a caption are unknown, and the nearest that are not."""

@@ -96,23 +96,23 @@ def publish(name: str, images: Path, work: Path, out: Path, module: ModuleType) 
                 artifact.link(work / file, folder / file)
             facts = {"images": len(first) - 1, "captioned": int((np.diff(first) > 0).sum()), "captions": int(first[-1])}
             config["splits"][split] = facts | module.count(split, facts["captions"], work, config)
-            print_counts(name, split, config["splits"][split], config["shape"]["words"])
+            print_counts(name, split, config["splits"][split], config["shape"]["length"])
 
 
-def print_counts(name: str, split: str, facts: dict[str, int], words: int) -> None:
+def print_counts(name: str, split: str, facts: dict[str, int], length: int) -> None:
     """What became of the captions of a split."""
     print(f"text {name}: {split}: {facts['captions']:,} captions of {facts['captioned']:,} images; "
           f"{facts['images'] - facts['captioned']:,} images have none and train without")  # fmt: skip
     if facts["cut"]:
         print(
-            f"text {name}: {split}: {facts['cut']:,} captions are longer than max_words = {words}: their ends are cut"
+            f"text {name}: {split}: {facts['cut']:,} captions are longer than max_length = {length}: their ends are cut"
         )
     if facts.get("unknown"):
-        print(f"text {name}: {split}: {facts['unknown']:,} of {facts['words']:,} words are unknown")
+        print(f"text {name}: {split}: {facts['unknown']:,} of {facts['tokens']:,} tokens are unknown")
 
 
 def print_estimate(out: Path, texts: dict[str, Lines], shape: dict[str, int]) -> None:
     """Ids take 2 bytes, features at most 4 per value."""
     count = sum(map(len, texts.values()))
-    each = shape["words"] * (4 * shape["features"] if "features" in shape else 2)
+    each = shape["length"] * (4 * shape["features"] if "features" in shape else 2)
     print_cost_estimate("text", out, {"captions": count}, count * each, 10**9)

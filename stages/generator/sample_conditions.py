@@ -1,4 +1,4 @@
-"""What the samples of a generator are asked to show: classes, the captions of val images, or prompts of a file."""
+"""What the samples of a generator are conditioned on: classes, captions of val images, or the prompts of a file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ Given = Callable[[int, int], Tensor]  # first and last sample -> the input of th
 
 
 @dataclass(frozen=True)
-class Asked:
+class SampleConditions:
     """Of every sample of a seed: its class, int64 [samples], -1 without; its caption, if captions condition it."""
 
     labels: np.ndarray
@@ -29,13 +29,15 @@ class Asked:
     captions: list[str] = field(default_factory=list)
 
 
-def what_is_asked(generator: Path, config: dict[str, Any], text: Path | None, draws: SampleDraws) -> Asked:
+def sample_conditions(
+    generator: Path, config: dict[str, Any], text: Path | None, draws: SampleDraws
+) -> SampleConditions:
     """Of a generator artifact with this config; `text` is the text artifact of its captions."""
     if "text_encoder" not in config:
         labels = labels_of(trained_classes(generator, config), draws)
         given = np.where(labels < 0, len(config["classes"]), labels)
         facts = {"labels": draws.labels if config["classes"] else "none"}
-        return Asked(labels, lambda start, stop: torch.from_numpy(given[start:stop]), facts)
+        return SampleConditions(labels, lambda start, stop: torch.from_numpy(given[start:stop]), facts)
     if draws.prompts != NO_PROMPTS:
         return prompts_of(generator, Path(draws.prompts), draws.per_class)
     if text is None or artifact.digest(text) != config["inputs"]["text"]:
@@ -43,7 +45,7 @@ def what_is_asked(generator: Path, config: dict[str, Any], text: Path | None, dr
     return val_captions(text, draws.per_class * max(1, len(config["classes"])))
 
 
-def val_captions(text: Path, count: int) -> Asked:
+def val_captions(text: Path, count: int) -> SampleConditions:
     """One caption each of `count` val images, evenly spaced among those that have captions, by class."""
     texts = load_texts(text, "val")
     captioned = np.flatnonzero(np.diff(texts.first) > 0)
@@ -54,23 +56,25 @@ def val_captions(text: Path, count: int) -> Asked:
     which = np.random.default_rng(seed_of("captions of samples")).random(count)
     rows = texts.drawn_rows(images, which)
     captions = [texts.captions[row : row + 1][0] for row in rows.tolist()]
-    return Asked(
+    return SampleConditions(
         texts.labels[images], lambda start, stop: texts.given(rows[start:stop]), {"labels": "val captions"}, captions
     )
 
 
-def prompts_of(generator: Path, path: Path, per_prompt: int) -> Asked:
+def prompts_of(generator: Path, path: Path, per_prompt: int) -> SampleConditions:
     """`per_prompt` samples of each line of a file."""
     prompts = read_prompts(path)
     encoder, encoded = load_encoder(generator / ENCODER), []
     for number, prompt in enumerate(prompts, 1):
         try:
-            encoded.append(encoder.encode([prompt]))
+            encoded.append(encoder.encode(prompt))
         except UserError as error:
             raise UserError(f"{path}: line {number}: {error}") from None
-    given = torch.cat(encoded).repeat_interleave(per_prompt, 0)
+    given = torch.stack(encoded).repeat_interleave(per_prompt, 0)
     captions = [prompt for prompt in prompts for _ in range(per_prompt)]
-    return Asked(np.full(len(captions), -1), lambda start, stop: given[start:stop], {"labels": "prompts"}, captions)
+    return SampleConditions(
+        np.full(len(captions), -1), lambda start, stop: given[start:stop], {"labels": "prompts"}, captions
+    )
 
 
 def read_prompts(path: Path) -> list[str]:
