@@ -176,6 +176,7 @@ def test_frozen_features_are_those_of_the_model_padded_on_the_left(images, tmp_p
     torch.testing.assert_close(given[0, 5:, :-1], plain, atol=1e-5, rtol=1e-5)
     encoder = load_encoder(out / "encoder")
     torch.testing.assert_close(encoder.encode("a red star"), given[0], atol=1e-5, rtol=1e-5)
+    assert encoder.encode("a zebra 星").isfinite().all(), "unknown words are the model's own token for them"
     with pytest.raises(UserError, match="9 tokens, expected 1 to 8"):
         encoder.encode("a red star at the top left of the")
 
