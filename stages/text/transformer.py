@@ -179,15 +179,17 @@ def count(split: str, captions: int, work: Path, config: dict[str, Any]) -> dict
     return {"cut": sum(int((one[:, 1] > one[:, 0]).sum()) for one in counts)}
 
 
+def open_shard(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features [captions, W, D] as a memory map, and counts [captions, 2], of a shard of a text artifact."""
+    features, counts = (artifact.checked(folder, path.name) for path in paths_of(folder / name))
+    return np.load(features, mmap_mode="r"), np.load(counts)
+
+
 def reader(folder: Path, split: str, config: dict[str, Any]) -> Callable[[np.ndarray], Tensor]:
     """rows int64 [B], -1 for no caption -> float32 [B, W, D + 1]; files are opened as memory maps, when first read."""
     size, shape = config["shard_captions"], config["shape"]
     shards = shard_names(split, config["splits"][split]["captions"], config)
-
-    @cache
-    def opened(number: int) -> tuple[np.ndarray, np.ndarray]:
-        features, counts = (artifact.checked(folder, path.name) for path in paths_of(folder / shards[number]))
-        return np.load(features, mmap_mode="r"), np.load(counts)
+    opened = cache(lambda number: open_shard(folder, shards[number]))
 
     def read(rows: np.ndarray) -> Tensor:
         features = torch.zeros(len(rows), shape["length"], shape["features"])

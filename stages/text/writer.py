@@ -27,7 +27,7 @@ from stages.text.lines import Lines, write_lines
 from stages.text.params import KINDS, TextEncoder
 
 SPLITS = ("train", "val")
-CAPTIONS, FIRST, LABELS = "captions.txt", "first.npy", "labels.npy"
+CAPTIONS, PLACES, FIRST, LABELS = "captions.txt", "captions.lines.npy", "first.npy", "labels.npy"
 
 
 def write_text(name: str, images: Path, out: Path, params: TextEncoder, machine: Machine) -> None:
@@ -37,25 +37,29 @@ def write_text(name: str, images: Path, out: Path, params: TextEncoder, machine:
     """
     module = import_kind(KINDS[params.kind].module)
     with process_group(), scratch(out, params, [images], meet=barrier) as work:
-        if rank() == 0:
-            for split in SPLITS:
-                list_captions(images, split, work)
-        barrier()
-        texts = {split: Lines(work / f"{split}.{CAPTIONS}") for split in SPLITS}
-        if not len(texts["train"]):
-            raise UserError(f"{images}: no train image has a caption, so there is nothing to learn them from")
-        encoder = work / "encoder"
+        texts, encoder = open_captions(images, work), work / "encoder"
         if rank() == 0 and not (encoder / artifact.CONFIG).is_file():
             write_encoder(name, texts, encoder, params, machine, module)
         barrier()
-        config = artifact.read_config(encoder, "text_encoder")
-        print_estimate(out, texts, config["shape"])
+        print_estimate(out, texts, artifact.read_config(encoder, "text_encoder")["shape"])
         for split in SPLITS:
             module.write_split(split, texts[split], encoder, work, machine)
         barrier()
         if rank() == 0:
             publish(name, images, work, out, module)
         barrier()
+
+
+def open_captions(images: Path, work: Path) -> dict[str, Lines]:
+    """The captions of both splits, which the first process lists; `UserError` where train has none."""
+    if rank() == 0:
+        for split in SPLITS:
+            list_captions(images, split, work)
+    barrier()
+    texts = {split: Lines(work / f"{split}.{CAPTIONS}") for split in SPLITS}
+    if not len(texts["train"]):
+        raise UserError(f"{images}: no train image has a caption, so there is nothing to learn them from")
+    return texts
 
 
 def list_captions(images: Path, split: str, work: Path) -> None:
@@ -91,7 +95,7 @@ def publish(name: str, images: Path, work: Path, out: Path, module: ModuleType) 
         artifact.copy(work / "encoder", folder / "encoder")
         for split in SPLITS:
             first = np.load(work / f"{split}.{FIRST}")
-            own = [CAPTIONS, f"{CAPTIONS.removesuffix('.txt')}.lines.npy", FIRST, LABELS]
+            own = [CAPTIONS, PLACES, FIRST, LABELS]
             for file in [f"{split}.{end}" for end in own] + module.files_of(split, int(first[-1]), config):
                 artifact.link(work / file, folder / file)
             facts = {"images": len(first) - 1, "captioned": int((np.diff(first) > 0).sum()), "captions": int(first[-1])}
