@@ -74,7 +74,7 @@ def test_the_loss_of_a_training_changes_with_the_noise_and_repeats_itself(toy, t
         toys.write_params(tmp_path, {"generator": {"model": {"code_noise": {"share": share, "nearest": 3}}}})
         toys.run_line(
             "stages.generator.train --name ar --tokens data/tokens/kmeans --codebook data/codebook/kmeans "
-            f"--out {number}/kmeans-ar --report {number}/report",
+            f"--captions data/captions/ar --text data/text --out {number}/kmeans-ar --report {number}/report",
             tmp_path,
         )
         losses.append((tmp_path / f"{number}/report/plots/metrics/loss.tsv").read_text())
