@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stages.generator import ar, masked
-from stages.generator.conditions import Classes
+from stages.generator.conditions import ClassConditions
 from stages.generator.likelihood import likelihood_facts
 from stages.tokens.reader import Tokens
 
@@ -34,7 +34,7 @@ def tokens(labels) -> Tokens:
 
 def facts(labels, kind) -> dict:
     data = {"train": tokens(labels), "val": tokens(labels)}
-    return likelihood_facts(KnowsOneClass(), data, Classes(data), kind, torch.device("cpu"))
+    return likelihood_facts(KnowsOneClass(), data, ClassConditions(data), kind, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", [ar, masked])

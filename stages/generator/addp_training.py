@@ -30,7 +30,7 @@ from stages.generator.addp import DECODER, ENCODER, pixels_of
 from stages.generator.addp_masks import nested_masks
 from stages.generator.addp_network import AddpNetwork, picture, shape_of
 from stages.generator.alternating_params import ALTERNATING, EVAL_BATCH, SAMPLES_STAGE, SIZES, Alternating
-from stages.generator.conditions import Classes
+from stages.generator.conditions import ClassConditions
 from stages.generator.training import batches
 from stages.generator.transformer import TokenTransformer, check_unconditional, load_transformer
 from stages.tokens.reader import Tokens, load_tokens, token_facts
@@ -78,7 +78,7 @@ def train(
     network, teacher = AddpNetwork(**shape).to(device), open_frozen(frozen, device, params)
     estimate_cost(out, network, data, params, machine)
     with process_group(), scratch(out, params, [tokens, frozen], meet=barrier) as work:
-        batch_at, batch_keys = batches(data["train"], Classes(data), optim, params.model.class_dropout)
+        batch_at, batch_keys = batches(data["train"], ClassConditions(data), optim, params.model.class_dropout)
         fit(
             network, optim, batch_at, loss_fn(teacher, params), evaluator(data, teacher), curves,
             work=work, machine=machine, device=device, name=f"generator {out.name}", batch_keys=batch_keys,

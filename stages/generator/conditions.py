@@ -36,7 +36,7 @@ class Conditions(Protocol):
         ...
 
 
-class Classes:
+class ClassConditions:
     """The class of each image."""
 
     def __init__(self, data: dict[str, Tokens]):
@@ -57,7 +57,7 @@ class Classes:
         return torch.from_numpy(numbers)
 
 
-class Captions:
+class CaptionConditions:
     """One of the captions of each image, as a text artifact holds them."""
 
     def __init__(self, folder: Path):
@@ -81,11 +81,11 @@ class Captions:
 def open_conditions(
     section: str, training: Training, data: dict[str, Tokens], tokens: Path, text: Path | None
 ) -> Conditions:
-    """Classes or Captions, as `condition` says; `UserError` without captions, or with those of other images."""
+    """By class or by caption, as `condition` says; `UserError` without captions, or with those of other images."""
     if training.condition == "class":
-        return Classes(data)
+        return ClassConditions(data)
     if text is None:
         raise UserError(f"{section}.condition = 'caption': captions.{section.rpartition('.')[2]} names no text encoder")
     if artifact.images_digest(text) != artifact.images_digest(tokens):
         raise UserError(f"{text}: captions of other images than {tokens}. Run `dvc repro text tokens`.")
-    return Captions(text)
+    return CaptionConditions(text)
