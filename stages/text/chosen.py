@@ -26,7 +26,8 @@ def check_chosen(generator: str, chosen: dict[str, str], path: Path = PARAMS) ->
 def read_chosen(file: Path, texts: Path) -> Path | None:
     """The text artifact that `choose` wrote down for a generator; None for none, `UserError` if it is another now."""
     if (note := artifact.read_with_checksum(file)) is None:
-        raise UserError(f"{file}: missing, cut or edited. Run `dvc checkout` or `dvc repro captions`.")
+        what = "cut or edited" if file.exists() else "no artifact here"
+        raise UserError(f"{file}: {what}. Run `dvc checkout` or `dvc repro captions`.")
     if not note["text_encoder"]:
         return None
     folder = texts / note["text_encoder"]
