@@ -121,7 +121,9 @@ class Generator:
         shape = self.decoder.config["grid"], self.decoder.config["codebooks"]
         return self._fill(hidden(images, mask), overlapped(mask, *shape), condition, seed, changes)
 
-    def _fill(self, images: np.ndarray, drawn: np.ndarray, condition: Condition, seed: int, changes: dict[str, Any]) -> Sample:
+    def _fill(
+        self, images: np.ndarray, drawn: np.ndarray, condition: Condition, seed: int, changes: dict[str, Any]
+    ) -> Sample:
         """Encode uint8 [B, H, W, 3], draw the codes that are true in bool [B, N] and decode all."""
         check_fills(self.kind, self.config["kind"])
         if all(one is None for one in condition):

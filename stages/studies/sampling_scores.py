@@ -21,10 +21,10 @@ from stages.evaluate.evaluator import decode, open_evaluator
 from stages.evaluate.params import GenerationParams
 from stages.evaluate.score_generation import as_samples, describe, over_seeds, score_real, set_metrics, skipped
 from stages.generator.alternating_params import kind_named
-from stages.generator.sample_conditions import labels_of, trained_classes
 from stages.generator.editing import check_fills, random_codes
 from stages.generator.open_network import open_network
 from stages.generator.params import Sampling
+from stages.generator.sample_conditions import labels_of, trained_classes
 from stages.generator.transformer import check_unconditional
 from stages.studies.edited_images import save_edited
 from stages.studies.params import SamplingStudy
