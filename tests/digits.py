@@ -1,11 +1,17 @@
 """The data stage's artifact of the embedded digits: 1,797 scans of 8 px in shards of 256."""
 
+import os
+import signal
 from pathlib import Path
 
+import toy as toys
+
 from stages.core.params import Machine, load
+from stages.data import shards
 from stages.data.params import Params
 from stages.data.writer import write_images
 
+PREPARE = "stages.data.prepare --out images"
 YAML = """
 data: {source: digits, folder: data/code/no_folder, scenes: {count: 40, max_objects: 3, patterned: 0.8, nuisance: 0.5},
        val_folder: data/code/no_folder, captions: data/code/no_folder,
@@ -23,3 +29,16 @@ def make(out: Path, num_workers: int = 0, **changes) -> Path:
     params = load("data", Params).model_copy(update=changes)
     write_images(out, params, load("machine", Machine).model_copy(update={"num_workers": num_workers}))
     return out
+
+
+def prepare_until_killed(root: str, shards_whole: int) -> None:
+    """The stage's command in `root`; it kills this process once so many shards are whole."""
+    whole = shards.write_shard
+
+    def write_shard(folder: Path, name: str, build: shards.Build) -> None:
+        whole(folder, name, build)
+        if len([*folder.glob("*.json")]) == shards_whole:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    shards.write_shard = write_shard
+    toys.run_line(PREPARE, Path(root))

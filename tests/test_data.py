@@ -5,13 +5,14 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
+import digits
+import forks
 import numpy as np
 import pytest
+import toy as toys
 import webdataset
 from digits import YAML, make
 from sklearn.datasets import load_digits
@@ -23,23 +24,6 @@ from stages.data.digits import enlarge, split_digits
 from stages.data.params import Params
 from stages.data.reader import ImageSplit, image_facts, num_images
 from stages.data.writer import in_threads
-
-ROOT = Path(__file__).resolve().parents[1]
-KILLED_AFTER_3_SHARDS = """
-import os, runpy, signal, sys
-from stages.data import shards
-
-whole = shards.write_shard
-
-def write_shard(folder, name, build):
-    whole(folder, name, build)
-    if len(list(folder.glob("*.json"))) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-shards.write_shard = write_shard
-sys.argv[1:] = ["--out", "images"]
-runpy.run_module("stages.data.prepare", run_name="__main__", alter_sys=True)
-"""
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -111,17 +95,14 @@ def test_jpg_images_of_img_px_are_close_to_the_enlarged_scans(workdir):
 
 def test_killed_half_way_and_resumed_gives_the_bytes_of_one_run(images, workdir):
     (workdir / "params.yaml").write_text(YAML)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [sys.executable, "-c", KILLED_AFTER_3_SHARDS], env=environment, capture_output=True, check=False
-    )
-    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
+    with forks.forked(digits.prepare_until_killed, str(workdir), 3) as child:
+        child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert not Path("images").exists()
     kept = {path: path.stat().st_mtime_ns for path in Path("scratch/images").glob("*/*.json")}
     assert len(kept) == 3
-    again = [sys.executable, "-m", "stages.data.prepare", "--out", "images"]
     held = [os.open(path, os.O_RDONLY) for path in Path("scratch/images").glob("*/*.tar")]
-    subprocess.run(again, env=environment, capture_output=True, check=True)
+    toys.run_line(digits.PREPARE, workdir)
     assert hashes(workdir / "images") == hashes(images)
     published = {path.stat().st_ino for path in Path("images").glob("*.tar")}
     assert {os.fstat(file).st_ino for file in held} <= published

@@ -118,7 +118,7 @@ def test_decoders_that_differ_in_sampling_alone_have_the_same_weights(trained, t
     assert [spacing for spacing, _ in found] == ["log", "linear"] and found[0][1] == found[1][1]
 
 
-def test_a_killed_training_resumes_to_the_same_bytes(trained, tmp_path, monkeypatch):
+def test_a_killed_training_resumes_to_the_same_bytes(trained, tmp_path, monkeypatch, capsys):
     from stages.core.gan_trainer import GanTrainer
 
     root, whole = tmp_path / "toy", GanTrainer.step
@@ -126,15 +126,18 @@ def test_a_killed_training_resumes_to_the_same_bytes(trained, tmp_path, monkeypa
     def interrupted(self, now, *rest):
         if now == 20:
             raise KeyboardInterrupt
+        self.checkpoint.share = float(now > 17)  # at each of the last steps
         return whole(self, now, *rest)
 
     shutil.copytree(trained, root, ignore=shutil.ignore_patterns("scratch"))
     shutil.rmtree(root / "data/decoder")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(GanTrainer, "step", interrupted)
-        train(root, CHANGES, machine={"checkpoint_share": 1.0})
+        train(root, CHANGES)
     assert not (root / "data/decoder/kmeans-diffusion").exists()
+    capsys.readouterr()
     toys.run_line(TRAIN, root)
+    assert "resuming at step 20" in capsys.readouterr().out
     assert toys.hashes(root / "data/decoder") == toys.hashes(trained / "data/decoder")
 
 

@@ -3,8 +3,10 @@
 Run: uv run pytest tests/test_distributed.py
 """
 
+import importlib.util
 import json
 import os
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -19,7 +21,7 @@ import toy as toys
 from photos import MACHINE
 from ranks import ranks, run_together
 
-from stages.core import UserError, distributed
+from stages.core import UserError, distributed, runtime
 from stages.core.hardware import process_group
 from stages.core.results import Curves
 from stages.core.schemas import Optim
@@ -223,6 +225,17 @@ def draws_in_training(work: Path) -> list[float]:
     return drawn
 
 
+@pytest.mark.parametrize("command", [*OUTS, "samples@kmeans-masked", "reference", "reconstruction", "generation"])
+def test_the_command_may_be_started_as_several_processes(command, monkeypatch):
+    """tests/test_runtime.py: how; it calls `runtime.run` as `python -m` would."""
+    asked: list[bool] = []
+    monkeypatch.setattr(runtime, "run", lambda main, parallel=False: asked.append(parallel))
+    module = importlib.util.find_spec(shlex.split(toys.COMMANDS[command])[0])
+    runpy.run_path(module.origin, run_name="__main__")
+    assert asked == [True]
+
+
+@pytest.mark.slow
 def test_the_command_starts_its_own_processes(toy, two, tmp_path):
     root = workplace(toy, tmp_path / "toy")
     command = [sys.executable, "-m", *shlex.split(toys.COMMANDS["generator@kmeans-ar"])]

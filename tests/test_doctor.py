@@ -178,7 +178,9 @@ def test_a_check_that_breaks_is_a_failure_and_the_others_go_on(project, monkeypa
     assert found["python"] == [("FAIL", "ZeroDivisionError: division by zero")] and "prefect" in found
 
 
-def test_runs_whose_process_is_gone_are_set_to_crashed_and_no_others(server, tmp_path):
+def test_runs_whose_process_is_gone_are_set_to_crashed_and_no_others(server, monkeypatch):
+    for name, value in {**server.env, "PYTHONPATH": str(tiny.ROOT)}.items():
+        monkeypatch.setenv(name, value)
     host, dead = socket.gethostname(), subprocess.Popen(["true"])
     dead.wait()
     flow = server.ask("flows/", {"name": "semtok"})
@@ -190,10 +192,7 @@ def test_runs_whose_process_is_gone_are_set_to_crashed_and_no_others(server, tmp
         return run["id"]
 
     def look(fix: bool) -> list[list[str]]:
-        code = "import json; from pipeline import environment as l"
-        code += f"; print(json.dumps([[f.state, f.text] for f in l.prefect_runs({fix})]))"
-        done = run_in([sys.executable, "-W", "ignore", "-c", code], tmp_path, PYTHONPATH=str(tiny.ROOT), **server.env)
-        return json.loads(done.stdout)
+        return [[finding.state, finding.text] for finding in environment.prefect_runs(fix)]
 
     look(fix=True)  # runs that other tests killed
     left = begin(f"pid:{dead.pid}", f"host:{host}")

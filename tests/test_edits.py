@@ -14,9 +14,8 @@ import toy as toys
 
 from stages.core import scratch
 
-STEPS = {"total_steps": 80, "eval_every": 40}
+STEPS = {"total_steps": 40, "eval_every": 20}
 LONG = {
-    "machine": {"checkpoint_share": 1.0},
     "codebook": {"vqgan": {"optim": STEPS}},
     "decoder": {"onestep": {"optim": STEPS, "gan": {"weight": 0.5, "start_step": 2}}},
     "generator": {"ar": STEPS},
@@ -33,11 +32,11 @@ TRAININGS = {  # name -> its command, its output, a file whose edit concerns it
 EACH = [pytest.param(name, marks=pytest.mark.slow if name != "generator" else ()) for name in TRAININGS]
 
 
-def project(toy: Path, root: Path) -> Path:
+def project(toy: Path, root: Path, checkpoint_share: float) -> Path:
     """The toy with its own copy of the stages, in which files may be edited."""
     shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch", "weights"))
     shutil.copytree(toys.ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    toys.write_params(root, LONG)
+    toys.write_params(root, {**LONG, "machine": {"checkpoint_share": checkpoint_share}})
     pretrain = {"digits": {**toys.PRETRAIN["digits"], "optim": {**toys.OPTIM, **STEPS}}}
     toys.write_layers(root / "pretrain.yaml", pretrain)
     return root
@@ -69,7 +68,7 @@ def run(name: str, root: Path) -> str:
 
 @pytest.mark.parametrize("name", EACH)
 def test_a_comment_in_every_file_changes_nothing_and_a_real_edit_stops_the_training(name, toy, tmp_path):
-    undisturbed, edited = project(toy, tmp_path / "a"), project(toy, tmp_path / "b")
+    undisturbed, edited = project(toy, tmp_path / "a", 0.02), project(toy, tmp_path / "b", 1.0)
     command, out, file = TRAININGS[name]
     run(name, undisturbed)
     stages = [*(edited / "stages").rglob("*.py")]
