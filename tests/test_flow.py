@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import forks
 import mini
@@ -109,18 +110,34 @@ def project(finished, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def watched(project, server):
-    """A run of three stages beside each other and one after them, against a first commit: its id."""
+    """A run of three stages beside each other and one after them, against a first commit, and a second run beside it:
+    the id of the first, and what became of the second."""
     for command in (["git", "add", "-A"], ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "t"]):
         mini.run(command, project)
     (project / "reports/index.html").touch()
     mini.write_params(project, left={"value": 25, "steps": 40}, right={"steps": 40})
-    run(project, server, "join", "--jobs", "2")
+    with ThreadPoolExecutor(1) as beside:
+        first = beside.submit(run, project, server, "join", "--jobs", "2")
+        serving.wait_for(lambda: first.done() or serving.running(project, "stages.steps.run"))
+        flow_run_id, second = server.newest_run()["id"], semtok(project, server, "run")
+        assert not first.done()
+        first.result()
     mini.write_params(project)
-    return server.newest_run()["id"]
+    return SimpleNamespace(id=flow_run_id, second=second, first_pid=pid_of(server.ask(f"flow_runs/{flow_run_id}")))
+
+
+def pid_of(flow_run: dict) -> str:
+    """Of the process that a run was tagged with."""
+    return next(tag.removeprefix("pid:") for tag in flow_run["tags"] if tag.startswith("pid:"))
+
+
+def test_a_second_run_refuses_with_the_reason_and_disturbs_nothing(watched):
+    assert watched.second.returncode == 2
+    assert f"running here already (process {watched.first_pid})" in watched.second.stderr
 
 
 def test_independent_stages_overlap_with_two_jobs_and_each_has_its_own_log(watched, server):
-    runs = server.task_runs(watched)
+    runs = server.task_runs(watched.id)
     assert runs.keys() == {"code", "first", "left", "right@1", "right@2", "join"}
     spans = [(runs[name]["start_time"], runs[name]["end_time"]) for name in ("left", "right@1", "right@2")]
     starts, ends = zip(*sorted(spans), strict=True)
@@ -135,9 +152,9 @@ def test_independent_stages_overlap_with_two_jobs_and_each_has_its_own_log(watch
 
 
 def test_progress_metrics_pictures_curves_and_a_summary_are_published(watched, project, server):
-    made = {one["key"]: one for one in server.artifacts(watched)}
+    made = {one["key"]: one for one in server.artifacts(watched.id)}
     assert made["left-progress"]["data"] == 100 and "40 of 40 step" in made["left-progress"]["description"]
-    assert made["left-progress"]["task_run_id"] == server.task_runs(watched)["left"]["id"]
+    assert made["left-progress"]["task_run_id"] == server.task_runs(watched.id)["left"]["id"]
     assert '"sum"' in made["left-metrics"]["data"]
     assert all("(data:image/png;base64," in made[key]["data"] for key in ("left-squares", "left-curves"))
     table, params, metrics = re.split("### (?:Params|Metrics) against the last commit", made["summary"]["data"])
@@ -148,25 +165,20 @@ def test_progress_metrics_pictures_curves_and_a_summary_are_published(watched, p
     assert f"The report: `{(project / 'reports/index.html').as_uri()}`" in metrics
 
 
-def test_a_failed_stage_stops_what_needs_it_and_nothing_else(project, server):
-    mini.write_params(project, left={"value": -1}, alone={"value": 5})
-    done = semtok(project, server, "run")
-    assert done.returncode == 1
-    states = {name: one["state"] for name, one in server.task_runs(server.newest_run()["id"]).items()}
-    assert "left.value = -1" in states["left"]["message"] and states["left"]["type"] == "FAILED"
-    assert states["join"]["name"] == states["last"]["name"] == "NotReady"
-    assert states["alone"]["name"] == "Completed"
-    mini.write_params(project)
-
-
-def test_retries_in_meta_are_made_and_counted(project, server):
+def test_a_failed_stage_is_tried_as_often_as_its_meta_says_and_stops_what_needs_it_and_nothing_else(project, server):
     text = (project / "dvc.yaml").read_text()
     (project / "dvc.yaml").write_text(
         text.replace("  left:", "  left:\n    meta: {prefect: {retries: 2, retry_delay_secs: 0}}", 1)
     )
-    mini.write_params(project, left={"value": -1})
-    semtok(project, server, "run", "left")
-    assert server.task_runs(server.newest_run()["id"])["left"]["run_count"] == 3
+    mini.write_params(project, left={"value": -1}, alone={"value": 5})
+    done = semtok(project, server, "run")
+    assert done.returncode == 1
+    runs = server.task_runs(server.newest_run()["id"])
+    states = {name: one["state"] for name, one in runs.items()}
+    assert runs["left"]["run_count"] == 3 and runs["alone"]["run_count"] == 1
+    assert "left.value = -1" in states["left"]["message"] and states["left"]["type"] == "FAILED"
+    assert states["join"]["name"] == states["last"]["name"] == "NotReady"
+    assert states["alone"]["name"] == "Completed"
     (project / "dvc.yaml").write_text(text)
     mini.write_params(project)
 
@@ -203,21 +215,6 @@ def until(child: subprocess.Popen, word: str) -> str:
         text += child.stdout.read(1)
         assert child.poll() is None or word in text, text
     return text
-
-
-def test_a_second_run_refuses_with_the_reason_and_disturbs_nothing(project, server):
-    mini.write_params(project, first={"steps": 80})
-    first = subprocess.Popen(
-        [*serving.SEMTOK, "run", "first"],
-        cwd=project, env={**os.environ, **server.env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    with first:
-        until(first, "Running stage 'first'")
-        second = semtok(project, server, "run")
-        first.stdout.read()
-    assert first.returncode == 0
-    assert second.returncode == 2 and f"running here already (process {first.pid})" in second.stderr
-    mini.write_params(project)
 
 
 def test_a_bad_target_is_refused(project, server):
