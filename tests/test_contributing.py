@@ -3,12 +3,12 @@
 Run: uv run pytest tests/test_contributing.py
 """
 
-import os
 import re
 import shutil
-import subprocess
 import sys
+from pathlib import Path
 
+import forks
 import pytest
 import toy as toys
 
@@ -73,11 +73,21 @@ def project(toy, tmp_path_factory):
     })  # fmt: skip
     lines = ["stages.core.code --out data/code"]
     lines += [re.sub(old, new, OWN[name]) if old else OWN[name] for name, (old, new) in AFTER.items()]
-    script = f"import toy, pathlib; [toy.run_line(line, pathlib.Path('.')) for line in {[*lines, STUDY]!r}]"
-    env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{toys.ROOT / 'tests'}"}
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    with forks.forked(run_with_its_own_stages, str(root), [*lines, STUDY]) as child:
+        child.join()
+    assert child.exitcode == 0, "see the traceback above"
     return root
+
+
+def run_with_its_own_stages(root: str, lines: list[str]) -> None:
+    """What follows `python -m`, line by line, with the `stages` of `root`, in a process of its own."""
+    import torch
+
+    assert "stages" not in sys.modules
+    torch.set_num_threads(1)
+    sys.path.insert(0, root)
+    for line in lines:
+        toys.run_line(line, Path(root))
 
 
 def test_each_example_is_at_most_10_lines():

@@ -3,14 +3,12 @@
 Run: uv run pytest tests/test_names.py          (-m slow: every hostile name through `dvc repro`)
 """
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 import tiny
 import toy as toys
@@ -137,10 +135,7 @@ def repository(tmp_path_factory) -> Path:
 
 def dvc_repro(root: Path, *arguments: str) -> tuple[int, str]:
     """Exit status and output of `dvc repro`, whose stages find this Python."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore", "DVC_NO_ANALYTICS": "1"}
-    command = [sys.executable, "-m", "dvc", "repro", *arguments]
-    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, errors="replace")
+    done = forks.run("dvc", "repro", *arguments, root=root, PYTHONWARNINGS="ignore", DVC_NO_ANALYTICS="1")
     return done.returncode, done.stdout + done.stderr
 
 

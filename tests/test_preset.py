@@ -3,6 +3,9 @@
 Run: uv run pytest tests/test_preset.py
 """
 
+import copy
+from functools import cache
+
 import pytest
 import tiny
 from ruamel.yaml import YAML
@@ -23,9 +26,15 @@ def lay(text: str, *presets: str) -> str:
                 file.write(preset)
             preset = f"@{number}.yaml"
         arguments.append(preset)
-    old, new = (parse(text, "params.yaml") for _ in range(2))
+    old, new = (copy.deepcopy(parsed(text)) for _ in range(2))
     lay_over(new, read_arguments(arguments, old))
     return render(old, new, text)
+
+
+@cache
+def parsed(text: str) -> dict:
+    """A params file; it is parsed once."""
+    return parse(text, "params.yaml")
 
 
 @pytest.fixture

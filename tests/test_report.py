@@ -17,7 +17,9 @@ from stages.report.studies import baseline_of
 
 
 @pytest.fixture
-def reports(tmp_path):
+def reports(tmp_path, monkeypatch):
+    """A few, of whose page no plot is drawn."""
+    written.leave_plots_undrawn(monkeypatch)
     return write_few(tmp_path)
 
 

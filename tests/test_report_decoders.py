@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from written_reports import ROWS_PX, read, write_evaluation, write_scales, write_steps
+from written_reports import ROWS_PX, leave_plots_undrawn, read, write_evaluation, write_scales, write_steps
 
 from stages.report import decoders
 
@@ -14,7 +14,8 @@ DIFFUSION = {"steps_1": 24.0, "steps_10": 23.0, "steps_3": 26.0}
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    leave_plots_undrawn(monkeypatch)
     folder = tmp_path / "reports" / "decoding_steps"
     write_evaluation(folder.parent, "kmeans-onestep")
     write_steps(folder / "kmeans-onestep", "onestep", {"once": 25.0})

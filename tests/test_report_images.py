@@ -11,8 +11,9 @@ OTHER = "ba9876543210"
 
 
 @pytest.fixture
-def reports(tmp_path):
+def reports(tmp_path, monkeypatch):
     """Two tokenizers with their noise robustness, and a probe."""
+    written.leave_plots_undrawn(monkeypatch)
     reports = written.write_few(tmp_path)
     write_evaluation(reports, "fsq-onestep", kind="fsq")
     write_noise(reports / "noise_robustness" / "kmeans", 0.1625)

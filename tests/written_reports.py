@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.core.results import save_png
+from stages.report import plots
 from stages.report.gather import Reports, read_reports
 
 PIPELINE = Path(__file__).parents[1] / "dvc.yaml"
@@ -120,6 +121,11 @@ def write_curve(path: Path) -> None:
     """Two steps, named like the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"step\t{path.stem}\n1\t2.0\n2\t1.5\n")
+
+
+def leave_plots_undrawn(monkeypatch) -> None:
+    """Figures are made, but not drawn, which takes most of a page's time; one page of tests/test_report.py has all."""
+    monkeypatch.setattr(plots, "png_of", lambda figure: b"")
 
 
 def write_few(tmp_path: Path) -> Path:
