@@ -39,7 +39,7 @@ def forked(target: Callable, *arguments: Any) -> Iterator[multiprocessing.Proces
 
 
 def run(command: str, *arguments: str, root: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """`semtok …` or `dvc …` in a folder."""
+    """`semtok …`, `dvc …` or `python CODE` in a folder."""
     folder = Path(tempfile.mkdtemp())
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     try:
@@ -61,20 +61,30 @@ def _become(folder: str, root: str, env: dict[str, str], command: str, *argument
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
     sys.argv = [command, *arguments]
-    sys.exit(_dvc(arguments) if command == "dvc" else _semtok())
+    sys.exit({"dvc": _dvc, "semtok": _semtok, "python": _python}[command](*arguments))
 
 
-def _dvc(arguments: tuple[str, ...]) -> int:
+def _dvc(*arguments: str) -> int:
     from dvc.cli import main
 
     logging.getLogger().handlers.clear()  # Prefect's, which would print what DVC logs once more
     return main([*arguments])
 
 
-def _semtok() -> None:
-    from prefect.context import refresh_global_settings_context
-
+def _semtok(*arguments: str) -> None:
     from pipeline.cli import main
 
-    refresh_global_settings_context()  # for this folder and environment
+    _settings_of_prefect()
     main()
+
+
+def _python(code: str) -> None:
+    _settings_of_prefect()
+    exec(code, {})
+
+
+def _settings_of_prefect() -> None:
+    """For this folder and environment."""
+    from prefect.context import refresh_global_settings_context
+
+    refresh_global_settings_context()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import forks
 import pytest
 import tiny
 from mini import run as run_in
@@ -178,9 +179,11 @@ def test_a_check_that_breaks_is_a_failure_and_the_others_go_on(project, monkeypa
     assert found["python"] == [("FAIL", "ZeroDivisionError: division by zero")] and "prefect" in found
 
 
-def test_runs_whose_process_is_gone_are_set_to_crashed_and_no_others(server, monkeypatch):
-    for name, value in {**server.env, "PYTHONPATH": str(tiny.ROOT)}.items():
-        monkeypatch.setenv(name, value)
+def test_runs_whose_process_is_gone_are_set_to_crashed_and_no_others(server, tmp_path, monkeypatch):
+    def ask_forked(subject: str, code: str, fix: str) -> tuple[object, list[Finding]]:
+        return json.loads(forks.run("python", f"import json\n{code}", root=tmp_path, **server.env).stdout), []
+
+    monkeypatch.setattr(environment, "ask", ask_forked)
     host, dead = socket.gethostname(), subprocess.Popen(["true"])
     dead.wait()
     flow = server.ask("flows/", {"name": "semtok"})

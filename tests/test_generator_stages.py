@@ -6,6 +6,7 @@ Run: uv run pytest tests/test_generator_stages.py
 import json
 import shutil
 import time
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_artifacts_say_what_they_are(one):
     assert codes.shape == (2, 20, 16) and codes.max() < 8 and len(np.unique(codes[0], axis=0)) > 10
 
 
-def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(one, toy, tmp_path):
+def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(one, toy, tmp_path, capsys):
     root = workplace(kind_of(one), toy, tmp_path / "toy", checkpoint_share=1.0)
     with toys.process(TRAIN, root) as child:
         while (latest := next(root.glob("scratch/*/*/latest.json"), None)) is None or saved_at(latest) < 5:
@@ -62,10 +63,9 @@ def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(one, toy, tmp
         child.kill()
         child.join()
     assert not (root / GENERATOR).exists(), "killed too late to prove anything"
-    with toys.process(TRAIN, root) as child:
-        child.join()
-        assert child.exitcode == 0
-    assert "resuming at step" in (root / f"{TRAIN}.log").read_text()
+    capsys.readouterr()
+    toys.run(TRAIN, root)
+    assert "resuming at step" in capsys.readouterr().out
     assert toys.hashes(root / GENERATOR) == toys.hashes(one / GENERATOR)
 
 
@@ -87,5 +87,6 @@ def test_two_processes_train_and_sample_what_one_does(one, toy, tmp_path):
 
 def test_its_cost_is_counted(one, monkeypatch):
     monkeypatch.chdir(one)
-    costs = dict(Costs(Path("params.yaml"), Images(30, 10, 4)).stages())
-    assert costs[TRAIN].flops > 0 and costs[SAMPLE].flops > 0
+    costs = Costs(Path("params.yaml"), Images(30, 10, 4)).stages()
+    found = dict(takewhile(lambda one: not one[0].startswith("alternating"), costs))  # what comes after takes seconds
+    assert found[TRAIN].flops > 0 and found[SAMPLE].flops > 0

@@ -6,6 +6,8 @@ Run: uv run pytest tests/test_resume.py
 import json
 import shutil
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,10 +55,18 @@ def kill_half_way(command: str, root: Path) -> None:
     assert not (root / OUTS[command]).exists(), "killed too late to prove anything"
 
 
-def run_apart(command: str, root: Path) -> None:
-    with toys.process(command, root) as child:
-        child.join()
-        assert child.exitcode == 0
+@pytest.fixture(scope="module")
+def undisturbed(toy, tmp_path_factory) -> Callable[[str], dict[str, str]]:
+    """By command, the hashes of its output where nothing disturbed it; each runs once."""
+
+    @cache
+    def made(command: str) -> dict[str, str]:
+        root = workplace(toy, tmp_path_factory.mktemp("undisturbed") / "toy", 0.02)
+        shutil.rmtree(root / OUTS[command], ignore_errors=True)
+        toys.run(command, root)
+        return toys.hashes(root / OUTS[command])
+
+    return made
 
 
 def kept(root: Path) -> dict[str, int]:
@@ -65,21 +75,20 @@ def kept(root: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("command", [*OUTS])
-def test_killed_and_rerun_equals_undisturbed(command, toy, tmp_path):
-    undisturbed, killed = workplace(toy, tmp_path / "a", 0.02), workplace(toy, tmp_path / "b", 1.0)
-    for root in (undisturbed, killed):
-        shutil.rmtree(root / OUTS[command], ignore_errors=True)
-    run_apart(command, undisturbed)
+def test_killed_and_rerun_equals_undisturbed(command, toy, undisturbed, tmp_path, capsys):
+    killed, expected = workplace(toy, tmp_path / "toy", 1.0), undisturbed(command)
+    shutil.rmtree(killed / OUTS[command], ignore_errors=True)
     kill_half_way(command, killed)
     before = kept(killed)
-    run_apart(command, killed)
-    assert toys.hashes(killed / OUTS[command]) == toys.hashes(undisturbed / OUTS[command])
+    capsys.readouterr()
+    toys.run(command, killed)
+    assert toys.hashes(killed / OUTS[command]) == expected
     [finished] = killed.glob("scratch/data-*/*")
     assert (finished / scratch.PUBLISHED).is_file(), "finished work waits until dvc.lock names the output"
     if command == "features":  # the shards are moved, not made again
         assert all((killed / OUTS[command] / name).stat().st_mtime_ns == time for name, time in before.items())
     elif command != "tokens":  # whose parts are joined to one file
-        assert "resuming at step" in (killed / f"{command}.log").read_text()
+        assert "resuming at step" in capsys.readouterr().out
 
 
 def test_finished_parts_of_tokens_are_not_made_again(toy, tmp_path, monkeypatch):
@@ -102,28 +111,27 @@ def test_an_image_is_decoded_once_for_all_its_views(toy, tmp_path, monkeypatch):
     assert len(read) == sum(facts[split]["images"] for split in ("train", "val"))
 
 
-def test_changed_params_never_resume_foreign_work(toy, tmp_path):
+def test_changed_params_never_resume_foreign_work(toy, tmp_path, capsys):
     root = workplace(toy, tmp_path / "a", 1.0)
     kill_half_way("generator@kmeans-ar", root)
     toys.write_params(root, {"generator": {"ar": {"seed": 1}}})
-    run_apart("generator@kmeans-ar", root)
-    assert "resuming" not in (root / "generator@kmeans-ar.log").read_text()
+    toys.run("generator@kmeans-ar", root)
+    assert "resuming" not in capsys.readouterr().out and (root / OUTS["generator@kmeans-ar"]).exists()
 
 
 @pytest.mark.parametrize(
     ("command", "file"),
     [("features", "train-*.tar"), ("tokens", "train-*.npy"), ("generator@kmeans-ar", "*.distcp")],
 )
-def test_work_damaged_after_the_kill_is_done_again(command, file, toy, tmp_path):
-    undisturbed, killed = workplace(toy, tmp_path / "a", 0.02), workplace(toy, tmp_path / "b", 1.0)
-    for root in (undisturbed, killed):
-        shutil.rmtree(root / OUTS[command], ignore_errors=True)
-    run_apart(command, undisturbed)
+def test_work_damaged_after_the_kill_is_done_again(command, file, toy, undisturbed, tmp_path, capsys):
+    killed, expected = workplace(toy, tmp_path / "toy", 1.0), undisturbed(command)
+    shutil.rmtree(killed / OUTS[command], ignore_errors=True)
     kill_half_way(command, killed)
     for path in killed.glob(f"scratch/*/*/**/{file}"):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-    run_apart(command, killed)
-    assert toys.hashes(killed / OUTS[command]) == toys.hashes(undisturbed / OUTS[command])
-    assert ": damaged since" in (killed / f"{command}.log").read_text()
+    capsys.readouterr()
+    toys.run(command, killed)
+    assert toys.hashes(killed / OUTS[command]) == expected
+    assert ": damaged since" in capsys.readouterr().out

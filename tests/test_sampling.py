@@ -88,6 +88,7 @@ def test_arpgs_groups_for_256_codes_in_64_steps():
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.sampled_from(["cosine", "linear", "arccos"]))
+@settings(deadline=None)
 def test_masking_falls_to_one_and_ends_at_the_last_step(patches, steps, schedule):
     before = patches
     for step in range(steps):
