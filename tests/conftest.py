@@ -12,10 +12,13 @@ from types import SimpleNamespace
 import pytest
 import serving
 import toy as toys
+from hypothesis import settings
 
 from pipeline.cli import keep_bytecode
 
 keep_bytecode()
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

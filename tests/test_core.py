@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.core import UserError, artifact, scratch
@@ -33,7 +33,6 @@ def test_the_learning_rate_at_named_steps():
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 5))
-@settings(deadline=None)
 def test_every_epoch_sees_every_item_once_whatever_the_batch_size(count, batch_size, seed):
     seen = np.concatenate([epoch_batch(s, count=count, batch_size=batch_size, seed=seed) for s in range(count)])
     for epoch in range(len(seen) // count):

@@ -6,7 +6,7 @@ Run: uv run pytest tests/test_nearest.py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.codebook import quantizers
@@ -14,7 +14,6 @@ from stages.codebook.quantizers import Codebook, nearest
 
 
 @given(st.integers(0, 10_000), st.booleans())
-@settings(deadline=None)
 def test_a_code_is_the_nearest_centroid_by_brute_force(seed, normalize):
     rng = np.random.default_rng(seed)
     points, centroids = rng.normal(size=(3, 5, 4)), rng.normal(size=(6, 4))

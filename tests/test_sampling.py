@@ -34,7 +34,7 @@ def test_guidance_schedules():
 
 
 @given(st.integers(1, 12), st.integers(0, 1000))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_top_k_keeps_exactly_k(k, seed):
     logits = torch.randn(5, 12, generator=torch.Generator().manual_seed(seed)).round(decimals=1)  # with ties
     share = sampling.probabilities(logits, temperature=0.7, top_k=k, top_p=1.0)
@@ -43,7 +43,7 @@ def test_top_k_keeps_exactly_k(k, seed):
 
 
 @given(st.floats(0.001, 1), st.integers(0, 1000))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_top_p_keeps_the_smallest_set_that_reaches_p(p, seed):
     logits = torch.randn(12, generator=torch.Generator().manual_seed(seed)).double()
     share = sampling.probabilities(logits, temperature=1.0, top_k=0, top_p=p)
@@ -88,7 +88,6 @@ def test_arpgs_groups_for_256_codes_in_64_steps():
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.sampled_from(["cosine", "linear", "arccos"]))
-@settings(deadline=None)
 def test_masking_falls_to_one_and_ends_at_the_last_step(patches, steps, schedule):
     before = patches
     for step in range(steps):
