@@ -88,17 +88,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sees: Tensor | None = None, causa
     """softmax(q kᵀ / √d) v, float [B, H, R, d]; k and v [B, G, T, d], of which H / G heads share each.
 
     `sees`, bool [R, T] or [B, 1, R, T], or `causal`, where R = T: what each row attends to. On a CPU a training does
-    without torch's kernels: backward, the fused one takes 4 (fp32) to 14 times (bf16) as long as plain products for
-    the few tokens of an image; the unfused one searches every row for -inf.
+    without torch's kernels: in bf16 the backward pass of the fused one takes many times as long as plain products for
+    the few tokens of an image (findings/torch_sdpa_bf16_backward.sh); the unfused one searches every row for -inf.
     """
     shared = q.shape[1] // k.shape[1]
     if q.device.type != "cpu" or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v, sees, is_causal=causal, enable_gqa=shared > 1)
     if shared > 1:
         k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
-    scores = q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)
-    if causal:
-        sees = torch.ones(scores.shape[2:], dtype=torch.bool).tril()
+    length, width = q.shape[2:]
+    bias = q.new_full((length, length), -torch.inf).triu(1) if causal else q.new_zeros(1)
+    scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=width**-0.5)
+    scores = scores.unflatten(0, q.shape[:2])
     if sees is not None:
         scores = scores.masked_fill(~sees, -torch.inf)
     return scores.softmax(-1) @ v
