@@ -46,10 +46,11 @@ def root(toy, tmp_path, monkeypatch) -> Path:
 
 
 def memory_of(stage: str, changes: dict) -> int:
-    """Bytes for the toy's own images, with changed params; stages after it are not counted."""
+    """Bytes for the toy's own images, with changed params. Stages after it and of other tokenizers are not counted."""
+    alone = {"tokenizers": [stage.partition("@")[2].partition("-")[0] or "kmeans"]}
     facts = json.loads(Path("data/images/config.json").read_text())
     images = Images(*(facts["splits"][split]["images"] for split in ("train", "val")), len(facts["classes"]))
-    stages = Costs(toys.write_params(Path(), {**KINDS, **changes}), images).stages()
+    stages = Costs(toys.write_params(Path(), {**KINDS, **alone, **changes}), images).stages()
     return next(cost.memory_bytes for name, cost in stages if name == stage)
 
 
