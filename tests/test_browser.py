@@ -74,19 +74,19 @@ def test_of_a_run_of_semtok_serve_the_page_shows_everything_live_and_its_cancel_
         run = f"{server.url}/runs/flow-run/{(flow_run_id := server.start_run(known, targets=['join'], jobs=2))}"
         progress = serving.wait_for(lambda: progress_of_join(server, flow_run_id))
         page.goto(run)
-        look_at_the_run(page)
-        look_at_the_graph(server.ask(serving.wait_for(lambda: graphs and graphs[-1])))
+        check_the_run(page)
+        check_the_graph(server.ask(serving.wait_for(lambda: graphs and graphs[-1])))
         page.goto(f"{server.url}/artifacts/artifact/{progress['id']}")
         expect(page.get_by_text(re.compile(r"join: \d+ of 4,000 step, .* left")).first).to_be_visible()
         shoot(page, "progress")
-        look_at_the_picture(page, server, flow_run_id)
+        check_the_picture(page, server, flow_run_id)
         page.goto(run)
         cancel(page)
         serving.wait_for(lambda: server.state_of(flow_run_id) == "Cancelled")
         serving.wait_for(lambda: not serving.running(project, "stages.steps.run"))
 
 
-def look_at_the_run(page: Page) -> None:
+def check_the_run(page: Page) -> None:
     """Stages with their states, and the progress of the one that is at work."""
     page.get_by_text("Task Runs", exact=True).click()
     expect(page.get_by_text("Cached").first).to_be_visible()
@@ -97,7 +97,7 @@ def look_at_the_run(page: Page) -> None:
     shoot(page, "run")
 
 
-def look_at_the_graph(graph: dict) -> None:
+def check_the_graph(graph: dict) -> None:
     """What the page was given to draw."""
     nodes = [node for _, node in graph["nodes"]]
     labels = {node["id"]: node["label"] for node in nodes}
@@ -105,7 +105,7 @@ def look_at_the_graph(graph: dict) -> None:
     assert {("first", "left"), ("left", "join"), ("right@1", "join"), ("right@2", "join")} <= edges
 
 
-def look_at_the_picture(page: Page, server, flow_run_id: str) -> None:
+def check_the_picture(page: Page, server, flow_run_id: str) -> None:
     """Of the stage that has ended."""
     picture = next(one for one in server.artifacts(flow_run_id) if one["key"] == "left-squares")
     page.goto(f"{server.url}/artifacts/artifact/{picture['id']}")
