@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from stages.core.distributed import micro_batch
 from stages.core.hardware import Loss, average, whole_gradients
-from stages.core.optimizer import Scalars, clip, mean_of
+from stages.core.optimizer import Adam, Scalars, clip, mean_of
 from stages.core.schemas import Gan, HingeGan, HingeLossConfig
 
 # Times chance. In tests/test_decoder.py a discriminator that learns stays below 1.03; one with a learning rate of 0.5
@@ -46,7 +46,7 @@ class AdversarialLoss(ABC):
 
     def __init__(self, discriminator: nn.Module, gan: Gan, device: torch.device):
         self.discriminator, self.gan = discriminator.to(device), gan
-        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=gan.lr, betas=self.betas, fused=True)
+        self.optimizer = Adam(self.discriminator.parameters(), lr=gan.lr, betas=self.betas, fused=True)
         self.loss_of: nn.Module = Loss(self.discriminator, lambda _, *inputs: self.discriminator_losses(*inputs))
         self.gate = DiscriminatorGate(gan.disc_loss_floor, self.chance, device)
 

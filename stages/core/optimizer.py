@@ -15,17 +15,38 @@ Scalars = dict[str, Tensor]  # of a training, by the name of their curve
 NEVER = 2**62  # a step that no training reaches
 
 
-def adamw(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
+def uncompiled(method: str) -> Any:
+    """A method of torch's Adam without its decorators, which import torch._dynamo for the sake of torch.compile."""
+    return getattr(torch.optim.Adam, method).__wrapped__
+
+
+class Uncompiled(torch.optim.Optimizer):
+    """Optimizers that torch.compile never sees: a training starts without an import that takes as long as torch's."""
+
+    step = torch.no_grad()(uncompiled("step"))
+    add_param_group, zero_grad = uncompiled("add_param_group"), uncompiled("zero_grad")
+    state_dict, load_state_dict = uncompiled("state_dict"), uncompiled("load_state_dict")
+
+
+class Adam(Uncompiled, torch.optim.Adam):
+    """torch's."""
+
+
+class AdamW(Uncompiled, torch.optim.AdamW):
+    """torch's."""
+
+
+def adamw(model: nn.Module, optim: Optim) -> AdamW:
     """AdamW without weight decay on norms, biases, position tables, code vectors and embeddings.
 
     A parameter counts as one of these if it has one dimension, has "embed" in its name, or ends with "vectors".
     """
     decayed, free = [], []
     for name, parameter in model.named_parameters():
-        plain = parameter.ndim < 2 or "embed" in name or name.endswith("vectors")
-        (free if plain else decayed).append(parameter)
+        is_free = parameter.ndim < 2 or "embed" in name or name.endswith("vectors")
+        (free if is_free else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=optim.lr_peak, betas=(0.9, optim.beta2), fused=True)
+    return AdamW(groups, lr=optim.lr_peak, betas=(0.9, optim.beta2), fused=True)
 
 
 def lr_at(step: int, optim: Optim) -> float:
