@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 import pytest
-import toy as toys
 import torch
+import toy as toys
 
 from stages.core import optimizer
 
