@@ -3,6 +3,8 @@
 Run: uv run pytest tests/test_caption_checker.py
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from stages.data.scenes.objects import captions, draw_objects
 from stages.evaluate.caption_checker import CaptionChecker
 from stages.evaluate.caption_checker_training import accuracies, read_images, sum_of_losses
 from stages.evaluate.score_captions import with_chance
+from stages.report import captions as report
 
 SIZES = {name: len(values) for name, values in ATTRIBUTES.items()}
 
@@ -75,3 +78,10 @@ def test_the_checker_learns_where_something_is_and_what():
         optimizer.step()
     found = read_images(network.eval(), 90, lambda part: images[part.start : part.stop], 32, torch.device("cpu"))
     assert accuracies(found, asked) == {"color": 1.0, "position": 1.0, "all": 1.0}
+
+
+def test_a_generator_keeps_its_name_in_the_report_whatever_is_in_it():
+    metrics = {"caption_accuracy[shape]": 0.5}
+    found = {"ar_val": metrics, "val": metrics, "protocol": [{"of": name} for name in ("ar_val", "val")]}
+    [section] = report.captions(SimpleNamespace(metrics=lambda stage: {"kmeans-onestep-scenes": found}))
+    assert [row[1] for table in section.tables for row in table.rows] == ["ar_val", "real val images"]

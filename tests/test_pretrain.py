@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 
+import photos
 import pytest
 import torch
 import toy as toys
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
 from stages.core import UserError
+from stages.core.hardware import compute, prepare_blocks
 from stages.core.images import random_clouds, random_colors
 from stages.encoder.losses import Objective
 from stages.encoder.vit import ConvStem, build_vit
@@ -115,6 +117,21 @@ def test_weights_features_and_gradients_are_those_of_timms_network_to_the_bit(st
     for end in ends:
         end.float().square().mean().backward()
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(own.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_its_activations_may_be_computed_again_outside_of_autocast(precision):
+    shape = {"img_px": 16, "patch_px": 4, "dim": 64, "depth": 3, "heads": 2, "seed": 5, "stem_blocks": 0}
+    networks, device = [build_vit(**shape) for _ in range(2)], torch.device("cpu")
+    prepare_blocks(
+        networks[1], photos.MACHINE.model_copy(update={"recompute_activations": True}), device, compiled=False
+    )
+    for network in networks:
+        with compute(device, precision):
+            end = network.forward_features(images())
+        end.float().square().mean().backward()
+    weights = (network.parameters() for network in networks)
+    assert all(torch.equal(one.grad, other.grad) for one, other in zip(*weights, strict=True))
 
 
 def two_views():

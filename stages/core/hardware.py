@@ -84,9 +84,9 @@ def compute(device: torch.device, precision: Precision) -> Generator[None]:
 
 
 def attention_of(device: torch.device) -> AbstractContextManager[Any]:
-    """In the block, a training on a CPU computes attention without torch's fused kernel.
+    """In the block, encoders compute attention without torch's fused kernel, if gradients are needed on a CPU.
 
-    Its backward pass takes twice as long for the few tokens of an image.
+    Its backward pass takes twice as long for the few tokens of an image. Other networks: core/transformer.attention.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and torch.is_grad_enabled() else nullcontext()
 
@@ -223,9 +223,12 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [block for group in lists if isinstance(group, nn.ModuleList | nn.Sequential) for block in group]
 
 
-def prepare_blocks(model: nn.Module, machine: Machine, compiled: bool) -> None:
-    """Compile the transformer blocks, and let them compute activations again in the backward pass, if asked for."""
-    again = partial(checkpoint, use_reentrant=False)
+def prepare_blocks(model: nn.Module, machine: Machine, device: torch.device, compiled: bool) -> None:
+    """Compile the transformer blocks, and let them compute activations again in the backward pass, if asked for.
+
+    The backward pass runs outside `compute`; torch restores autocast there, but not the kernel of attention.
+    """
+    again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), attention_of(device)))
     for block in blocks_of(model):
         plain = MethodType(type(block).forward, block)
         forward = torch.compile(plain) if compiled else plain

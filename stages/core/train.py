@@ -157,7 +157,7 @@ def fit(
     for all. A training may resume with another number of processes.
     """
     trained = copy.deepcopy(model)
-    prepare_blocks(trained, machine, compiled=False)
+    prepare_blocks(trained, machine, device, compiled=False)
     compiled = compiles(machine, device)
     loss_of = data_parallel(Loss(trained, loss_fn), machine.shard_above)
     optimizer, ema, start = adamw(trained, optim), Ema(trained, optim.ema_decay), 0
@@ -176,7 +176,7 @@ def fit(
             optimizer.zero_grad()
             ema.update(trained, step)
             if speed.counted() and compiled:  # hooks would be compiled, too, anew for each block
-                prepare_blocks(trained, machine, compiled=True)
+                prepare_blocks(trained, machine, device, compiled=True)
             done = step + 1
             progress.update()
             if done % optim.eval_every == 0 or done == optim.total_steps:

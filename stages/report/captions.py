@@ -7,12 +7,17 @@ from stages.report.sections import Section
 from stages.report.tables import Row, protocol_of, spread, tables
 
 GROUPS = ("images", "skipped", "protocol")  # of metrics.json, no generators
+VAL = {"val": "real val images"}
 
 
 def captions(reports: Reports) -> list[Section]:
     """A table with a row per tokenizer, decoder and generator; no section without captions."""
     rows = [
-        Row([name, generator.replace("val", "real val images")], cells(metrics), protocol_of(found, generator))
+        Row(
+            [name, "real val images" if generator == "val" else generator],
+            cells(metrics),
+            protocol_of(found, generator),
+        )
         for name, found in reports.metrics("caption_accuracy").items()
         for generator, metrics in found.items()
         if generator not in GROUPS
