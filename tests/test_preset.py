@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from pipeline import params_check
 from pipeline.edit import read_arguments
 from pipeline.params_file import BASE, lay_over, leaves, parse, render
+from stages.cost import costs_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 
@@ -144,6 +145,8 @@ def test_every_preset_is_possible_and_changes_something(preset, tmp_path, monkey
     over_real_params(preset)
     monkeypatch.chdir(tiny.ROOT)
     assert params_check.find_errors(tmp_path / "laid_over.yaml") == []
+    costs = costs_of(tmp_path / "laid_over.yaml", [900, 100, 10])
+    assert sum(one.flops for one in costs.values()) > 0
 
 
 def test_presets_can_be_laid_over_one_another(tmp_path, monkeypatch):

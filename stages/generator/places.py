@@ -5,6 +5,8 @@ D = width, d = D / heads. Position t holds code t - prefix_length. Causal: it pr
 otherwise the same.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,13 +53,12 @@ class LocalMixing(nn.Module):
             held_BTD[:, start : start + x_BTD.shape[1]] = x_BTD
         if held_BTD is not None and x_BTD.shape[1] == 1:
             return self.newest(x_BTD, held_BTD, start)
-        codes, later = (
-            x_BTD[:, self.prefix_length :],
-            int(self.causal),
-        )  # if causal, one place more is predicted than held
+        codes = x_BTD[:, self.prefix_length :]
+        later = int(self.causal)  # one place more is predicted than held
         filled = F.pad(codes, (0, 0, 0, later + -(codes.shape[1] + later) % self.grid**2))
         planes = filled.unflatten(1, (-1, self.grid, self.grid)).flatten(0, 1).permute(0, 3, 1, 2)
-        with torch.autocast(x_BTD.device.type, enabled=False):  # its backward pass takes four times as long in bf16
+        with nullcontext() if planes.is_meta else torch.autocast(planes.device.type, enabled=False):
+            # in fp32: its backward pass takes four times as long in bf16; `meta`, of semtok cost, knows no autocast
             mixed = F.conv2d(self.padded(planes.float()), self.kernel(), groups=planes.shape[1])
         rows = mixed.permute(0, 2, 3, 1).reshape(len(codes), -1, codes.shape[2])
         return x_BTD + F.pad(rows, (0, 0, self.prefix_length - later, 0))[:, : x_BTD.shape[1]]
@@ -84,7 +85,7 @@ def neighbors(grid: int, num_patches: int, side: int) -> list[tuple[Tensor, Tens
     for place in range(num_patches):
         row, col = divmod(place % grid**2, grid)
         inside = [0 <= row + down and 0 <= col + right < grid for down, right in offsets]
-        taps = torch.tensor(inside).nonzero()[:, 0]
-        steps = torch.tensor([down * grid + right for down, right in offsets])
-        found.append((place + steps[taps], taps))
+        taps = [tap for tap, here in enumerate(inside) if here]
+        places = [place + offsets[tap][0] * grid + offsets[tap][1] for tap in taps]
+        found.append((torch.tensor(places, dtype=torch.long), torch.tensor(taps, dtype=torch.long)))
     return found
