@@ -19,7 +19,7 @@ data: {source: digits, folder: data/code/no_folder, scenes: {count: 40, max_obje
        crop: center, background: "#ffffff", png_level: 6,
        img_px: 8, val_fraction: 0.16528, shard_images: 256, format: png, seed: 0}
 machine: {device: cpu, num_workers: 0, infer_batch_size: 8, micro_batch_size: 0, shard_above: 1.0e+9,
-  recompute_activations: false, compile: "off", checkpoint_share: 0.02}
+  recompute_activations: false, compile: "off", checkpoint_share: 0.02, tracker: none}
 """
 
 

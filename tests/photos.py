@@ -15,7 +15,7 @@ SCENES = Scenes(count=20, max_objects=1, patterned=0.8, nuisance=0.0)
 WEBDATASET = WebDataset(shards=[], val_shards=[], class_field="cls", caption_field="txt")
 MACHINE = Machine(
     device="cpu", num_workers=2, infer_batch_size=8, micro_batch_size=0, shard_above=1e9,
-    recompute_activations=False, compile="off", checkpoint_share=0.02,
+    recompute_activations=False, compile="off", checkpoint_share=0.02, tracker="none",
 )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ data: {source: scenes, folder: data/code/no_folder, scenes: {count: 60, max_obje
        crop: center, background: "#ffffff", png_level: 6,
        img_px: 16, val_fraction: 0.25, shard_images: 20, format: png, seed: 0}
 machine: {device: cpu, num_workers: 0, infer_batch_size: 8, micro_batch_size: 0, shard_above: 1.0e+9,
-  recompute_activations: false, compile: "off", checkpoint_share: 0.02}
+  recompute_activations: false, compile: "off", checkpoint_share: 0.02, tracker: none}
 """
 LOBES = 0.5 * (0.5**2 * math.pi)  # the heart's two half discs, each of radius 0.5, above its unit square
 MOON = 0.96**2 * math.pi  # less the lens that the other circle cuts out

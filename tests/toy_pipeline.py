@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MACHINE = Machine(
     device="cpu", num_workers=0, infer_batch_size=100, micro_batch_size=0, shard_above=1e9,
-    recompute_activations=False, compile="off", checkpoint_share=0.02,
+    recompute_activations=False, compile="off", checkpoint_share=0.02, tracker="none",
 )  # fmt: skip
 NUM_CODES, PATCH_PX = 64, 4
 

@@ -48,7 +48,7 @@ def machine_of(device: torch.device, workers: int = 0, compiled: bool = False) -
     """The section `machine` of params.yaml."""
     return Machine(
         device=device.type, num_workers=workers, infer_batch_size=64, micro_batch_size=0, shard_above=1e12,
-        recompute_activations=False, compile="on" if compiled else "off", checkpoint_share=0.01,
+        recompute_activations=False, compile="on" if compiled else "off", checkpoint_share=0.01, tracker="none",
     )  # fmt: skip
 
 

@@ -86,7 +86,8 @@ def fit(inputs: Inputs, params: Kmeans, machine: Machine) -> None:
         by_split = {split: usage_of(features, split, codebook, params.chunk_vectors) for split in SPLITS}
         if rank() == 0:
             counts = {"vectors_used": used, "vectors_total": layout.train_vectors}
-            report(inputs, join([curves for _, curves in fitted]), len(codebook.vectors), by_split, counts)
+            (curves := join([curves for _, curves in fitted])).follow(machine.tracker, work)
+            report(inputs, curves, len(codebook.vectors), by_split, counts)
             publish(inputs, params, features, codebook, twin, counts)
         barrier()
 

@@ -75,6 +75,7 @@ class GanTrainer:
         """Train to the last step, from the checkpoint where there is one; `after_eval` gets the newest scalars."""
         optim, start, monitor = self.config.optim, self.resume(), NonFiniteMonitor(self.device)
         speed = Speed(self.network, optim, self.device)
+        self.curves.follow(self.machine.tracker, self.work)
         with self.checkpoint, bar(self.name, optim.total_steps, start, "step") as progress:
             for step, batch in load_batches(self.batches.batch_at, start, optim.total_steps, self.machine, self.device):
                 scalars = self.step(step, batch, monitor)

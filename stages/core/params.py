@@ -15,10 +15,11 @@ commands, so names are restricted to NAME.
 import re
 from collections.abc import Collection, Iterator
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -50,6 +51,14 @@ class Machine(Section):
     recompute_activations: bool
     compile: Literal["auto", "on", "off"]
     checkpoint_share: float = Field(gt=0, le=1)  # of the time of a training
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"]  # to which trainings send their curves as they go
+
+    @field_validator("tracker")
+    @classmethod
+    def is_installed(cls, tracker: str) -> str:
+        if tracker != "none" and find_spec(tracker) is None:
+            raise ValueError(f"{tracker!r}: its package is not installed: uv sync --group {tracker}")
+        return tracker
 
     def whole_batches(self) -> Self:
         """The same without micro-batches and sharding: for losses between images, and codes that a batch revives."""

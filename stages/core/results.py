@@ -1,8 +1,15 @@
-"""What a stage leaves in reports/: metrics.json, tables for `dvc plots`, training curves, pictures."""
+"""What a stage leaves in reports/: metrics.json, tables for `dvc plots`, training curves, pictures.
+
+Curves also go to the tracker of `machine.tracker` while a training runs, for TensorBoard, Weights & Biases or MLflow.
+"""
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +17,14 @@ import numpy as np
 from dvclive import Live
 from PIL import Image
 
+from stages.core import UserError
 from stages.core.artifact import write_atomically
+from stages.core.distributed import rank
 from stages.core.progress import emit_picture, emit_table
 
 GAP_PX = 1
 PAPER = 255
+RUNS, PROJECT = Path("runs"), "semtok"  # of trackers
 
 
 def rounded(metrics: Any) -> Any:
@@ -52,11 +62,29 @@ class Curves:
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, dict[str, float]]] = []
+        self.send: Callable[[int, dict[str, float]], None] = lambda step, scalars: None
+        self.close: Callable[[], None] = lambda: None
+
+    def follow(self, tracker: str, work: Path) -> None:
+        """Send the history, and what is logged from now on, to a tracker as the run of the scratch folder `work`.
+
+        The first process alone sends. `UserError` if the tracker refuses, before the training begins.
+        """
+        if tracker == "none" or rank() > 0:
+            return
+        try:
+            self.send, self.close = TRACKERS[tracker](work.parent.name, work.name)
+            for step, scalars in self.rows:
+                self.send(step, scalars)
+        except Exception as error:  # of the tracker's own network, login or files
+            why = " ".join(str(error).split())
+            raise UserError(f"params.yaml: machine.tracker = {tracker!r}: {type(error).__name__}: {why}") from error
 
     def log(self, step: int, **scalars: float) -> None:
         """Add scalars of a step to the history and emit them; a step may be logged in several calls."""
         self.rows.append((step, scalars))
         emit_table({"step": step, **scalars})
+        self.send(step, scalars)
 
     def last(self) -> dict[str, float]:
         """The newest value of every name."""
@@ -74,8 +102,51 @@ class Curves:
                     live.log_metric(name, value)
             live.summary["images"] = images
             live.make_summary()
+        self.close()
         if metrics is not None:
             write_metrics(out, {"images": images, **metrics})
+
+
+Tracker = tuple[Callable[[int, dict[str, float]], None], Callable[[], None]]  # sends scalars of a step; ends the run
+
+
+def tensorboard(task: str, key: str) -> Tracker:
+    """Event files in runs/tensorboard/<task>/<key>; those of an interrupted training are replaced by its history."""
+    folder = RUNS / "tensorboard" / task / key
+    shutil.rmtree(folder, ignore_errors=True)
+    writer = import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+
+    def send(step: int, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return send, writer.close
+
+
+def wandb(task: str, key: str) -> Tracker:
+    """A new run of the project, also for a training that goes on; its axis is `step`, since steps may come twice."""
+    RUNS.mkdir(exist_ok=True)
+    run = import_module("wandb").init(project=PROJECT, name=task, group=key, dir=RUNS)
+    run.define_metric("*", step_metric="step")
+    return lambda step, scalars: run.log({"step": step, **scalars}), run.finish
+
+
+def mlflow(task: str, key: str) -> Tracker:
+    """A new run in $MLFLOW_TRACKING_URI, by default runs/mlflow.db. It holds no infinite values: they are left out."""
+    mlflow = import_module("mlflow")
+    RUNS.mkdir(exist_ok=True)
+    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{RUNS}/mlflow.db"))
+    mlflow.set_experiment(PROJECT)
+    mlflow.start_run(run_name=task, tags={"scratch": key})
+
+    def send(step: int, scalars: dict[str, float]) -> None:
+        mlflow.log_metrics({name: value for name, value in scalars.items() if math.isfinite(value)}, step)
+
+    return send, mlflow.end_run
+
+
+TRACKERS = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
 
 
 def grid(images: np.ndarray, columns: int, scale: int) -> np.ndarray:

@@ -164,6 +164,7 @@ def fit(
     checkpoint = Checkpoint(work, machine.checkpoint_share, {"model": trained}, {"model": optimizer}, {"model": ema})
     if state := checkpoint.load():
         start, curves.rows = state["step"], [(step, scalars) for step, scalars in state["curves"]]
+    curves.follow(machine.tracker, work)
     monitor, speed = NonFiniteMonitor(device), Speed(trained, optim, device)
     with checkpoint, bar(name, optim.total_steps, start, "step") as progress:
         for step, batch in load_batches(batch_at, start, optim.total_steps, machine, device):
