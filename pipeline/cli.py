@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   semtok run generator --jobs 2      both generators and what they need, two stages at once
   semtok run tokens --downstream     tokens and everything downstream of it
   semtok set codebook.kmeans.num_codes=512  change a parameter; lists the stages that become stale
+  semtok seeds codebook.kmeans 1 2   train it twice more; the report shows the spread between trainings
 """
 MODULES = {"ui": "server", "set": "edit"}  # of commands whose module has another name
 NEED_SERVER = ("run", "serve")
@@ -41,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
         "assignments", nargs="+", metavar="KEY=VALUE",
         help="such as codebook.kmeans.num_codes=512; @FILE: all values of a preset, such as @presets/scenes.yaml",
     )  # fmt: skip
+    seeds = commands.add_parser("seeds", help="add trainings that differ by seed only, for the spread between them")
+    seeds.add_argument("section", help="a tokenizer, decoder or generator in use, such as codebook.kmeans")
+    seeds.add_argument("seeds", nargs="+", type=int, metavar="SEED", help="such as 1 2: adds kmeans_s1 and kmeans_s2")
     commands.add_parser("status", help="each stage: up to date or why not, and how long it took last time")
     cost = commands.add_parser("cost", help="what the main stages would cost: work, operations, data, time")
     cost.add_argument("--gpu", metavar="NAME", help="time on one such GPU, such as h100, instead of this machine")

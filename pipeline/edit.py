@@ -9,7 +9,7 @@ Expect: the values, old -> new, and the stages that `semtok run` will run for th
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from itertools import accumulate
@@ -40,6 +40,11 @@ CANDIDATE = WORK / "params.yaml"
 
 def main(assignments: list[str]) -> int:
     """Apply all `KEY=VALUE` and `@PRESET`, or none; print what changed and which stages become stale."""
+    return apply(lambda params: read_arguments(assignments, params))
+
+
+def apply(values_for: Callable[[dict], dict]) -> int:
+    """Lay the values that `values_for` gives for the params over params.yaml, or refuse all; print the effect."""
     if not PARAMS.is_file():
         raise PipelineError(f"{PARAMS}: no such file in {Path.cwd()}")
     try:
@@ -47,7 +52,7 @@ def main(assignments: list[str]) -> int:
     except (OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"{PARAMS}: cannot be read: {error}") from None
     old, new = (parse_sections(text, str(PARAMS)) for _ in range(2))
-    lay_over(new, read_arguments(assignments, old))
+    lay_over(new, values_for(old))
     changes = dict(differences(old, new))
     if not changes:
         print(f"{PARAMS} has these values already: nothing changed")

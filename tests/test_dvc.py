@@ -12,6 +12,8 @@ import sys
 import pytest
 import toy as toys
 
+from pipeline.seeds import replicates
+
 pytestmark = pytest.mark.slow
 
 
@@ -111,3 +113,20 @@ def test_one_more_tokenizer_reruns_nothing_that_exists_except_the_choice_of_pixe
         "noise_robustness@cluster",
     } < {*ran}
     assert repro(project)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("section", "again"),
+    [
+        ("codebook.kmeans", {"code", "pixel_tokenizer@onestep", "report"}),
+        ("decoder.onestep", {"code", "report"}),
+        ("generator.ar", {"code", "captions", "generation@kmeans-onestep", "report"}),
+    ],
+)
+def test_a_seed_reruns_no_training_no_tokens_and_no_samples_that_exist(project, section, again):
+    path = toys.write_params(project)
+    params = toys.YAML(typ="safe").load(path)
+    toys.write_params(project, replicates(params, section, [1]))
+    ran, text = repro(project)
+    assert {name for name in ran if "_s1" not in name} == again, text
+    assert len(ran) > len(again) and repro(project)[0] == []
