@@ -63,15 +63,8 @@ def test_no_import_cycle_not_even_for_annotations():
     assert not [path for path in FILES if "TYPE_CHECKING" in path.read_text()]
 
 
-SELDOM_USED = {
-    "timm",
-    "lpips",
-    "fully_shard",
-    "transformers",
-    "SummaryWriter",
-    "wandb",
-    "mlflow",
-}  # of libraries that take seconds to import
+# Of libraries that take seconds to import.
+SELDOM_USED = {"timm", "lpips", "fully_shard", "transformers", "SummaryWriter", "wandb", "mlflow"}
 
 
 def test_only_the_main_of_a_command_imports_inside_a_function():

@@ -104,3 +104,16 @@ def test_a_tracker_that_refuses_ends_the_training_before_its_first_step(monkeypa
     monkeypatch.setattr("stages.core.results.TRACKERS", {"tensorboard": refuse})
     with pytest.raises(UserError, match="machine.tracker = 'tensorboard': OSError: no login"):
         Curves().follow("tensorboard", WORK)
+
+
+def test_a_tracker_that_fails_later_ends_no_training(capsys):
+    def fail(step, scalars):
+        raise ConnectionError("the server went away")
+
+    curves = Curves()
+    curves.send = curves.close = fail
+    for step in (1, 2):
+        curves.log(step, loss=1.0)
+    curves.write(Path("out"), images="0123456789ab")
+    assert [step for step, _ in curves.rows] == [1, 2]
+    assert capsys.readouterr().out.count("no more curves are sent to it") == 1

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,11 @@ class Curves:
         """Add scalars of a step to the history and emit them; a step may be logged in several calls."""
         self.rows.append((step, scalars))
         emit_table({"step": step, **scalars})
-        self.send(step, scalars)
+        try:
+            self.send(step, scalars)
+        except Exception as error:  # such as a server that went away: no reason to end a training
+            self.send = lambda step, scalars: None
+            print(f"tracker: {type(error).__name__}: {error}: no more curves are sent to it", flush=True)
 
     def last(self) -> dict[str, float]:
         """The newest value of every name."""
@@ -102,7 +107,8 @@ class Curves:
                     live.log_metric(name, value)
             live.summary["images"] = images
             live.make_summary()
-        self.close()
+        with suppress(Exception):  # a tracker's own, when all is written here
+            self.close()
         if metrics is not None:
             write_metrics(out, {"images": images, **metrics})
 
