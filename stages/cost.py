@@ -26,6 +26,7 @@ from stages.core.hardware import peak_flops
 from stages.core.params import Machine, load, load_list
 from stages.core.schemas import Optim
 from stages.cost_captions import bytes_of_captions
+from stages.cost_extractors import pretrained_flops
 from stages.cost_generators import sample_flops, step_flops
 from stages.cost_images import Images, images_of
 from stages.cost_losses import loss_flops
@@ -36,8 +37,8 @@ from stages.data.writer import bytes_per_image
 from stages.decoder import params as decoder
 from stages.encoder.params import EncoderParams
 from stages.evaluate.classifier import Classifier
-from stages.evaluate.params import ClassifierParams, ReferenceParams
-from stages.evaluate.reference import INCEPTION_DIM, peak_bytes
+from stages.evaluate.params import PRETRAINED, ClassifierParams, ReferenceParams
+from stages.evaluate.reference import peak_bytes
 from stages.features.params import Params as Features
 from stages.generator import alternating_params as alternating
 from stages.generator import params as generator
@@ -181,14 +182,14 @@ class Costs:
     def extract_flops(self) -> int:
         """Of one image through the extractors of the evaluation."""
         own = self.networks.encode_flops([-1]) + self.classifier_flops
-        return own + (self.networks.inception_flops() if self.reference.inception_weights else 0)
+        return own + sum(map(pretrained_flops, self.reference.extractors))
 
     @property
     def extracted_dim(self) -> int:
         """Features of an image by all extractors of the evaluation."""
-        inception = INCEPTION_DIM if self.reference.inception_weights else 0
+        pretrained = sum(PRETRAINED[name].dim for name in self.reference.extractors)
         own = 2 * self.classifier.widths[-1] if self.images.classes > 1 else 0
-        return self.networks.encoder.dim + own + inception
+        return self.networks.encoder.dim + own + pretrained
 
     def compared_bytes(self, images: int) -> int:
         """Memory of comparing so many images."""

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import inception_v3
 
 from stages.codebook import params as codebook
 from stages.codebook.vqkd_encoder import FeatureDecoder, VqkdEncoder
@@ -225,11 +224,6 @@ class Networks:
             raise UserError(f"{self.params}: pixel_tokenizer.{name}: expected a tokenizer of kind vqgan or fsq")
         pixels = self.convolutional_decoder_flops(self.pixel(name), joint.widths, joint.blocks)
         return once * (section.sampling.steps if section.method == "masked" else 1) + pixels
-
-    def inception_flops(self) -> int:
-        """Inception-v3 at its own 299 px."""
-        images = torch.empty(1, 3, 299, 299, device="meta")
-        return self.once(lambda: inception_v3(init_weights=False, aux_logits=False).eval()(images), "inception")
 
     def generator(self, codes: Codes, name: str, classes: int) -> Any:
         """The network of a generator."""

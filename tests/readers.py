@@ -115,7 +115,9 @@ def read_samples(path: Path) -> list:
 
 def read_reference(path: Path) -> list:
     found = load_reference(Path("data/reference"), EXTRACTORS)
-    return [found.train.features, found.index, found.knn_radii, found.val.features, found.val_distances, found.config]
+    stored = [{name: rows[:] for name, rows in part.features.items()} for part in (found.train, found.val)]
+    thumbs, compared = [part.thumbs[:] for part in (found.train, found.val)], found.compared
+    return [stored, thumbs, found.index, compared.radii, compared.gaussians, found.val_distances, found.config]
 
 
 def network(load):

@@ -7,11 +7,23 @@ from types import SimpleNamespace
 from stages.core import artifact
 from stages.core.params import Machine
 from stages.core.schemas import Affine, Optim
-from stages.evaluate.params import ClassifierParams, GenerationParams, Inputs, ReconstructionParams, ReferenceParams
+from stages.evaluate.params import (
+    NO_STATISTICS,
+    ClassifierParams,
+    GenerationParams,
+    Inputs,
+    ReconstructionParams,
+    ReferenceParams,
+)
 
 RECONSTRUCTION = ReconstructionParams(decoding_precision="fp32", bootstrap_draws=5, seed=0)
-GENERATION = GenerationParams(decoding_precision="fp32", kid_subset_size=40, neighbors_shown=6, seed=0)
-REFERENCE = ReferenceParams(max_images=0, prc_neighbors=3, pixel_px=16, inception_weights="", seed=0)
+GENERATION = GenerationParams(
+    decoding_precision="fp32", kid_subset_size=40, bootstrap_draws=3, fid_counts=3, neighbors_shown=6, seed=0
+)
+REFERENCE = ReferenceParams(
+    max_images=0, prc_neighbors=3, density_neighbors=5, pixel_px=16, extractors={}, compare_with="train",
+    statistics=NO_STATISTICS, statistics_by="inception", seed=0,
+)  # fmt: skip
 CLASSIFIER = ClassifierParams(
     img_px=16,
     widths=[16, 24],

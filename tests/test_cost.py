@@ -211,7 +211,7 @@ def test_features_of_its_own_block_are_read_not_computed_and_inception_counts():
     assert same == once != other
     Path("inception.safetensors").touch()
     own, more = (
-        cost_of("reference", {"alternating_generators": [], "reference": {"inception_weights": weights}}).flops
-        for weights in ("", "inception.safetensors")
+        cost_of("reference", {"alternating_generators": [], "reference": {"extractors": extractors}}).flops
+        for extractors in ({}, {"inception": "inception.safetensors"})
     )
     assert (more - own) / 40 == pytest.approx(11.4e9, rel=0.02)

@@ -78,7 +78,9 @@ def root(toy, tmp_path_factory) -> Path:
             os.utime(path, (1e9, 1e9))  # old enough for scratch/verified
         readers.read_images(Path()), readers.read_features(Path())
         readers.ORIGINAL.update({path: path.read_bytes() for path in files()})
-        readers.EXTRACTORS.update(open_extractors(Path("data/encoder"), Path("data/classifier"), torch.device("cpu")))
+        readers.EXTRACTORS.update(
+            open_extractors(Path("data/encoder"), Path("data/classifier"), torch.device("cpu"), {})
+        )
     return root
 
 

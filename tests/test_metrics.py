@@ -5,12 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from stages.core.metrics import bootstrap_std, psnr, usage
 from stages.evaluate import metrics
-from stages.evaluate.frechet import distance, fid
+from stages.evaluate.frechet import Gaussian, distance, fid
 from stages.evaluate.neighbors import distance_metrics, knn_radii, nearest
+from stages.evaluate.rows import StoredRows
 
 
 def noisy_pair(count: int = 3, px: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +75,7 @@ def test_fid_of_equal_covariances_is_the_squared_distance_of_means():
     rng = np.random.default_rng(0)
     root, shift = rng.normal(size=(12, 12)), rng.normal(size=12)
     covariance = root @ root.T
-    found = distance(np.zeros(12), covariance, shift, covariance)
+    found = distance(Gaussian(np.zeros(12), covariance, 0), Gaussian(shift, covariance, 0))
     assert found == pytest.approx(shift @ shift, rel=1e-6)
     feats = torch.from_numpy(rng.normal(size=(200, 12)))
     assert fid(feats, feats + torch.from_numpy(shift)) == pytest.approx(shift @ shift, rel=1e-6)
@@ -93,10 +97,13 @@ def test_a_tight_cluster_has_high_precision_and_low_recall():
     rng = np.random.default_rng(0)
     real = torch.from_numpy(rng.normal(size=(300, 4)).astype(np.float32))
     tight = torch.from_numpy((0.05 * rng.normal(size=(300, 4))).astype(np.float32))
-    radii = {id(points): knn_radii(points, 3) for points in (real, tight)}
-    precision, recall = metrics.precision_recall(tight, real, radii[id(real)], neighbors=3)
-    assert precision > 0.95 and recall < 0.1
-    assert metrics.precision_recall(real, tight, radii[id(tight)], neighbors=3) == (recall, precision)
+    radii = {id(points): knn_radii(points, [3, 5]) for points in (real, tight)}
+    found, swapped = (
+        metrics.neighborhood_metrics(one, other, radii[id(other)], 3, 5)
+        for one, other in ((tight, real), (real, tight))
+    )
+    assert found["precision"] > 0.95 and found["recall"] < 0.1 and found["coverage"] < 0.6 < 1 < found["density"]
+    assert (swapped["precision"], swapped["recall"]) == (found["recall"], found["precision"])
 
 
 @pytest.mark.parametrize(("samples", "references"), [(300, 2500), (1100, 999)])  # batches of 1,000 and a rest
@@ -107,8 +114,11 @@ def test_precision_and_recall_are_torch_fidelitys(samples, references):
     theirs = prc_features_to_metric(
         drawn, real, prc_neighborhood=3, prc_batch_size=500, save_cpu_ram=True, verbose=False
     )
-    ours = metrics.precision_recall(drawn, real, knn_radii(real, 3), neighbors=3)
-    assert ours == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-3) and 0.1 < min(ours)
+    ours = metrics.neighborhood_metrics(drawn, real, knn_radii(real, [3, 5]), 3, 5)
+    assert {name: ours[name] for name in ("precision", "recall")} == {
+        name: pytest.approx(theirs[name], abs=1e-6) for name in ("precision", "recall")
+    }
+    assert 0.1 < min(ours.values())
 
 
 def test_inception_score_runs_from_one_to_the_number_of_classes():
@@ -142,22 +152,49 @@ def test_entropy_of_8192_codes_in_uniform_use():
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Seven images at once, compared with ten."""
-    for name, value in {"CHUNK": 7, "OTHERS": 10}.items():
-        for module in ("neighbors", "metrics"):
-            monkeypatch.setattr(f"stages.evaluate.{module}.{name}", value)
+    monkeypatch.setattr("stages.evaluate.neighbors.OTHERS", 10)
+    for module in ("neighbors", "metrics"):
+        monkeypatch.setattr(f"stages.evaluate.{module}.CHUNK", 7)
 
 
 def test_radii_precision_and_recall_in_chunks_are_those_of_brute_force(small_chunks):
     rng = torch.Generator().manual_seed(0)
     features, reference = torch.randn(31, 3, generator=rng), torch.randn(24, 3, generator=rng) + 0.5
     own, theirs = (torch.cdist(one, one).sort(1).values[:, 3] for one in (features, reference))
-    torch.testing.assert_close(knn_radii(features, 3), own)
-    between = torch.cdist(reference, features)
-    wanted = [(between <= theirs[:, None]).any(0), (between <= own).any(1)]
-    assert 0 < metrics.precision_recall(features, reference, theirs, 3)[0] < 1
-    assert metrics.precision_recall(features, reference, theirs, 3) == tuple(
-        float(one.float().mean()) for one in wanted
-    )
+    torch.testing.assert_close(knn_radii(features, [3])[:, 0], own)
+    assert knn_radii(features, [40])[:, 0].isnan().all(), "there are no 40 others"
+    between, wider = torch.cdist(reference, features), torch.cdist(reference, reference).sort(1).values[:, 5]
+    held = between <= wider[:, None]
+    wanted = [
+        (between <= theirs[:, None]).any(0),
+        (between <= own).any(1),
+        held.any(1),
+        held.float().sum(1) / 5 / 31 * 24,
+    ]
+    found = metrics.neighborhood_metrics(features, reference, torch.stack([theirs, wider], 1), 3, 5)
+    assert [*found] == ["precision", "recall", "coverage", "density"] and 0 < found["precision"] < 1
+    assert [*found.values()] == pytest.approx([float(one.float().mean()) for one in wanted])
+
+
+def test_density_and_coverage_of_one_distribution_are_near_their_expectation():
+    """Naeem et al. 2020: 1, and 1 - (N - 1)…(N - k) / ((2 N - 1)…(2 N - k)); nearly .97 for k = 5."""
+    rng = torch.Generator().manual_seed(0)
+    drawn, real = (torch.randn(2_000, 8, generator=rng) for _ in range(2))
+    found = metrics.neighborhood_metrics(drawn, real, knn_radii(real, [3, 5]), 3, 5)
+    assert found["density"] == pytest.approx(1, abs=0.05) and found["coverage"] == pytest.approx(1 - 2**-5, abs=0.01)
+    assert metrics.neighborhood_metrics(drawn + 9, real, knn_radii(real, [3, 5]), 3, 5)["density"] == 0
+
+
+def test_kid_and_inception_score_are_torch_fidelitys(tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    drawn, real = torch.randn(300, 24, generator=rng), torch.randn(400, 24, generator=rng) + 0.1
+    settings = {"kid_subsets": metrics.KID_SUBSETS, "kid_subset_size": 100, "rng_seed": 7, "verbose": False}
+    theirs = kid_features_to_metric(drawn, real, **settings)["kernel_inception_distance_mean"]
+    assert metrics.kid(drawn, real, 100, seed=7) == theirs
+    save_file({"real": real}, tmp_path / "real.safetensors")
+    assert metrics.kid(drawn, StoredRows(tmp_path / "real.safetensors", "real"), 100, seed=7) == theirs
+    score = isc_features_to_metric(drawn, splits=10, rng_seed=7)["inception_score_mean"]
+    assert metrics.inception_score(drawn, seed=7) == score
 
 
 def test_nearest_equals_brute_force_across_chunks(small_chunks):

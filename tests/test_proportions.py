@@ -104,7 +104,7 @@ def fids_of_equal_distributions(unbalanced, count: int) -> list[float]:
     """FID of `count` real images in the train images' proportions against the rest, over 40 divisions of all images."""
     evaluator, splits = unbalanced
     both = evaluator.reference.train, evaluator.reference.val
-    everything = torch.cat([part.features["embedded"] for part in both])
+    everything = torch.cat([part.features["embedded"][:] for part in both])
     labels, found = np.concatenate([splits["train"], splits["val"]]), []
     shares = share_out(count, np.bincount(splits["train"], minlength=4))
     for seed in range(40):

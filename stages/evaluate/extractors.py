@@ -11,7 +11,6 @@ They work in torch-fidelity's own commands, too, once this module is imported:
 torch-fidelity's own statistics cache is keyed by a name, not by content, and reads pickles: never switch it on.
 """
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.utils import create_feature_extractor
 
 from stages.core import UserError, artifact
@@ -30,9 +27,13 @@ from stages.core.images import to_float
 from stages.encoder.encoder import load_encoder
 from stages.evaluate.classifier import TYPE as CLASSIFIER_TYPE
 from stages.evaluate.classifier import load_classifier
+from stages.evaluate.params import PRETRAINED
+from stages.evaluate.pretrained import PREFIX, class_of, weights_file
 
-ENCODER, CLASSIFIER, INCEPTION = "semtok-embedded", "semtok-classifier", "semtok-inception-v3"  # registered names
+ENCODER, CLASSIFIER = PREFIX + "embedded", PREFIX + "classifier"  # registered names
 POOLED, LOGITS = "pooled", "logits"
+LAYERS = {"inception": ("2048", "logits_unbiased")}  # of others all that they provide
+NOTES = {"inception": "comparable to published FID only with the same reference, crop and count"}
 
 
 @dataclass(frozen=True)
@@ -102,28 +103,16 @@ class ClassifierExtractor(FeatureExtractorBase):
         return tuple(found[(POOLED, LOGITS).index(name)] for name in self.features_list)
 
 
-class InceptionExtractor(FeatureExtractorInceptionV3):
-    """torch-fidelity's Inception-v3, with weights from a safetensors file instead of a pickle."""
-
-    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs: Any):
-        # The parent's constructor reads only what torch.save wrote; this buffer holds plain tensors and is our own.
-        buffer = io.BytesIO()
-        torch.save(load_file(feature_extractor_weights_path), buffer)
-        buffer.seek(0)
-        super().__init__(name, features_list, feature_extractor_weights_path=buffer, **kwargs)
-
-
 register_feature_extractor(ENCODER, EncoderExtractor)
 register_feature_extractor(CLASSIFIER, ClassifierExtractor)
-register_feature_extractor(INCEPTION, InceptionExtractor)
 
 
 def open_extractors(
-    encoder: Path, classifier: Path, device: torch.device, inception_weights: str = ""
+    encoder: Path, classifier: Path, device: torch.device, pretrained: dict[str, str]
 ) -> dict[str, FeatureExtractor]:
-    """{"embedded": …}, {"classifier": …} where images have classes and, with a weights file, {"inception": …}."""
-    extractors = {"embedded": open_encoder(encoder, device), **open_classifier(classifier, device)}
-    return extractors | ({"inception": open_inception(Path(inception_weights), device)} if inception_weights else {})
+    """{"embedded": …}, {"classifier": …} where images have classes, and those of `reference.extractors`."""
+    own = {"embedded": open_encoder(encoder, device), **open_classifier(classifier, device)}
+    return own | {name: open_pretrained(name, weights, device) for name, weights in pretrained.items()}
 
 
 def open_encoder(folder: Path, device: torch.device) -> FeatureExtractor:
@@ -147,16 +136,17 @@ def open_classifier(folder: Path, device: torch.device) -> dict[str, FeatureExtr
     return {"classifier": FeatureExtractor(create(CLASSIFIER, [POOLED, LOGITS], folder).to(device), facts)}
 
 
-def open_inception(weights: Path, device: torch.device) -> FeatureExtractor:
-    """The extractor of published FID, from torch-fidelity's weights as safetensors."""
+def open_pretrained(name: str, weights: str, device: torch.device) -> FeatureExtractor:
+    """An extractor of PRETRAINED, from a file with its weights."""
+    path, known = weights_file(name, weights), PRETRAINED[name]
+    layers = list(LAYERS.get(name) or class_of(name).get_provided_features_list())
     try:
-        network = create(INCEPTION, ["2048", "logits_unbiased"], weights).to(device)
-    except (RuntimeError, OSError, SafetensorError) as error:
+        network = create(PREFIX + name, layers, path).to(device)
+    except (RuntimeError, OSError, KeyError, ValueError, AttributeError, SafetensorError) as error:
         why = " ".join(str(error).split())[:200]
-        raise UserError(f"{weights}: not torch-fidelity's Inception-v3 weights as safetensors: {why}") from None
-    facts = {"name": INCEPTION, "weights_sha256": artifact.sha256(weights), "dim": 2048,
-             "features": "Inception-v3 2048 and logits_unbiased, TF1 bilinear resize to 299 px",
-             "note": "comparable to published FID only with the same reference, crop and count"}  # fmt: skip
+        raise UserError(f"{path}: not the weights of {name} as safetensors: {why}") from None
+    facts = {"name": PREFIX + name, "weights_sha256": artifact.sha256(path), "dim": known.dim,
+             "features": known.features, "note": NOTES.get(name, "not comparable to published FID")}  # fmt: skip
     return FeatureExtractor(network, facts)
 
 

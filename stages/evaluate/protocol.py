@@ -15,6 +15,8 @@ from stages.core.metrics import count_classes
 from stages.data.reader import image_facts
 from stages.evaluate.extractors import FeatureExtractor
 
+FULL_RANK = "full rank"
+
 
 def describe(
     of: str,
@@ -28,9 +30,10 @@ def describe(
     """The protocol of images with `labels` int64 [count], compared with the split `reference` of the artifact `images`.
 
     `reference_labels` int64 [R] are those of the reference: FID and its kin tell classes of other proportions apart.
+    They are empty where the reference is a mean and a covariance alone.
     `settings` are further facts that must agree before metrics are compared.
     """
-    facts, fewest = image_facts(images), min(len(labels), len(reference_labels))
+    facts, fewest = image_facts(images), min(len(labels), len(reference_labels) or len(labels))
     return {
         "of": of,
         "reference": reference,
@@ -42,7 +45,7 @@ def describe(
         "per_class": per_class(labels),
         "proportions_apart": proportions_apart(labels, reference_labels),
         "extractors": {name: describe_extractor(one.facts, fewest) for name, one in extractors.items()},
-        "evaluator": f"KID, IS: torch-fidelity {version('torch-fidelity')}; FID, precision, recall: semtok",
+        "evaluator": f"KID, IS: torch-fidelity {version('torch-fidelity')}; others: semtok",
         **settings,
     }
 
@@ -55,7 +58,7 @@ def per_class(labels: np.ndarray) -> dict[str, int] | None:
 
 def proportions_apart(labels: np.ndarray, others: np.ndarray) -> float | None:
     """Total variation distance of the class proportions, from 0 to 1 (no common class); None without classes."""
-    if min(labels.min(), others.min()) < 0:
+    if not len(others) or min(labels.min(), others.min()) < 0:
         return None
     shares = [count_classes(one, 1 + max(labels.max(), others.max())) / len(one) for one in (labels, others)]
     return round(float(abs(shares[0] - shares[1]).sum()) / 2, 3)
@@ -64,4 +67,4 @@ def proportions_apart(labels: np.ndarray, others: np.ndarray) -> float | None:
 def describe_extractor(facts: dict[str, Any], count: int) -> dict[str, Any]:
     """An extractor's facts, with a warning where there are too few images for its covariance."""
     singular = f"singular: {count} images span at most {count - 1} of {facts['dim']} dims"
-    return {**facts, "covariance": "full rank" if count > facts["dim"] else singular}
+    return {**facts, "covariance": FULL_RANK if count > facts["dim"] else singular}

@@ -15,15 +15,16 @@ from stages.core.progress import print_cost_estimate
 from stages.core.results import PAPER, write_metrics
 from stages.data.reader import ImageSplit
 from stages.decoder.decoder import Decoder, load_decoder
-from stages.evaluate import metrics, pictures
-from stages.evaluate.evaluator import Evaluator, decode, open_evaluator, print_summary
-from stages.evaluate.frechet import fid
+from stages.evaluate import pictures
+from stages.evaluate.evaluator import Evaluator, decode, open_evaluator, print_singular, print_summary
+from stages.evaluate.fid_spread import extrapolated
 from stages.evaluate.image_features import ImageFeatures
 from stages.evaluate.neighbors import nearest, points
 from stages.evaluate.params import GenerationParams, Inputs
 from stages.evaluate.reference import TYPE as REFERENCE_TYPE
 from stages.evaluate.reference import peak_bytes
 from stages.evaluate.samples import Samples, open_samples, tokenizer_facts
+from stages.evaluate.set_scores import describe, fid_stds, fids_by_count, set_metrics, skipped
 
 
 def score_generators(
@@ -55,15 +56,17 @@ def score_generators(
         protocol.append(describe(name, drawn.labels, evaluator, params, **how))
         save_pictures(report / "pictures", name, drawn, decoder, evaluator, splits["train"], params.neighbors_shown)
     write_metrics(report, {**results, "protocol": protocol})
+    print_singular("generation", protocol)
     print_summary("generation", results)
 
 
 @dataclass(frozen=True)
 class SeedScores:
-    """Of the samples of one seed: metrics, and distances to their nearest train images."""
+    """Of the samples of one seed: metrics, distances to their nearest train images, FID by number of samples."""
 
     metrics: dict[str, float]
     neighbors: dict[str, dict[str, float]]
+    by_count: dict[str, dict[int, float]]
 
 
 def score_seeds(samples: Samples, decoder: Decoder, evaluator: Evaluator, params: GenerationParams) -> list[SeedScores]:
@@ -76,7 +79,12 @@ def score_seeds(samples: Samples, decoder: Decoder, evaluator: Evaluator, params
         if rank() == 0:
             neighbors = evaluator.neighbor_metrics(images)
             near = {f"near_copies[{name}]": one["near_copies"] for name, one in neighbors.items()}
-            found.append(SeedScores({**set_metrics(images, samples.labels, evaluator, params), **near}, neighbors))
+            measured = {**set_metrics(images, samples.labels, evaluator, params), **near}
+            by_count = fids_by_count(images, evaluator, params)
+            measured |= {f"gfid_infinity[{name}]": extrapolated(one) for name, one in by_count.items()}
+            if len(samples.seeds) == 1:
+                measured |= fid_stds(images, evaluator, params)
+            found.append(SeedScores(measured, neighbors, by_count))
     return found
 
 
@@ -87,16 +95,28 @@ def score_samples(
     return {
         **over_seeds([one.metrics for one in per_seed]),
         **skipped(samples.labels, evaluator, params),
+        **mean_by_count([one.by_count for one in per_seed]),
         "likelihood": samples.config["generator"]["likelihood"],
         "code_usage": usage(np.bincount(samples.codes.ravel(), minlength=num_codes)),
         "neighbors": per_seed[0].neighbors,
     }
 
 
+def mean_by_count(per_seed: list[dict[str, dict[int, float]]]) -> dict[str, Any]:
+    """{"gfid_by_count": {extractor: {number of samples: mean FID over the seeds}}}."""
+    found = {
+        name: {str(count): float(np.mean([seed[name][count] for seed in per_seed])) for count in per_seed[0][name]}
+        for name in per_seed[0]
+    }
+    return {"gfid_by_count": found} if found else {}
+
+
 def score_val(
     val_labels: np.ndarray, samples: list[Samples], evaluator: Evaluator, params: GenerationParams
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The metrics of real val images in place of samples, and their protocol: what perfect samples would score."""
+    if evaluator.reference.compared.name == "val":
+        return {"skipped": "samples are compared with these images"}, None
     most = max(samples, key=lambda drawn: len(drawn.labels))
     chosen = as_samples(val_labels, most.labels, params.seed)
     if len(chosen) < 2:
@@ -136,29 +156,7 @@ def score_real(
 ) -> dict[str, Any]:
     """The metrics of one set of real images, so without spread."""
     found = {"images": len(real), **set_metrics(real, labels, evaluator, params)}
-    return {**found, **skipped(labels, evaluator, params)}
-
-
-def set_metrics(
-    images: ImageFeatures, labels: np.ndarray, evaluator: Evaluator, params: GenerationParams
-) -> dict[str, float]:
-    """The metrics of one set of images against real train images, without those that `skipped` names."""
-    reference, neighbors, found = evaluator.reference, evaluator.reference.config["prc_neighbors"], {}
-    missing = skipped(labels, evaluator, params)
-    if "class_accuracy_skipped" not in missing:
-        found["class_accuracy"] = float(images.classified_as(labels).mean())
-    for name, features in images.features.items():
-        real = reference.train.features[name]
-        if "gfid_skipped" not in missing:
-            found[f"gfid[{name}]"] = fid(features, real)
-        if "gkid_skipped" not in missing:
-            found[f"gkid[{name}]"] = metrics.kid(features, real, params.kid_subset_size, params.seed)
-        if name in images.logits and "is_skipped" not in missing:
-            found[f"is[{name}]"] = metrics.inception_score(images.logits[name], params.seed)
-        if "precision_recall_skipped" not in missing:
-            both = metrics.precision_recall(features, real, reference.knn_radii[name], neighbors)
-            found |= {f"precision[{name}]": both[0], f"recall[{name}]": both[1]}
-    return found
+    return {**found, **fid_stds(real, evaluator, params), **skipped(labels, evaluator, params)}
 
 
 def over_seeds(per_seed: list[dict[str, float]]) -> dict[str, float]:
@@ -170,25 +168,6 @@ def over_seeds(per_seed: list[dict[str, float]]) -> dict[str, float]:
         if len(values) > 1:
             found[f"{name}_std"] = float(np.std(values, ddof=1))
     return found
-
-
-def skipped(labels: np.ndarray, evaluator: Evaluator, params: GenerationParams) -> dict[str, str]:
-    """{<metric>_skipped: why} of the metrics that these images, int64 [num] labels, do not permit."""
-    counts, neighbors = (len(labels), len(evaluator.reference.index)), evaluator.reference.config["prc_neighbors"]
-    found = metrics.too_few(*counts, params.kid_subset_size, neighbors)
-    if not evaluator.can_classify(labels):
-        found["class_accuracy_skipped"] = "drawn without a class"
-    if "classifier" not in evaluator.extractors:
-        found["class_accuracy_skipped"] = "no classes"
-        if not evaluator.gives_logits:
-            found["is_skipped"] = "no classes to train a classifier on"
-    return found
-
-
-def describe(of: str, labels: np.ndarray, evaluator: Evaluator, params: GenerationParams, **how: Any) -> dict[str, Any]:
-    """The protocol of one group of metrics."""
-    how |= {"prc_neighbors": evaluator.reference.config["prc_neighbors"]}
-    return evaluator.describe(of, "train", labels, kid_subset_size=params.kid_subset_size, seed=params.seed, **how)
 
 
 def save_pictures(

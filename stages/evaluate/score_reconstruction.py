@@ -18,7 +18,7 @@ from stages.core.results import write_metrics
 from stages.data.reader import ImageSplit
 from stages.decoder.decoder import Decoder, check_codes_of, load_decoder
 from stages.evaluate import pictures
-from stages.evaluate.evaluator import Evaluator, decode, open_evaluator, print_summary
+from stages.evaluate.evaluator import Evaluator, decode, open_evaluator, print_singular, print_summary
 from stages.evaluate.frechet import fid
 from stages.evaluate.image_features import ImageFeatures, exchange
 from stages.evaluate.metrics import ssim
@@ -62,6 +62,7 @@ def score_tokenizer(
         evaluator.describe("reconstruction", "val", val.labels, seed=params.seed, **decoding),
     ]
     write_metrics(report, {**results, "protocol": protocol})
+    print_singular("reconstruction", protocol[1:])
     print_summary("reconstruction", results)
 
 
@@ -141,7 +142,7 @@ def rfid(made: ImageFeatures, originals: ImageFeatures, params: ReconstructionPa
     metrics = {}
     for name, features in made.features.items():
         real, draws = originals.features[name], params.bootstrap_draws
-        std = bootstrap_std(lambda i, a=features, b=real: fid(a[i], b[i]), len(features), draws, params.seed)
+        std = bootstrap_std(lambda index, a=features, b=real: fid(a, b, index), len(features), draws, params.seed)
         metrics |= {f"rfid[{name}]": fid(features, real), f"rfid[{name}]_std": std}
     return metrics
 

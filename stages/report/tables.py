@@ -6,11 +6,12 @@ from typing import Any
 
 # What may differ between the rows of one table: the group that was measured, and what is being compared.
 MAY_DIFFER = ("of", "sampler", "seeds")
+MOST_CHARACTERS = 24  # of a value of a protocol, in a sentence
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are texts. `differs` names the keys in which its protocol differs from that of the table above."""
+    """Cells are texts. `differs` names what differs between its protocol and that of the table above."""
 
     columns: list[str]
     rows: list[list[str]]
@@ -81,9 +82,15 @@ def table_of(heads: list[str], rows: list[Row], differs: list[str]) -> Table:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The keys in which two protocols differ."""
-    one, other = comparable(one), comparable(other)
-    return [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    """What differs between two protocols, each named with both values; where it is empty, metrics may be compared."""
+    first, second = (dict(protocol_lines(comparable(protocol))) for protocol in (one, other))
+    keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    return [f"{key} ({short(first.get(key, 'none'))} and {short(second.get(key, 'none'))})" for key in keys]
+
+
+def short(value: str) -> str:
+    """A value as part of a sentence."""
+    return value if len(value) <= MOST_CHARACTERS else f"{value[:MOST_CHARACTERS]}…"
 
 
 def flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -83,7 +83,7 @@ def open_originals(inputs: Inputs, params: DecodingSteps, machine: Machine, devi
     """Read the subset of val images and extract their features."""
     val, size = ImageSplit(inputs.images, "val", machine.num_workers), machine.infer_batch_size
     chosen = random_subset(len(val), params.max_images, params.seed)
-    images, extractors = val.read(chosen), open_extractors(inputs.encoder, inputs.classifier, device)
+    images, extractors = val.read(chosen), open_extractors(inputs.encoder, inputs.classifier, device, {})
     perceptual = EncoderPerceptual(load_encoder(inputs.encoder, device), params.perceptual_blocks)
     features = {name: extract(extractor, images, size) for name, extractor in extractors.items()}
     return Originals(images, val.labels[chosen], extractors, features, perceptual, device, size)

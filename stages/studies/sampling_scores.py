@@ -19,7 +19,8 @@ from stages.core.scratch import read_hashed, scratch, write_hashed
 from stages.decoder.decoder import check_drawn, load_decoder
 from stages.evaluate.evaluator import decode, open_evaluator
 from stages.evaluate.params import GenerationParams
-from stages.evaluate.score_generation import as_samples, describe, over_seeds, score_real, set_metrics, skipped
+from stages.evaluate.score_generation import as_samples, over_seeds, score_real
+from stages.evaluate.set_scores import describe, set_metrics, skipped
 from stages.generator.alternating_params import kind_named
 from stages.generator.editing import check_fills, random_codes
 from stages.generator.open_network import open_network
@@ -114,6 +115,7 @@ class Scorer:
         self.evaluator = open_evaluator(inputs, machine, self.device)
         # Without KID, which says what FID says and takes as long as all else.
         facts = {"kid_subset_size": sys.maxsize, "neighbors_shown": 1, "seed": params.seed}
+        facts |= {"bootstrap_draws": 0, "fid_counts": 0}
         self.scoring = GenerationParams(decoding_precision=params.decoding_precision, **facts)
 
     def kept(self, path: Path, point: Point) -> dict[str, float]:

