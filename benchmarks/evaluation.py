@@ -22,12 +22,18 @@ from stages.core.networks import save_tensors
 from stages.core.runtime import keep_memory
 from stages.evaluate.evaluator import Evaluator
 from stages.evaluate.image_features import ImageFeatures, extract_all
-from stages.evaluate.params import GenerationParams
+from stages.evaluate.params import NO_STATISTICS, GenerationParams, ReferenceParams
 from stages.evaluate.reference import FILE, TYPE, load_reference, peak_bytes, tensors_of
-from stages.evaluate.score_generation import set_metrics
+from stages.evaluate.set_scores import set_metrics
 
-BATCH, PIXEL_PX, NEIGHBORS = 100, 16, 3
-PARAMS = GenerationParams(decoding_precision="fp32", kid_subset_size=1000, neighbors_shown=1, seed=0)
+BATCH, PIXEL_PX = 100, 16
+REFERENCE = ReferenceParams(
+    max_images=0, prc_neighbors=3, density_neighbors=5, pixel_px=PIXEL_PX, extractors={}, compare_with="train",
+    statistics=NO_STATISTICS, statistics_by="inception", seed=0,
+)  # fmt: skip
+PARAMS = GenerationParams(
+    decoding_precision="fp32", kid_subset_size=1000, bootstrap_draws=0, fid_counts=0, neighbors_shown=1, seed=0
+)
 
 
 def drawn(dim: int) -> Any:
@@ -48,10 +54,10 @@ def extracted(count: int, dim: int) -> ImageFeatures:
 
 def build(folder: Path, images: int, val: int, dim: int) -> None:
     """The reference artifact."""
-    config = {"extractors": {"embedded": {}}, "prc_neighbors": NEIGHBORS, "seed": 0, "pixel_px": PIXEL_PX}
+    config = {**REFERENCE.model_dump(), "extractors": {"embedded": {}}, "compared": {}}
     with artifact.new_artifact(folder, TYPE, config) as made:
-        found = tensors_of(extracted(images, dim), extracted(val, dim), NEIGHBORS)
-        numbers = {"index": torch.arange(images), "labels": torch.full((images,), -1)}
+        found = tensors_of({"train": extracted(images, dim), "val": extracted(val, dim)}, None, REFERENCE)
+        numbers = {"index": torch.arange(images), "labels": torch.full((images,), -1), "val.labels": torch.zeros(val)}
         save_tensors(made / FILE, {**numbers, **found})
 
 
