@@ -100,6 +100,7 @@ def list_checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> l
         *(partial(names.check_list, key, params, path) for key in lists if "." not in key),
         *(partial(names.check_members, name, stage, params, path) for name, stage in stages.items()),
         *(partial(check_section, key, path) for key in lists if "." in key),
+        partial(check_noise_decoders, path),
     ]
 
 
@@ -152,6 +153,13 @@ def check_pixel_tokenizers(path: Path) -> None:
             lines.append(f"pixel_tokenizer.{name} = {shown(tokenizer)}: expected a tokenizer of kind {pixel_kinds()}")
     if lines:
         raise UserError("\n".join(f"{path}: {line}" for line in lines))
+
+
+def check_noise_decoders(path: Path) -> None:
+    """Refuse a decoder in code_noise_fid.decoders that is not in use."""
+    named, used = load("code_noise_fid", studies.CodeNoiseFid, path).decoders, load_list("decoders", path)
+    if other := [name for name in named if name not in used]:
+        raise UserError(f"{path}: code_noise_fid.decoders = {shown(other)}: expected some of decoders, {shown(used)}")
 
 
 def check_captions(path: Path) -> None:

@@ -121,12 +121,14 @@ def with_decoder(name: str, *stages: str) -> set[str]:
 
 
 ALTERNATING = {f"alternating_{stage}@{t}-addp" for stage in ("generator", "samples") for t in TOKENIZERS}
-DECODING = ("reconstruction", "generation", "decoding_steps", "resolution_transfer")
+DECODING = ("reconstruction", "generation", "code_noise_fid", "decoding_steps", "resolution_transfer")
 OF_CODES = {"tokens", "code_analysis", "noise_robustness"}
 SAMPLING = {f"sampling@{t}-{d}-{g}" for t in TOKENIZERS for d in DECODERS for g in ("ar", "masked")}
-OF_AR = {f"{stage}@{t}-{g}" for stage in ("generator", "samples") for t in TOKENIZERS for g in ("ar", "masked")}
+CODE_STAGES = ("generator", "samples", "layer_probe")
+OF_AR = {f"{stage}@{t}-{g}" for stage in CODE_STAGES for t in TOKENIZERS for g in ("ar", "masked")}
+OF_AR |= {f"alternating_layer_probe@{t}-addp" for t in TOKENIZERS}
 OF_AR |= SAMPLING | ALTERNATING | {f"frozen_networks@{t}-addp" for t in TOKENIZERS}
-WITH_PAIRS = ("decoder", "reconstruction", "decoding_steps", "resolution_transfer")
+WITH_PAIRS = ("decoder", "reconstruction", "code_noise_fid", "decoding_steps", "resolution_transfer")
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,12 @@ def project(tmp_path_factory):
     return root
 
 
-STUDIES = {"decoding_steps", "resolution_transfer", "sampling"}
+STUDIES = {"code_noise_fid", "decoding_steps", "resolution_transfer", "sampling"}
 AFTER_DECODER = {"decoder", "reconstruction", "generation", *STUDIES, "report"}
 OWN_AR, OWN_MASKED = {"sampling@kmeans-onestep-ar"}, {"sampling@kmeans-onestep-masked"}
 AFTER_CODEBOOK = AFTER_DECODER | {
     "codebook", "pixel_tokenizer", "tokens", "code_analysis", "noise_robustness", "generator", "samples",
+    "layer_probe",
 }  # fmt: skip
 
 
@@ -61,7 +62,14 @@ AFTER_CODEBOOK = AFTER_DECODER | {
         ({"samples": {"ar": {"temperature": 0.8}}}, {"samples@kmeans-ar", "generation", *OWN_AR, "report"}),
         (
             {"generator": {"masked": {"seed": 3}}},
-            {"generator@kmeans-masked", "samples@kmeans-masked", "generation", *OWN_MASKED, "report"},
+            {
+                "generator@kmeans-masked",
+                "samples@kmeans-masked",
+                "layer_probe@kmeans-masked",
+                "generation",
+                *OWN_MASKED,
+                "report",
+            },
         ),
         ({"decoder": {"onestep": {"blocks": 2}}}, AFTER_DECODER),
         ({"machine": {"num_workers": 1, "infer_batch_size": 7, "checkpoint_share": 0.5}}, set()),

@@ -89,9 +89,9 @@ JOINED = [
     ({"tokenizers": ["kmeans", "kmeans-wide"], "decoders": ["onestep", "wide-onestep"]}, "tokenizers, decoders",
      ["decoder", "reconstruction", "generation", "decoding_steps", "resolution_transfer"], "kmeans-wide-onestep"),
     ({"tokenizers": ["kmeans", "kmeans-b"], "generators": ["ar", "b-ar"]}, "tokenizers, generators",
-     ["generator", "samples"], "kmeans-b-ar"),
+     ["generator", "samples", "layer_probe"], "kmeans-b-ar"),
     ({"tokenizers": ["kmeans", "kmeans-B"], "generators": ["ar", "b-ar"]}, "tokenizers, generators",
-     ["generator", "samples"], "kmeans-b-ar"),
+     ["generator", "samples", "layer_probe"], "kmeans-b-ar"),
 ]  # fmt: skip
 
 

@@ -56,7 +56,9 @@ CHANGES = {
         "tsne": {"features": 60, "perplexity": 5.0, "iterations": 250},
     },
     "ablation": {"num_codes": [4], "dims": [2], "cell": {"iterations": 3, "bootstrap_draws": 3}},
+    "layer_probe": {"folds": 2},
     "noise_robustness": {"snrs_db": [20, 0], "seeds": [0, 1]},
+    "code_noise_fid": {"decoders": ["onestep"], "grid": {"alphas": [0, 1], "delta_shares": [0.01, 1], "seeds": [0, 1]}},
     "pca_vs_lda": {"noise_sigmas": [0.0, 1.0], "train_samples": 50, "test_samples": 100, "seeds": [0, 1]},
     "decoding_steps": {
         "steps": [1, 2], "seeds": [0, 1], "perceptual_blocks": [1], "bootstrap_draws": 3, "images_shown": 4
@@ -112,6 +114,7 @@ LISTS = {  # what the matrices of dvc.yaml run over
     "${caption_checkers}": [],
     "${ablation.num_codes}": [4],
     "${ablation.dims}": [2],
+    "${code_noise_fid.decoders}": ["onestep"],
 }
 
 

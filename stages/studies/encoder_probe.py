@@ -1,4 +1,4 @@
-"""Accuracy of linear probes on pooled encoder features, on pixels and on features of random weights."""
+"""Accuracy of linear probes on pooled encoder features, on pixels and on features of random weights, and by layer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from stages.core.params import Machine
 from stages.core.results import enlarge, grid, save_png, write_metrics
 from stages.data.reader import ImageSplit, image_facts
 from stages.encoder.encoder import Encoder, block_number, check_final_norm, load_encoder, random_twin
+from stages.studies.layer_means import layers_of_pixels
+from stages.studies.layer_scores import score
 from stages.studies.linear_probe import fit_classifier, has_classes
 from stages.studies.params import Probe
 
@@ -52,16 +54,18 @@ def probe(inputs: Inputs, report: Path, params: Probe, machine: Machine) -> None
     networks = {"raw": None, "random_twin": random_twin(inputs.encoder, params.seed, device)}
     networks["encoder"] = load_encoder(inputs.encoder, device)
     check_final_norm("probe.final_norm", params.final_norm, networks["encoder"])
-    metrics = {}
+    metrics, layers = {}, {}
     for name, network in networks.items():
         extractor = Extractor(network, params, machine.infer_batch_size)
         train = extractor.extract(splits["train"], chosen["train"])
         tests = {"clean": extractor.extract(splits["val"], chosen["val"])}
         tests["augmented"] = extractor.extract(splits["val"], chosen["val"], augmented=True)
         metrics[name] = accuracies(train, train_labels, tests, val_labels, few, params)
+        if network is not None:
+            layers[name] = extractor.by_layer(splits, chosen)
         print(f"probe: {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in metrics[name].items()))
     entry = protocol(inputs, chosen, params) | classes_probed(train_labels, val_labels)
-    write_metrics(report, {**images, **metrics, "protocol": [entry]})
+    write_metrics(report, {**images, **metrics, "layers": layers, "protocol": [entry]})
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,21 @@ class Extractor:
             pixels = warp(pixels, augmentation_maps(batch, self.params)) if augmented else pixels
             features.append(self.pooled(pixels).cpu())
         return torch.cat(features).numpy()
+
+    def by_layer(self, splits: dict[str, ImageSplit], chosen: dict[str, np.ndarray]) -> list[dict[str, float]]:
+        """Accuracy of every layer of the network on clean val images."""
+        assert self.network is not None
+        layers, means, labels = layers_of_pixels(self.network), {}, {}
+        for name, split in splits.items():
+            starts = range(0, len(chosen[name]), self.batch_size)
+            parts = (chosen[name][start : start + self.batch_size] for start in starts)
+            means[name] = layers.means(to_float(split.read(part), self.network.mean.device) for part in parts)
+            labels[name] = split.labels[chosen[name]]
+        strength = self.params.inverse_regularization
+        return [
+            {"layer": number, **score(fit_classifier(train, labels["train"], strength), val, labels["val"])}
+            for number, (train, val) in enumerate(zip(means["train"], means["val"], strict=True))
+        ]
 
     @torch.inference_mode()
     def pooled(self, pixels: Tensor) -> Tensor:

@@ -26,6 +26,16 @@ class Probe(Section):
     seed: Seed
 
 
+class LayerProbe(Section):
+    """Linear probes of every layer of a generator; `folds` parts of the train images decide which layer is the best."""
+
+    max_images: int = Field(gt=1)
+    folds: int = Field(ge=2)
+    scaling: Literal["all", "columns"]
+    inverse_regularization: float = Field(gt=0)
+    seed: Seed
+
+
 class Gallery(Section):
     """gallery.png: rows are the most used codes, then others down to the least used."""
 
@@ -93,6 +103,23 @@ class NoiseRobustness(Section):
     seed: Seed
 
 
+class CodeNoiseGrid(Section):
+    """How codes are perturbed; `delta_shares` are shares of the codes of one codebook."""
+
+    alphas: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1), DIFFERENT]
+    delta_shares: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1), DIFFERENT]
+    seeds: Annotated[list[Seed], Field(min_length=2), DIFFERENT]
+    decoding_precision: Literal["fp32", "bf16"]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class CodeNoiseFid(Section):
+    """The whole section. `decoders` is a matrix in dvc.yaml; a run of one of them reads `grid` alone."""
+
+    decoders: Annotated[list[str], DIFFERENT]
+    grid: CodeNoiseGrid
+
+
 class Case(Section):
     """Two Gaussian classes in a plane: their means, and one covariance for both."""
 
@@ -156,9 +183,11 @@ class SamplingStudy(Section):
 
 SECTIONS: dict[str, type[Section]] = {  # section of params.yaml -> schema; one line per study
     "probe": Probe,
+    "layer_probe": LayerProbe,
     "code_analysis": CodeAnalysis,
     "ablation": Ablation,
     "noise_robustness": NoiseRobustness,
+    "code_noise_fid": CodeNoiseFid,
     "decoding_steps": DecodingSteps,
     "resolution_transfer": ResolutionTransfer,
     "pca_vs_lda": PcaVsLda,

@@ -5,7 +5,8 @@ Expect: digits: 20 s on two cores.
 
 Where raw pixels are almost perfect, clean val images do not rank features. Two harder tests do: `augmented` val images
 (one random affine map per image) and training with few labels per class. Metrics are accuracies on val, from 0
-to 1; _std of few_* is between draws of the labeled images.
+to 1; _std of few_* is between draws of the labeled images. `layers` has the accuracy on clean val images from every
+layer of both networks, as `layer_probe` has it for generators.
 """
 
 import argparse
