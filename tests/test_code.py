@@ -101,7 +101,7 @@ def untouched(tree) -> dict[str, str]:
 
 def members_reading(changed: set[str]) -> set[str]:
     """The stages of dvc.yaml, `stage@tokenizer-decoder` of a matrix, that depend on one of the files."""
-    lists = {"${tokenizers}": TOKENIZERS, "${decoders}": DECODERS}
+    lists = {"${tokenizers}": TOKENIZERS, "${decoders}": DECODERS, "${code_noise_fid.decoders}": DECODERS}
     found = set()
     for name, stage in toys.YAML(typ="safe").load(toys.ROOT / "dvc.yaml")["stages"].items():
         for item in toys.items(stage, {**toys.LISTS, **lists}):
@@ -122,12 +122,10 @@ def with_decoder(name: str, *stages: str) -> set[str]:
 
 ALTERNATING = {f"alternating_{stage}@{t}-addp" for stage in ("generator", "samples") for t in TOKENIZERS}
 DECODING = ("reconstruction", "generation", "code_noise_fid", "decoding_steps", "resolution_transfer")
-OF_CODES = {"tokens", "code_analysis", "noise_robustness"}
+OF_CODES, READ = {"tokens", "code_analysis", "noise_robustness"}, ("generator", "samples", "layer_probe")
 SAMPLING = {f"sampling@{t}-{d}-{g}" for t in TOKENIZERS for d in DECODERS for g in ("ar", "masked")}
-CODE_STAGES = ("generator", "samples", "layer_probe")
-OF_AR = {f"{stage}@{t}-{g}" for stage in CODE_STAGES for t in TOKENIZERS for g in ("ar", "masked")}
-OF_AR |= {f"alternating_layer_probe@{t}-addp" for t in TOKENIZERS}
-OF_AR |= SAMPLING | ALTERNATING | {f"frozen_networks@{t}-addp" for t in TOKENIZERS}
+OF_AR = {f"{stage}@{t}-{g}" for stage in READ for t in TOKENIZERS for g in ("ar", "masked")} | SAMPLING | ALTERNATING
+OF_AR |= {f"{stage}@{t}-addp" for stage in ("frozen_networks", "alternating_layer_probe") for t in TOKENIZERS}
 WITH_PAIRS = ("decoder", "reconstruction", "code_noise_fid", "decoding_steps", "resolution_transfer")
 
 

@@ -48,7 +48,7 @@ def project(tmp_path_factory):
 
 STUDIES = {"code_noise_fid", "decoding_steps", "resolution_transfer", "sampling"}
 AFTER_DECODER = {"decoder", "reconstruction", "generation", *STUDIES, "report"}
-OWN_AR, OWN_MASKED = {"sampling@kmeans-onestep-ar"}, {"sampling@kmeans-onestep-masked"}
+OWN_AR, OWN_MASKED = {"sampling@kmeans-onestep-ar"}, {"sampling@kmeans-onestep-masked", "layer_probe@kmeans-masked"}
 AFTER_CODEBOOK = AFTER_DECODER | {
     "codebook", "pixel_tokenizer", "tokens", "code_analysis", "noise_robustness", "generator", "samples",
     "layer_probe",

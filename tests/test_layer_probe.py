@@ -14,8 +14,9 @@ from stages.core import artifact
 from stages.encoder.encoder import load_encoder
 from stages.generator import ar, ar_bits, masked, parallel_ar
 from stages.generator.transformer import TokenTransformer, build_network
+from stages.studies.code_layers import layers_of_codes, untrained
 from stages.studies.generator_layers import probe_pixels
-from stages.studies.layer_means import layers_of_codes, layers_of_pixels, untrained
+from stages.studies.layer_means import layers_of_pixels
 from stages.studies.layer_scores import fit_head, folds_of, obstacle, score_by_folds, summary
 from stages.studies.params import LayerProbe
 

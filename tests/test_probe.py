@@ -43,11 +43,18 @@ def whole(toy, tmp_path_factory):
 
 def test_three_feature_sets_four_tests_and_a_protocol(whole):
     report, metrics = whole
-    assert set(metrics) == {"images", "raw", "random_twin", "encoder", "protocol"}
+    assert set(metrics) == {"images", "raw", "random_twin", "encoder", "layers", "protocol"}
     assert all(0 <= value <= 1 for name in ("raw", "random_twin", "encoder") for value in metrics[name].values())
     assert metrics["raw"]["clean"] > 0.85 > 0.6 > metrics["raw"]["augmented"]
     assert metrics["random_twin"] != metrics["encoder"]
     assert metrics["protocol"][0]["augmented"] == AUGMENTED.model_dump() and (report / "augmented.png").is_file()
+
+
+def test_every_layer_of_both_networks_is_probed(whole):
+    layers = whole[1]["layers"]
+    assert {*layers} == {"random_twin", "encoder"} and layers["encoder"] != layers["random_twin"]
+    for rows in layers.values():
+        assert [row["layer"] for row in rows] == [0, 1, 2] and all(0 < row["accuracy"] <= 1 for row in rows)
 
 
 def test_a_final_norm_that_the_encoder_lacks_is_refused(toy, tmp_path, monkeypatch):

@@ -20,8 +20,9 @@ from stages.data.reader import ImageSplit
 from stages.encoder.encoder import load_encoder, random_twin
 from stages.generator.open_network import open_network
 from stages.generator.transformer import check_unconditional
+from stages.studies.code_layers import layers_of_codes, untrained
 from stages.studies.encoder_probe import classes_probed
-from stages.studies.layer_means import Layers, layers_of_codes, layers_of_pixels, untrained
+from stages.studies.layer_means import Layers, layers_of_pixels
 from stages.studies.layer_scores import obstacle, score_by_folds, summary
 from stages.studies.linear_probe import has_classes
 from stages.studies.params import LayerProbe

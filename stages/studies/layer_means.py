@@ -13,9 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.core.distributed import seed_of
 from stages.encoder.encoder import Encoder
-from stages.generator.transformer import TokenTransformer, build_network
 
 
 @dataclass(frozen=True)
@@ -56,29 +54,8 @@ class Layers:
                 hook.remove()
 
 
-def layers_of_codes(network: Any) -> Layers:
-    """Of a generator of codes, which is run on batches int64 [B, N] without a class or caption.
-
-    Nothing is masked and codes stand in raster order. A causal network never reads the last code; one that predicts
-    codes in any order has a position for each code it reads and for each it is asked for. The network is changed: it
-    has no head afterwards.
-    """
-    reader = getattr(network, "states", network)  # ar_bits: its transformer
-    reader.head = nn.Identity()
-    if isinstance(reader, TokenTransformer):  # the null caption is the last position of its prefix
-        return Layers(reader.blocks, lambda codes: reader(reader.null(len(codes)), codes), reader.prefix_length - 1)
-    return Layers(reader.blocks, lambda codes: reader(torch.full_like(codes[:, 0], reader.num_classes), codes))
-
-
 def layers_of_pixels(encoder: Encoder) -> Layers:
     """Of an encoder, which is run on images float [B, 3, H, W] in [-1, 1]; without class and register tokens."""
     last = encoder.config["depth"] - 1
     tokens = getattr(encoder.vit, "num_prefix_tokens", 0)  # timm's name; this repository's networks have none
     return Layers([*encoder.vit.blocks], lambda pixels: encoder(pixels, blocks=[last], final_norm=False), tokens)
-
-
-def untrained(kind: Any, shape: dict[str, Any], seed: int) -> Any:
-    """The network of a generator of codes with this shape, with random initial weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("layer_probe", seed))
-        return build_network(kind, shape).eval()
