@@ -31,6 +31,7 @@ from stages.evaluate.params import (
 from stages.features.params import Params as Features
 from stages.generator import alternating_params as alternating
 from stages.generator import params as generator
+from stages.recognition import params as recognition
 from stages.studies import params as studies
 from stages.studies.sampling_grids import load_grids
 from stages.text import params as text
@@ -68,6 +69,7 @@ SCHEMAS: dict[str, type[Section]] = {  # section -> schema
     "tokens": Tokens,
     "generator.model": generator.Model,
     "samples.draws": generator.SampleDraws,
+    f"recognition.{recognition.DATA}": recognition.Data,
     "classifier": ClassifierParams,
     "reference": ReferenceParams,
     "reconstruction": ReconstructionParams,
@@ -81,6 +83,8 @@ NAMED: dict[str, Callable[[str, Path], object]] = {  # section with named subsec
     "samples": check_sampling,
     "text": text.load_params,
     "caption_checker": load_checker_params,
+    "recognition": recognition.load_task,
+    "recognition_network": recognition.load_network,
 }
 
 
@@ -115,6 +119,7 @@ def other_checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> 
         partial(check_grids, path),
         partial(alternating.check_lists, path),
         partial(check_captions, path),
+        partial(recognition.check_lists, path),
         *(partial(load, name, PretrainParams, PRETRAIN) for name in pretrained),
         partial(check_owners, params, stages, path),
         *encoder_fit.checks(params, stages, path),

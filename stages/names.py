@@ -16,9 +16,12 @@ from stages.core.params import NAME, NAME_RULE, load_list, shown
 
 OWNERS = {  # list -> sections that it names
     "tokenizers": "codebook", "decoders": "decoder", "generators": "generator", "alternating_generators": "generator",
-    "text_encoders": "text", "caption_checkers": "caption_checker",
+    "text_encoders": "text", "caption_checkers": "caption_checker", "recognition_tasks": "recognition",
+    "recognition_networks": "recognition_network",
 }  # fmt: skip
-MAY_BE_EMPTY = ("alternating_generators", "text_encoders", "caption_checkers")
+MAY_BE_EMPTY = (
+    "alternating_generators", "text_encoders", "caption_checkers", "recognition_tasks", "recognition_networks"
+)  # fmt: skip
 NAMED = (
     *dict.fromkeys(OWNERS.values()),
     "samples",

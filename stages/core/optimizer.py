@@ -40,13 +40,20 @@ def adamw(model: nn.Module, optim: Optim) -> AdamW:
     """AdamW without weight decay on norms, biases, position tables, code vectors and embeddings.
 
     A parameter counts as one of these if it has one dimension, has "embed" in its name, or ends with "vectors".
+    A model with a method `parameter_groups` has groups of its own, whose `lr_scale` multiplies their learning rate.
     """
+    if own := getattr(model, "parameter_groups", None):
+        return AdamW(own(optim), lr=optim.lr_peak, betas=(0.9, optim.beta2), fused=True)
     decayed, free = [], []
     for name, parameter in model.named_parameters():
-        is_free = parameter.ndim < 2 or "embed" in name or name.endswith("vectors")
-        (free if is_free else decayed).append(parameter)
+        (free if is_free(name, parameter) else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": free, "weight_decay": 0.0}]
     return AdamW(groups, lr=optim.lr_peak, betas=(0.9, optim.beta2), fused=True)
+
+
+def is_free(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is free of weight decay."""
+    return parameter.ndim < 2 or "embed" in name or name.endswith("vectors")
 
 
 def lr_at(step: int, optim: Optim) -> float:
@@ -61,9 +68,9 @@ def lr_at(step: int, optim: Optim) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the learning rate `lr`."""
+    """Give every parameter group the learning rate `lr`, times its `lr_scale` if it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 class Ema:
