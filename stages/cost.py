@@ -6,8 +6,8 @@ Expect: JSON, seconds: "peak_flops" of this processor per second; "stages": what
 
 "flops" are those of matrix products and convolutions; a multiplication with an addition counts as two. A training step
 counts three forward passes, a masked generator's all positions, ar_bits one step per code. Not counted: evaluations,
-the start of k-means, text models, studies. "disk_bytes" leaves out weights, checkpoints and DVC's cache. "memory_bytes"
-are those of one process, at most: stages/cost_memory.py.
+the start of k-means, text models, studies except recognition. "disk_bytes" leaves out weights, checkpoints and DVC's
+cache. "memory_bytes" are those of one process, at most: stages/cost_memory.py.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from stages.cost_images import Images, images_of
 from stages.cost_losses import loss_flops
 from stages.cost_memory import Memory
 from stages.cost_networks import PASSES, Codes, Networks
+from stages.cost_recognition import trainings
 from stages.data.params import Params as Data
 from stages.data.writer import bytes_per_image
 from stages.decoder import params as decoder
@@ -101,6 +102,8 @@ class Costs:
             for one in self.decoders:
                 yield f"reconstruction@{name}-{one}", self.of_reconstruction(codes, one)
                 yield f"generation@{name}-{one}", self.of_generation(codes, one)
+        for name, section, flops, memory in trainings(self.networks, self.tokenizers, self.images.classes):
+            yield name, steps_of(section.optim, flops, memory)
 
     def of_data(self) -> Cost:
         """As the stage itself estimates."""

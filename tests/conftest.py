@@ -1,5 +1,6 @@
 """Every test runs in a folder of its own, on one thread, with the toy pipeline's artifacts at hand."""
 
+import contextlib
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,7 @@ import toy as toys
 from hypothesis import settings
 
 from pipeline.cli import keep_bytecode
+from stages.data.dvc_folder import NO_FOLDER
 
 keep_bytecode()
 settings.register_profile("any machine", deadline=None)
@@ -59,3 +61,19 @@ def server(tmp_path_factory):
     started.start()
     yield started
     started.kill()
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """An images artifact of 80 rendered scenes of up to four objects. Read only."""
+    from stages.core.params import Machine, load
+    from stages.data.params import Params
+    from stages.data.writer import write_images
+
+    root = tmp_path_factory.mktemp("scenes")
+    scene = {"count": 80, "max_objects": 4, "patterned": 0.2, "nuisance": 0.1}
+    data = {"source": "scenes", "folder": NO_FOLDER, "img_px": 32, "val_fraction": 0.25, "scenes": scene}
+    params = toys.write_params(root, {"data": data})
+    with contextlib.chdir(root):
+        write_images(root / "images", load("data", Params, params), load("machine", Machine, params))
+    return root / "images"

@@ -29,6 +29,7 @@ UPSTREAM = {  # what a room may import of others beside core: the data flows fro
     "text": {"data"},
     "generator": {"encoder", "tokens", "decoder", "codebook", "text"},  # codebook: images to edit become codes
     "evaluate": {"data", "encoder", "codebook", "decoder", "generator"},
+    "recognition": {"data", "encoder", "codebook", "generator"},
     "report": set(),
     "studies": {"data", "encoder", "features", "codebook", "tokens", "decoder", "generator", "evaluate"},
     "core": set(),
@@ -94,7 +95,7 @@ def test_core_has_at_most_20_modules():
 def test_a_stage_of_several_processes_waits_until_an_earlier_runs_work_is_removed():
     parallel = [text for path in FILES if "process_group()" in (text := path.read_text()) and " scratch(" in text]
     opened = [line for text in parallel for line in text.splitlines() if " scratch(" in line]
-    assert len(opened) == 16 and all("meet=barrier" in line for line in opened)
+    assert len(opened) == 17 and all("meet=barrier" in line for line in opened)
 
 
 def commands_of(stage: dict) -> list[str]:
@@ -111,7 +112,8 @@ def test_a_stage_depends_on_the_code_of_its_command_and_reads_its_own_params(nam
         assert f"data/code/{module.removeprefix('stages.')}" in stage["deps"]
     read = {key.split(".")[0] for key in stage.get("params", []) if isinstance(key, str) and "${item" not in key}
     lists = {"pretrained", "tokenizers", "decoders", "generators", "alternating_generators", "ablation"}
-    lists |= {"text_encoders", "caption_checkers"} | ({"code_noise_fid"} if name in ("code", "report") else set())
+    lists |= {"text_encoders", "caption_checkers", "recognition_tasks", "recognition_networks"}
+    lists |= {"code_noise_fid"} if name in ("code", "report") else set()
     assert read - lists <= {name.removeprefix("alternating_")}, f"{name} reads foreign params"
 
 

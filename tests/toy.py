@@ -112,6 +112,8 @@ LISTS = {  # what the matrices of dvc.yaml run over
     "${alternating_generators}": ["addp"],
     "${text_encoders}": [],
     "${caption_checkers}": [],
+    "${recognition_tasks}": [],
+    "${recognition_networks}": [],
     "${ablation.num_codes}": [4],
     "${ablation.dims}": [2],
     "${code_noise_fid.decoders}": ["onestep"],

@@ -18,7 +18,7 @@ from stages.core.params import impossible
 from stages.encoder.encoder import block_number, last_norm, load_encoder, random_twin
 from stages.generator.open_network import open_network
 from stages.generator.transformer import TokenTransformer, check_unconditional
-from stages.recognition.params import EncoderNetwork, Network, Pixels, Random
+from stages.recognition.params import EncoderNetwork, Maps, Network, Pixels, Random
 
 
 class Backbone(nn.Module):
@@ -26,6 +26,11 @@ class Backbone(nn.Module):
 
     dims: list[int]
     grid: int
+
+    @property
+    def maps(self) -> Maps:
+        """What a head is built for."""
+        return Maps(self.dims, self.grid)
 
     def branches(self) -> list[Sequence[nn.Module]]:
         """Per block, the residual branches that drop path may skip."""

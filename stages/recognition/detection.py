@@ -21,9 +21,8 @@ from stages.core.train import Batch
 from stages.data.dvc_folder import NO_FOLDER
 from stages.data.reader import image_facts
 from stages.recognition.average_precision import Boxes, average_precision
-from stages.recognition.backbone import Backbone
 from stages.recognition.folders import Coco
-from stages.recognition.params import Data, Detection
+from stages.recognition.params import Data, Detection, Maps
 from stages.recognition.pyramid import Pyramid
 from stages.recognition.scenes import Scenes
 from stages.recognition.trainer import SHOWN, TaskTrainer
@@ -38,11 +37,11 @@ class Detector(nn.Module):
     Boxes of the size of a level's anchors are pooled from that level.
     """
 
-    def __init__(self, backbone: Backbone, params: Detection, classes: int, img_px: int):
+    def __init__(self, maps: Maps, params: Detection, classes: int, img_px: int):
         super().__init__()
         sides, names = params.anchors_px, [str(number) for number in range(len(params.anchors_px))]
-        self.img_px, self.pyramid = img_px, Pyramid(backbone.dims, params.width, len(sides))
-        level = round(log2(img_px / backbone.grid))  # of the grid itself, as torchvision counts
+        self.img_px, self.pyramid = img_px, Pyramid(maps.dims, params.width, len(sides))
+        level = round(log2(img_px / maps.grid))  # of the grid itself, as torchvision counts
         pool = MultiScaleRoIAlign(names, POOLED, 2, canonical_scale=sides[-2], canonical_level=level)
         anchors = AnchorGenerator(tuple((side,) for side in sides), ((0.5, 1.0, 2.0),) * len(sides))
         kept = dict.fromkeys((f"rpn_{when}_nms_top_n_{mode}" for when in ("pre", "post") for mode in ("train", "test")),
@@ -60,7 +59,7 @@ class Detector(nn.Module):
         with torch.autocast(maps[0].device.type, enabled=False):
             levels = {str(n): level for n, level in enumerate(self.pyramid([one.float() for one in maps]))}
             sizes = [(self.img_px, self.img_px)] * len(maps[0])
-            images = ImageList(maps[0].new_empty(len(sizes), 3, *sizes[0]), sizes)
+            images = ImageList(maps[0].new_empty(len(sizes), 0, *sizes[0]), sizes)
             proposals, losses = self.propose(images, levels, targets)
             found, more = self.classify(levels, proposals, sizes, targets)
         return {**losses, **more} if self.training else found
@@ -74,8 +73,8 @@ class Trainer(TaskTrainer):
     def __init__(self, params: Detection, images: Path, data: Data, machine: Machine, device: torch.device):
         super().__init__(params, splits_of(images, data, machine), machine, device)
 
-    def head(self, backbone: Backbone) -> nn.Module:
-        return Detector(backbone, self.params, len(self.classes), self.img_px)
+    def head(self, maps: Maps) -> nn.Module:
+        return build_head(self.params, maps, len(self.classes), self.img_px)
 
     def batch_at(self, step: int) -> Batch:
         """Images, boxes float [B, M, 4] and classes int64 [B, M] from 1; rows that hold no box have class 0."""
@@ -125,6 +124,11 @@ class Trainer(TaskTrainer):
         images, truth = self.splits["val"].read(part), self.splits["val"].boxes(part)
         found = [one for few in np.array_split(part, -(-len(part) // 8)) for one in self.boxes(model, few)]
         return np.stack([drawn(*one) for one in zip(images, truth, found, strict=True)]), 8
+
+
+def build_head(params: Detection, maps: Maps, classes: int, img_px: int) -> nn.Module:
+    """The head of a task of so many classes."""
+    return Detector(maps, params, classes, img_px)
 
 
 def splits_of(images: Path, data: Data, machine: Machine) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from stages.core.images import augmented
 from stages.core.params import Machine
 from stages.core.train import Batch
 from stages.data.reader import ImageSplit
-from stages.recognition.backbone import Backbone
-from stages.recognition.params import Data, Finetune
+from stages.recognition.params import Data, Finetune, Maps
 from stages.recognition.trainer import SHOWN, TaskTrainer
 
 
@@ -46,8 +45,8 @@ class Trainer(TaskTrainer):
         self.mixup = Mixup(mixing.mixup, mixing.cutmix, label_smoothing=mixing.label_smoothing,
                            num_classes=len(self.classes)) if mixing.mixup or mixing.cutmix else None  # fmt: skip
 
-    def head(self, backbone: Backbone) -> nn.Module:
-        return ClassHead(backbone.dims[-1], len(self.classes))
+    def head(self, maps: Maps) -> nn.Module:
+        return build_head(self.params, maps, len(self.classes), self.img_px)
 
     def batch_at(self, step: int) -> Batch:
         numbers, images = self.images_at(step)
@@ -82,6 +81,11 @@ class Trainer(TaskTrainer):
             share.append(logits[np.arange(len(part)), labels[part]])
         hardest = self.numbers["val"][np.concatenate(share).argsort(kind="stable")[:SHOWN]]
         return self.splits["val"].read(hardest), 8
+
+
+def build_head(params: Finetune, maps: Maps, classes: int, img_px: int) -> nn.Module:
+    """The head of a task of so many classes."""
+    return ClassHead(maps.dims[-1], classes)
 
 
 def splits_of(images: Path, machine: Machine) -> dict[str, ImageSplit]:

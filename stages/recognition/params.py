@@ -6,7 +6,7 @@ compared by one protocol.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,6 +20,13 @@ TASKS, NETWORKS = "recognition_tasks", "recognition_networks"  # lists in params
 DATA = "data"  # the section recognition.data is no task
 LEVELS = 4  # of a feature pyramid at most: 4, 2, 1 and 1/2 times the grid of patches
 Blocks = Annotated[list[int], Field(min_length=1)]  # from 0, or from the end if negative
+
+
+class Maps(NamedTuple):
+    """The maps of patch features that a head reads: channels of each, and their side."""
+
+    dims: list[int]
+    grid: int
 
 
 class Data(Section):
@@ -95,9 +102,10 @@ class Task(Section):
     max_val_images: int = Field(ge=0)
     optim: Optim
 
-    def peak_bytes(self, network: int, head: int, grid: int, dims: list[int], img_px: int) -> int:
-        """Memory of a training: parameters of network and head, side of the maps and their channels."""
-        trained, values = head + (network if self.tuning else 0), grid**2 * sum(dims) * (12 if self.tuning else 2)
+    def peak_bytes(self, network: int, head: int, maps: Maps, img_px: int) -> int:
+        """Memory of a training; `network` and `head`: numbers of parameters."""
+        trained = head + (network if self.tuning else 0)
+        values = maps.grid**2 * sum(maps.dims) * (12 if self.tuning else 2)
         return LARGE_BASE_BYTES + TRAINED * trained + 4 * network + 4 * self.optim.batch_size * (values + 8 * img_px**2)
 
 

@@ -14,10 +14,9 @@ from stages.core.params import Machine
 from stages.core.train import Batch
 from stages.data.dvc_folder import NO_FOLDER
 from stages.data.reader import image_facts
-from stages.recognition.backbone import Backbone
 from stages.recognition.folders import Ade
 from stages.recognition.miou import IGNORED, confusion, majority, scores
-from stages.recognition.params import Data, Segmentation
+from stages.recognition.params import Data, Maps, Segmentation
 from stages.recognition.pyramid import joined
 from stages.recognition.scenes import Scenes
 from stages.recognition.trainer import SHOWN, TaskTrainer, warp_labels
@@ -49,10 +48,8 @@ class Trainer(TaskTrainer):
         self.background = self.splits["train"].background
         self.values = len(self.classes) + self.background
 
-    def head(self, backbone: Backbone) -> nn.Module:
-        if self.params.upernet_width:
-            return import_kind(UPERNET).UPerNet(backbone.dims, self.params.upernet_width, self.values)
-        return LinearHead(sum(backbone.dims), self.values)
+    def head(self, maps: Maps) -> nn.Module:
+        return build_head(self.params, maps, self.values, self.img_px)
 
     def batch_at(self, step: int) -> Batch:
         numbers, images = self.images_at(step)
@@ -91,6 +88,13 @@ class Trainer(TaskTrainer):
         found = np.concatenate([self.labels(model, one) for one in np.array_split(part, -(-len(part) // 8))])
         rows = self.splits["val"].read(part), colored(self.splits["val"].masks(part)), colored(found)
         return np.stack(rows, 1).reshape(-1, *rows[0].shape[1:]), 12
+
+
+def build_head(params: Segmentation, maps: Maps, classes: int, img_px: int) -> nn.Module:
+    """The head of a task of so many classes, the background among them."""
+    if params.upernet_width:
+        return import_kind(UPERNET).UPerNet(maps.dims, params.upernet_width, classes)
+    return LinearHead(sum(maps.dims), classes)
 
 
 def splits_of(images: Path, data: Data, machine: Machine) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from stages.core.images import random_maps, to_float
 from stages.core.params import Machine
 from stages.core.schemas import Affine
 from stages.core.train import Batch
-from stages.recognition.backbone import Backbone
-from stages.recognition.params import AnyTask
+from stages.recognition.params import AnyTask, Maps
 
 SHOWN = 24  # val images in the picture
 
@@ -70,7 +69,7 @@ class TaskTrainer:
 
     # What a task defines:
 
-    def head(self, backbone: Backbone) -> nn.Module:
+    def head(self, maps: Maps) -> nn.Module:
         """The head on the maps of a network."""
         raise NotImplementedError
 

@@ -42,7 +42,7 @@ def train(inputs: Inputs, params: AnyTask, network: Network, data: Data, machine
     img_px = image_facts(inputs.images)["img_px"]
     torch.manual_seed(params.optim.seed)
     backbone = load_backbone(inputs.network, network, inputs.folder, img_px, device)
-    model = Recognizer(backbone, trainer.head(backbone), params.tuning).to(device)
+    model = Recognizer(backbone, trainer.head(backbone.maps), params.tuning).to(device)
     announce(inputs, params, model, len(trainer.numbers["train"]), img_px)
     source = trainer.splits["val"]
     images = digest(source) if isinstance(source, Folder) else artifact.images_digest(inputs.images)
@@ -73,6 +73,6 @@ def metrics_of(trainer: Any, model: nn.Module, backbone: Backbone, network: Netw
 def announce(inputs: Inputs, params: AnyTask, model: Recognizer, images: int, img_px: int) -> None:
     """Print what the training costs."""
     network, head = (sum(p.numel() for p in part.parameters()) for part in (model.backbone, model.head))
-    memory = params.peak_bytes(network, head, model.backbone.grid, model.backbone.dims, img_px)
+    memory = params.peak_bytes(network, head, model.backbone.maps, img_px)
     counts = {"images": images, "steps": params.optim.total_steps}
     print_cost_estimate(f"{inputs.task} on {inputs.network}", inputs.report, counts, DISK_BYTES, memory)
