@@ -18,6 +18,7 @@ from stages.core.schemas import ReconstructionLossConfig, check_blocks, check_pe
 from stages.decoder import params as decoder
 from stages.encoder.params import EncoderParams
 from stages.features.params import Params as Features
+from stages.recognition import params as recognition
 from stages.studies.params import DecodingSteps, Probe
 
 EMBEDDED, FETCHED = Path(__file__).parents[1] / "weights", Path("data/encoder")
@@ -32,6 +33,7 @@ def checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> list[C
         return []
     tokenizers = [item["item.tokenizer"] for item in names.items(stages["codebook"], params)]
     decoders = [item["item.decoder"] for item in names.items(stages["pixel_tokenizer"], params)]
+    networks = [item["item.network"] for item in names.items(stages["recognition_network"], params)]
     return [
         partial(check_side, patch_px, path),
         partial(check_block, "features", Features, depth, path),
@@ -39,6 +41,7 @@ def checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> list[C
         partial(check_study, depth, path),
         *(partial(check_tokenizer, name, depth, img_px, path) for name in tokenizers),
         *(partial(check_decoder, name, depth, path) for name in decoders),
+        *(partial(check_network, name, depth, img_px, path) for name in networks),
         *(partial(check_grid, *pair, patch_px, img_px, path) for pair in product(tokenizers, decoders)),
     ]
 
@@ -98,6 +101,16 @@ def check_decoder(name: str, depth: int, path: Path) -> None:
     params = decoder.load_params(name, path)
     if isinstance(params, ReconstructionLossConfig):
         check_perceptual(f"decoder.{name}", params, depth)
+
+
+def check_network(name: str, depth: int, img_px: int, path: Path) -> None:
+    """Refuse blocks that the encoder lacks, and patches that do not divide the image."""
+    network = recognition.load_network(name, path)
+    if isinstance(network, recognition.EncoderNetwork | recognition.Random):
+        refuse_blocks(f"recognition_network.{name}.blocks", network.blocks, depth)
+    if isinstance(network, recognition.Pixels) and img_px % network.patch_px:
+        why = f"expected a divisor of data.img_px = {img_px}"
+        raise impossible(f"recognition_network.{name}.patch_px", network.patch_px, why)
 
 
 def check_grid(tokenizer: str, name: str, patch_px: int, img_px: int, path: Path) -> None:

@@ -237,6 +237,15 @@ def test_the_commands_work_on_the_toy(toy, scenes, tmp_path):
             {"recognition": {"detection": {"anchors_px": [8, 4]}}, "recognition_tasks": ["detection"]},
             "from the smallest",
         ),
+        (
+            {
+                "recognition_network": {"encoder": {"blocks": [0, 1]}},
+                "recognition_networks": ["encoder"],
+                "recognition_tasks": ["detection"],
+            },
+            "recognition.detection takes 1, or 3",
+        ),
+        ({"recognition_network": {"pixels": {"patch_px": 5}}, "recognition_networks": ["pixels"]}, "patch_px = 5"),
         ({"recognition_network": {"encoder": {"blocks": [7]}}, "recognition_networks": ["encoder"]}, "blocks = 7"),
     ],
 )

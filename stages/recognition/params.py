@@ -196,10 +196,21 @@ def load_network(name: str, path: Path = PARAMS) -> Network:
     return load(section, NETWORK_KINDS[kind_of(section, NETWORK_KINDS, path)], path)
 
 
+def levels_of(task: AnyTask) -> int:
+    """How many levels the pyramid of a task has; 0 if it has none."""
+    if isinstance(task, Detection):
+        return len(task.anchors_px)
+    return LEVELS if isinstance(task, Segmentation) and task.upernet_width else 0
+
+
 def check_lists(path: Path = PARAMS) -> None:
-    """Refuse networks in use whose tokenizer or generator is not, and a folder of generators that is not named."""
+    """Refuse networks in use whose tokenizer or generator is not, or whose blocks a task cannot take."""
+    levels = {task: levels_of(load_task(task, path)) for task in load_list(TASKS, path, empty=True)}
     for name in load_list(NETWORKS, path, empty=True):
         network, key = load_network(name, path), f"recognition_network.{name}"
+        blocks = [-1] if isinstance(network, Pixels) else network.blocks
+        for task in (task for task, count in levels.items() if count and len(blocks) not in (1, count)):
+            raise impossible(f"{key}.blocks", blocks, f"recognition.{task} takes 1, or {levels[task]}, one per level")
         if not isinstance(network, GeneratorNetwork):
             continue
         owner = "generators" if network.kind == "generator" else "alternating_generators"
