@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stages.core.metrics import few_live
-from stages.report import plots, verdicts
+from stages.report import plots
 from stages.report.gather import Evaluation, Metrics, Reports, read_runs
 from stages.report.plots import Picture, pictures
+from stages.report.rules_on_tokens import ROBUSTNESS
 from stages.report.tables import Row, Table, comparable, metric_table, number, protocol_of, shared, spread, tables
 
 Evaluations = dict[str, Evaluation]
-NOISE_DB = "20"  # SNR at which the table of tokenizers and the verdicts compare noise robustness
+NOISE_DB = "20"  # SNR at which the table of tokenizers compares noise robustness
 DISTANCES = ("gfid[", "gkid[", "is[", "precision[", "recall[")
 
 
@@ -27,22 +28,16 @@ class Section:
 
 
 def tokenizers(reports: Reports, evaluations: Evaluations) -> Section:
-    """A row per tokenizer and decoder, and the verdicts below."""
+    """A row per tokenizer and decoder."""
     noise = {name: noise_robustness(reports, one.tokenizer) for name, one in evaluations.items()}
     first = next((shared(one["protocol"]) for one in noise.values() if one["protocol"]), "")
     rows = [
         tokenizer_row(name, one, noise[name] if shared(noise[name]["protocol"]) == first else {})
         for name, one in evaluations.items()
     ]
-    probe_accuracy = (reports.metrics("probe").get("", {})).get("encoder", {}).get("clean", 1.0)
-    candidates = [
-        verdicts.candidate(one, reports.params.get(f"codebook.{one.tokenizer}", {}), noise[name], probe_accuracy)
-        for name, one in evaluations.items()
-    ]
-    facts = {"rules": verdicts, "noise_db": NOISE_DB, "data": reports.params.get("data", {})}
+    facts = {"noise_db": NOISE_DB, "data": reports.params.get("data", {})}
     facts["few_live"] = few_live_codes(reports)
-    shown = [*tables(["tokenizer-decoder"], rows), *verdicts.verdicts(candidates)]
-    return Section("tokenizers", "Tokenizers", facts, shown)
+    return Section("tokenizers", "Tokenizers", facts, tables(["tokenizer-decoder"], rows))
 
 
 def few_live_codes(reports: Reports) -> dict[str, str]:
@@ -64,7 +59,7 @@ def noise_robustness(reports: Reports, tokenizer: str) -> Metrics:
     metrics = found.get(f"snr_{NOISE_DB}_db", {})
     stds = {
         f"{name}_std": (metrics[f"{name}_std"] ** 2 + metrics[f"{name}_image_std"] ** 2) ** 0.5
-        for name in verdicts.ROBUSTNESS
+        for name in ROBUSTNESS
         if name in metrics
     }
     return {**metrics, **stds, "protocol": protocol_of(found, "noise_robustness")}
