@@ -121,7 +121,7 @@ def test_names_that_params_no_longer_list_are_neither_shown_nor_compared_nor_rea
     write_noise(reports / "noise_robustness" / "kmeans", 0.125)
     write_noise(reports / "noise_robustness" / "fsq", 0.25)
     write_curve(reports / "decoder" / "kmeans-diffusion" / "plots" / "metrics" / "loss.tsv")
-    compared = "fsq codes reconstruct better than kmeans codes", "changed ÷ kmeans", "decoder/kmeans-diffusion: by step"
+    compared = "changed ÷ kmeans", "decoder/kmeans-diffusion: by step"
     before = page(reports)
     assert all(text in before for text in compared) and "Left out, since" not in before
     for old in ("decoding_steps/fsq-onestep", "ablation/64-2"):
@@ -197,24 +197,9 @@ def test_skipped_real_samples_leave_no_row(reports):
     assert "297 real val images" not in html and "8 val images" in html
 
 
-def test_an_encoder_with_low_probe_accuracy_permits_no_verdict_on_generation(reports):
-    write_evaluation(reports, "fsq-onestep", kind="fsq")
-    found = []
-    for clean in (0.59, 0.6):
-        written.write_probe(reports / "probe", clean)
-        found.append("probe accuracy of the encoder is below 0.6" in page(reports))
-    assert found == [True, False]
-
-
-def test_a_tokenizer_of_any_name_gets_its_rows_and_its_verdicts(reports):
+def test_a_tokenizer_of_any_name_gets_its_rows(reports):
     write_evaluation(reports, "pixels_of_mine-onestep", kind="vqgan", psnr_db=30.0)
-    html = page(reports, tokenizers=["kmeans", "pixels_of_mine"])
-    assert "<td>pixels_of_mine-onestep</td>" in html
-    row = "<td>pixels_of_mine codes reconstruct better than kmeans codes</td><td>onestep, reconstruction</td>"
-    assert f"{row}<td>appears: 30 ± 0.1, 25 ± 0.1</td>" in html
-    assert "kmeans codes generate better than pixels_of_mine codes" in html
-    written.write_lock(reports.parent / "dvc.lock", pixels_of_mine={"kind": "vqgan", "input_noise": 0.2})
-    assert "pixels_of_mine codes" not in page(reports, tokenizers=["kmeans", "pixels_of_mine"])
+    assert "<td>pixels_of_mine-onestep</td>" in page(reports, tokenizers=["kmeans", "pixels_of_mine"])
 
 
 def test_used_params_are_those_of_the_locks_stages_that_still_exist(tmp_path):

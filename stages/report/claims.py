@@ -25,7 +25,6 @@ from stages.report.sides import (
 )
 
 CLAIMS_PRESET = "semtok set @presets/scenes.yaml @presets/claims.yaml"
-DIGITS_PRESET = "semtok set @presets/claims_digits.yaml"
 
 
 @dataclass(frozen=True)
@@ -121,10 +120,11 @@ RULES = [
     Rule(
         "S9", "Linear probes of a generator peak in its middle layers, and depend on the codebook size",
         "figures without numbers; accuracy 71.7 % and 80.3 %", "DiGIT, README",
-        "Accuracy of a linear probe of the generator `ar`: after half of its blocks it is above that of the last block "
-        "and above that of the embeddings. Of two tokenizers that differ in num_codes alone, the best layer, chosen on "
-        "train, differs. Control: the same network untrained.",
-        networks.probe_by_layer, "semtok set @presets/scenes.yaml @presets/teachers.yaml",
+        "Accuracy of a linear probe of the generator `ar` on codes of k-means on trained features: after half of its "
+        "blocks it is above that of the last block and above that of the embeddings, for the first such tokenizer. Of "
+        "two that differ in num_codes alone, the best layers, chosen on train, differ. Control: the same network "
+        "untrained.",
+        networks.probe_by_layer,
     ),
     Rule(
         "S10", "LDA separates noisy classes at least as well as PCA",
@@ -183,10 +183,10 @@ HEAD = f"""# The papers' claims, and the rules that judge them here
 
 The rules stand in [stages/report/claims.py](../stages/report/claims.py); `uv run python -m stages.report.results_table` writes this page from them. The report shows every comparison and the verdicts of the run.
 
-- A configuration is a tokenizer, decoder and generator with all their values but the seeds. Its trainings differ by seeds alone: `uv run semtok seeds codebook.kmeans 1 2` adds two. A training of a tokenizer has a decoder and a generator of its own.
+- A configuration is a tokenizer, decoder and generator with all their values but the seeds. Its trainings differ by seeds alone: `uv run semtok seeds codebook.kmeans 1 2` adds two. A training of a tokenizer has a decoder and a generator of its own. [presets/claims.yaml](../presets/claims.yaml) trains everything three times, on scenes or on digits, and names the commands and their hours.
 - A comparison is of the means of two configurations by one metric. It {HOLDS.split()[0]} if the first beats the second by more than {SIGMAS:g} standard deviations of the difference, does not hold if the second beats the first by as much, and is undecided between. The deviation is that of the difference of two single trainings, between trainings with other seeds. Where either side was trained fewer than {MIN_TRAININGS} times, the deviation within a training (between sampling seeds, over images) is shown instead, and the comparison does not count.
-- A claim is *{HOLDS}* if all its comparisons hold, and a control among them where the rule names any. It is *{DOES_NOT_HOLD}* if one of them does not, claim or control. Otherwise it is *{UNDECIDED}*.
-- Tokenizers are compared with the first decoder. Their sizes, numbers of codes and of codes per image, are equal if they differ by at most {MAX_DIFFERENCE["sizes"]:.0%}. Bits per image, by `ar`, may differ by {MAX_DIFFERENCE["rate"]:.0%}, PSNR by {MAX_DIFFERENCE["psnr"]:g} dB.
+- A claim is *{HOLDS}* if all its comparisons hold, and a control among them where the rule names any. It is *{DOES_NOT_HOLD}* if one of them does not, claim or control. Otherwise it is *{UNDECIDED}*, also if one of its comparisons does not count.
+- Tokenizers are compared with the first decoder, the first of each kind unless a rule says otherwise. Their sizes, numbers of codes and of codes per image, are equal if they differ by at most {MAX_DIFFERENCE["sizes"]:.0%}. Bits per image, by `ar`, may differ by {MAX_DIFFERENCE["rate"]:.0%}, PSNR by {MAX_DIFFERENCE["psnr"]:g} dB.
 - gFID and rFID are of the first of these feature spaces that was measured: Inception, EfficientNet-Lite0, the classifier of real images. The encoder's own space favors semantic codes and is not used.
 - Comparisons do not count if protocols differ; if a linear probe of the encoder is below {MIN_PROBE_ACCURACY}, or the class accuracy of reconstructions below {MIN_CLASS_ACCURACY}; if the class accuracy of both sides' samples is less than {MIN_SKILL:.0%} of the way from chance to 1, or that of a control of other sizes at chance.
 """  # noqa: E501

@@ -1,4 +1,4 @@
-"""Write the tables of the default run into docs/results.md, from the metrics below reports/.
+"""Write the tables of the default run into docs/results.md, from the metrics below reports/, and docs/claims.md.
 
 Run:    python -m stages.report.results_table --machine "two CPU cores without bf16 instructions"
 Expect: a second, after `dvc repro` in a clean clone. A test fails while the tables differ from the committed metrics.
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from stages.core import UserError, code, runtime
 from stages.core.artifact import write_atomically
-from stages.report import studies
+from stages.report import claims, studies
 from stages.report.gather import Reports, read_evaluations, read_reports
 from stages.report.sections import generated_images, reconstructions
 from stages.report.tables import Table
 
-DOCUMENT = code.ROOT / "docs" / "results.md"
+DOCUMENT, RULES = code.ROOT / "docs" / "results.md", code.ROOT / "docs" / "claims.md"
 BLOCK = re.compile(r"(?<=<!-- default run -->\n).*(?=<!-- end of the default run -->)", re.S)
 LEFT_OUT = re.compile(
     r"gkid|near copies|class accuracy of real val|(precision|recall)\[classifier"
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--machine", required=True, help="the kind of machine that made the metrics")
     args = parser.parse_args()
     write(DOCUMENT, args.machine, tables_of(committed()))
+    write_atomically(RULES, claims.document().encode())
 
 
 def committed() -> Reports:

@@ -114,8 +114,9 @@ def probe_side(bench: Bench, one: Contender, probe: Probe) -> Side | None:
 
 def probe_by_layer(bench: Bench) -> Iterator[Comparison]:
     """S9."""
-    drawn, middle = bench.autoregressive(), ("middle layer", probe_of("trained", "middle"))
-    for one in drawn:
+    drawn = [one for one in bench.autoregressive() if one.semantic and one.kind == "kmeans"]
+    middle = ("middle layer", probe_of("trained", "middle"))
+    for one in drawn[:1]:
         yield from probed(bench, one, CLAIM, middle, ("last block", probe_of("trained", "last")))
         yield from probed(bench, one, CLAIM, middle, ("embeddings", embeddings))
         yield from probed(bench, one, CONTROL, middle, ("middle of the untrained", probe_of("untrained", "middle")))

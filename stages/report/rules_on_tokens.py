@@ -5,7 +5,7 @@ The rules in words: claims.py.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import permutations
+from itertools import permutations, product
 from math import nan
 from statistics import StatisticsError, correlation
 
@@ -25,23 +25,24 @@ TOY_MARGIN = 0.0
 Letter = Callable[[Bench, str], Read]
 
 
-def role_of(better: Contender, worse: Contender) -> str:
-    """Semantic codes against pixel codes of equal sizes are the claim; "" for what is not compared."""
+def semantic_pairs(contenders: list[Contender], *kinds: str) -> Iterator[tuple[str, Contender, Contender]]:
+    """(role, semantic tokenizer, the one that it should beat), of the first semantic tokenizer of each of the kinds."""
+    leading: dict[str, Contender] = {}
+    for one in contenders:
+        if one.semantic or one.pixel:
+            leading.setdefault(one.kind, one)
+    for better, worse in product((leading[kind] for kind in kinds if kind in leading), contenders):
+        if role := role_of(better, worse, leading):
+            yield role, better, worse
+
+
+def role_of(better: Contender, worse: Contender, leading: dict[str, Contender]) -> str:
+    """The first pixel tokenizers, of equal sizes, are the claim; "" for what is not compared."""
     same = not unequal_sizes(better, worse)
     if worse.pixel and same:
-        return CLAIM
-    if (worse.random_encoder and same and worse.kind == better.kind) or (
-        worse.kind in PIXEL and matched(better, worse)
-    ):
-        return CONTROL
-    return ""
-
-
-def semantic_pairs(contenders: list[Contender], *kinds: str) -> Iterator[tuple[str, Contender, Contender]]:
-    """(role, semantic tokenizer of one of these kinds, the one that it should beat)."""
-    for better, worse in permutations(contenders, 2):
-        if better.semantic and better.kind in kinds and (role := role_of(better, worse)):
-            yield role, better, worse
+        return CLAIM if worse is leading[worse.kind] else ""
+    random = worse.random_encoder and same and worse.kind == better.kind
+    return CONTROL if random or (worse.kind in PIXEL and matched(better, worse)) else ""
 
 
 def rows(
@@ -89,9 +90,9 @@ def generation_on_semantic_codes(bench: Bench) -> Iterator[Comparison]:
 def order_of_tokenizers(bench: Bench) -> Iterator[Comparison]:
     """S3."""
     metric, drawn = bench.distance("g"), bench.autoregressive()
-    for better, worse in permutations(drawn, 2):
-        if (better.kind, worse.kind) == ("vqkd", "cluster") and not unequal_sizes(better, worse):
-            yield from rows(bench, CLAIM, better, worse, metric, -1, samples=True)
+    vqkd, cluster = (next((one for one in drawn if one.kind == kind), None) for kind in ("vqkd", "cluster"))
+    if vqkd and cluster and not unequal_sizes(vqkd, cluster):
+        yield from rows(bench, CLAIM, vqkd, cluster, metric, -1, samples=True)
     for role, better, worse in semantic_pairs(drawn, "vqkd", "cluster"):
         yield from rows(bench, role, better, worse, metric, -1, samples=True)
 

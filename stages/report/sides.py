@@ -99,16 +99,18 @@ def averaged(values: Iterable[Value]) -> Value:
 
 
 def combined(comparisons: list[Comparison], controls: bool) -> str:
-    """The verdict on a claim: it holds if all comparisons do, of which one is a control where `controls` are asked for.
+    """The verdict on a claim: it holds if all its comparisons do, and a control where `controls` are asked for.
 
-    It does not hold if one does not, claim or control. Comparisons with an objection do not count.
+    It does not hold if one does not, claim or control. What has an objection is not judged.
     """
     judged = [one for one in comparisons if not one.objection]
     if any(one.verdict == DOES_NOT_HOLD for one in judged):
         return DOES_NOT_HOLD
     roles = {one.role for one in judged}
     complete = CLAIM in roles and (CONTROL in roles or not controls)
-    return HOLDS if complete and all(one.verdict == HOLDS for one in judged) else UNDECIDED
+    needed = [one for one in comparisons if one.role == CLAIM or not one.objection]
+    held = all(one.verdict == HOLDS and not one.objection for one in needed)
+    return HOLDS if complete and held else UNDECIDED
 
 
 def by_tokenizer(training: Training) -> Hashable:
