@@ -1,8 +1,8 @@
 """Train a tokenizer, decoder or generator again with other seeds, for the spread between trainings.
 
 Run:    semtok seeds codebook.kmeans 1 2
-Expect: sections codebook.kmeans_s1 and codebook.kmeans_s2 in params.yaml, equal to codebook.kmeans but for the seeds in
-        them, their names in the list `tokenizers`, and the stages that `semtok run` will run for them: no training that
+Expect: sections codebook.kmeans_s1 and codebook.kmeans_s2 in params.yaml, equal to codebook.kmeans except for seeds,
+        their names in the list `tokenizers`, and the stages that `semtok run` will run for them: no training that
         exists. The report takes trainings for one configuration where their sections differ by seeds alone.
 """
 

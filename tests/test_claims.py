@@ -12,7 +12,7 @@ import pytest
 
 from stages.core import code
 from stages.report import claims
-from stages.report.claims import RULES, document, judge
+from stages.report.claims import RULES, document, verdicts
 from stages.report.sides import (
     CLAIM,
     CONTROL,
@@ -89,9 +89,9 @@ def test_a_claim_holds_if_all_comparisons_do_and_a_control_among_them(rows, cont
     assert combined(rows, controls) == verdict
 
 
-def judged(reports) -> dict[str, claims.Claim]:
+def decided(reports) -> dict[str, claims.Claim]:
     """The claims by key."""
-    return {one.key: one for one in judge(reports)}
+    return {one.key: one for one in verdicts(reports)}
 
 
 def told(claim: claims.Claim) -> set[tuple[str, str, str, str]]:
@@ -100,7 +100,7 @@ def told(claim: claims.Claim) -> set[tuple[str, str, str, str]]:
 
 
 def test_without_replicates_every_claim_on_networks_is_undecided_and_says_what_measures_it(tmp_path):
-    found = judged(written.reports(tmp_path, seeds=1))
+    found = decided(written.reports(tmp_path, seeds=1))
     assert [*found] == [rule.key for rule in RULES] == [f"S{number}" for number in range(1, 12)]
     undecided = {key: one for key, one in found.items() if key != "S10"}
     assert {one.verdict for one in undecided.values()} == {UNDECIDED}
@@ -110,7 +110,7 @@ def test_without_replicates_every_claim_on_networks_is_undecided_and_says_what_m
 
 
 def test_three_trainings_of_each_side_and_the_controls_give_verdicts(tmp_path):
-    found = judged(written.reports(tmp_path))
+    found = decided(written.reports(tmp_path))
     verdicts = {key: one.verdict for key, one in found.items()}
     assert {key for key, verdict in verdicts.items() if verdict == HOLDS} == {"S1", "S2", "S3", "S4", "S5", "S6", "S7"}
     assert verdicts["S10"] == DOES_NOT_HOLD and verdicts["S8"] == verdicts["S9"] == UNDECIDED
@@ -150,12 +150,12 @@ def test_three_trainings_of_each_side_and_the_controls_give_verdicts(tmp_path):
     ],
 )
 def test_what_changes_a_verdict(changes, key, verdict, missing, tmp_path):
-    found = judged(written.reports(tmp_path, **changes))[key]
+    found = decided(written.reports(tmp_path, **changes))[key]
     assert found.verdict == verdict and (missing in "; ".join(found.missing)), found
 
 
 def test_probes_of_generators_are_compared_by_layer_by_codebook_size_and_with_untrained_networks(tmp_path):
-    found = judged(written.reports(tmp_path, probes=True))
+    found = decided(written.reports(tmp_path, probes=True))
     assert found["S9"].verdict == HOLDS, found["S9"]
     assert (CONTROL, "kmeans-onestep, ar, middle layer", "kmeans-onestep, ar, middle of the untrained", HOLDS) in told(
         found["S9"]

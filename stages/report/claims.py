@@ -1,6 +1,6 @@
 """The papers' claims S1 to S11: each a rule that stands here before anything is measured, and the verdict by it.
 
-`judge` gives a verdict on every claim from the metrics below reports/. A comparison is of configurations: trainings
+`verdicts` gives one on every claim from the metrics below reports/. A comparison is of configurations: trainings
 that differ by seeds alone (replicates.py). It counts if both sides were trained MIN_TRAININGS times and nothing speaks
 against it (bench.py). docs/claims.md has the rules in words: `python -m stages.report.results_table` writes it.
 """
@@ -29,7 +29,7 @@ CLAIMS_PRESET = "semtok set @presets/scenes.yaml @presets/claims.yaml"
 
 @dataclass(frozen=True)
 class Rule:
-    """A claim, what the paper measured, and how it is judged; `needs`: what measures it."""
+    """A claim, what the paper measured, and how it is decided; `needs`: what measures it."""
 
     key: str
     title: str
@@ -142,13 +142,13 @@ RULES = [
 ]  # fmt: skip
 
 
-def judge(reports: Reports) -> list[Claim]:
+def verdicts(reports: Reports) -> list[Claim]:
     """The verdict on every claim, in order. `UserError` where nothing was evaluated."""
     bench = Bench(reports)
-    return [judged(rule, list(rule.measure(bench))) for rule in RULES]
+    return [decided(rule, list(rule.measure(bench))) for rule in RULES]
 
 
-def judged(rule: Rule, comparisons: list[Comparison]) -> Claim:
+def decided(rule: Rule, comparisons: list[Comparison]) -> Claim:
     """A claim with its verdict."""
     verdict = combined(comparisons, rule.controls)
     missing = [*reasons(rule, comparisons)] if verdict == UNDECIDED else []
@@ -179,7 +179,7 @@ def document() -> str:
     )
 
 
-HEAD = f"""# The papers' claims, and the rules that judge them here
+HEAD = f"""# The papers' claims, and the rules that decide on them here
 
 The rules stand in [stages/report/claims.py](../stages/report/claims.py); `uv run python -m stages.report.results_table` writes this page from them. The report shows every comparison and the verdicts of the run.
 

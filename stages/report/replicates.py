@@ -81,7 +81,7 @@ def generator_section(reports: Reports, name: str) -> Any:
 
 
 def firsts(sections: dict[str, Any]) -> dict[str, str]:
-    """{name: the first one whose section has the same values but for the seeds}, without second names of a training."""
+    """{name: the first one whose section differs by seeds alone}, without second names of a training."""
     found: dict[str, str] = {}
     alike: dict[str, str] = {}
     seen: set[str] = set()

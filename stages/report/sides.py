@@ -55,7 +55,7 @@ class Comparison:
     gain: float  # above 0: as claimed
     sigmas: float  # gain, beyond what the rule asks for, in standard deviations of the difference
     verdict: str
-    objection: str  # why it may not be judged; "" if it may
+    objection: str  # why it may not count; "" if it may
 
 
 def compare(
@@ -101,12 +101,12 @@ def averaged(values: Iterable[Value]) -> Value:
 def combined(comparisons: list[Comparison], controls: bool) -> str:
     """The verdict on a claim: it holds if all its comparisons do, and a control where `controls` are asked for.
 
-    It does not hold if one does not, claim or control. What has an objection is not judged.
+    It does not hold if one does not, claim or control. What has an objection does not count.
     """
-    judged = [one for one in comparisons if not one.objection]
-    if any(one.verdict == DOES_NOT_HOLD for one in judged):
+    counted = [one for one in comparisons if not one.objection]
+    if any(one.verdict == DOES_NOT_HOLD for one in counted):
         return DOES_NOT_HOLD
-    roles = {one.role for one in judged}
+    roles = {one.role for one in counted}
     complete = CLAIM in roles and (CONTROL in roles or not controls)
     needed = [one for one in comparisons if one.role == CLAIM or not one.objection]
     held = all(one.verdict == HOLDS and not one.objection for one in needed)
