@@ -134,7 +134,7 @@ class Run:
 
     def probes(self) -> dict[str, Metrics]:
         """Layer probes of every generator; fewer codes, lower accuracy."""
-        found: dict[str, Metrics] = {"encoder": {"raw": {"accuracy": 0.2, "accuracy_std": 0.01}}}
+        found: dict[str, Metrics] = {}
         for name, generator in product(self.trainings, self.generators):
             base = (0.6 if self.trainings[name][0] == "few" else 0.7) + 0.001 * self.trainings[name][1]
             trained = {"best": base, "middle": base, "last": base - 0.1}
@@ -163,7 +163,7 @@ def reports(
     run = Run(seeds, decoders or ["onestep", "diffusion"], generators, changes)
     found = run.stages() | ({"layer_probe": run.probes()} if probes else {})
     found |= {"code_noise_fid": run.code_noise()} if pfid else {}
-    found["probe"] = {"": {"encoder": {"clean": changes.get("encoder_accuracy", 0.9)}}}
+    found["probe"] = {"": {"encoder": {"clean": changes.get("encoder_accuracy", 0.9)}, "raw": {"clean": 0.2}}}
     items = {f"{name}-{decoder}": {"tokenizer": name, "decoder": decoder} for name, decoder in run.pairs()}
     stages = {name: Stage(items if name == "reconstruction" else {}, {}, trains=False) for name in found}
     return Written(stages, run.params(), "0123456789ab", found)

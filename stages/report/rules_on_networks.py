@@ -11,6 +11,7 @@ from stages.report.replicates import Training, seedless
 from stages.report.rules_on_tokens import rows
 from stages.report.sides import CLAIM, CONTROL, Comparison, Side, Value, by_decoder, by_generator, compare, side
 
+LAYER_PROBES = ("layer_probe", "alternating_layer_probe")  # stages
 FEW_STEPS, STEPS_MARGIN = 3, 0.05  # decoding steps; share of the other's rFID
 
 
@@ -77,9 +78,9 @@ def alternating(bench: Bench) -> Iterator[Comparison]:
         if same and (addp.generator_kind, masked.generator_kind) == ("addp", "masked"):
             yield from rows(bench, CLAIM, addp, masked, bench.distance("g"), -1, samples=True)
     for one in (one for one in main if one.generator_kind == "addp"):
-        best, raw = ("best layer", probe_of("trained", "best")), bench.metrics("layer_probe", "encoder").get("raw", {})
+        best, raw = ("best layer", probe_of("trained", "best")), bench.metrics("probe", "").get("raw", {})
         yield from probed(bench, one, CLAIM, best, ("best of the untrained", probe_of("untrained", "best")))
-        yield from probed(bench, one, CONTROL, best, ("raw pixels", lambda found, raw=raw: value(raw, "accuracy")))
+        yield from probed(bench, one, CONTROL, best, ("raw pixels", lambda found, raw=raw: value(raw, "clean")))
 
 
 Probe = tuple[str, Callable[[Metrics], Value | None]]  # its name, and what it reads in the metrics of a layer probe
@@ -107,7 +108,8 @@ def probe_side(bench: Bench, one: Contender, probe: Probe) -> Side | None:
     """A linear probe of the trainings of a generator."""
 
     def read(training: Training) -> Value | None:
-        return probe[1](bench.metrics("layer_probe", f"{training.tokenizer}-{training.generator}"))
+        found = (bench.metrics(stage, f"{training.tokenizer}-{training.generator}") for stage in LAYER_PROBES)
+        return probe[1](next(filter(None, found), {}))
 
     return side(one.configuration, read, by_generator, f"{one.configuration.name}, {probe[0]}")
 
