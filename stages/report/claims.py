@@ -24,7 +24,7 @@ from stages.report.sides import (
     combined,
 )
 
-CLAIMS_PRESET = "semtok set @presets/scenes.yaml @presets/claims.yaml"
+CLAIMS_PRESET = "semtok set @presets/claims.yaml @presets/scenes.yaml"
 
 
 @dataclass(frozen=True)
