@@ -60,11 +60,16 @@ def render(old: Any, new: Any, text: str) -> str:
 
 
 def dump(tree: Any) -> str:
-    """The text that ruamel writes, with long lines wrapped before a key, not behind it."""
+    """The text that ruamel writes, with long lines wrapped before a key, not behind it; comments stay as they are."""
     stream = io.StringIO()
     round_trip().dump(tree, stream)
-    text = re.sub(r", ([\w-]+): *\n( +)", r",\n\2\1: ", stream.getvalue())
-    return re.sub(" +$", "", text, flags=re.M)
+    return re.sub(" +$", "", re.sub(r", ([\w-]+): *\n( +)", wrap_before_key, stream.getvalue()), flags=re.M)
+
+
+def wrap_before_key(found: re.Match[str]) -> str:
+    """A key at the end of a line begins the next one, unless it is a word of a comment."""
+    line = found.string[: found.start()].rpartition("\n")[2]
+    return found[0] if " #" in line else f",\n{found[2]}{found[1]}: "
 
 
 def split(text: str) -> dict[str, tuple[str, str]]:

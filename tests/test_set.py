@@ -98,6 +98,11 @@ def test_what_is_written_reads_as_what_was_given(written):
         assert repr(found) == repr(YAML(typ="safe").load(written) if written else "")
 
 
+def test_a_comment_that_ends_like_a_key_stays_as_it_is():
+    text = TEXT.replace("# members", "# such as {a: 1, b:\n                              # FILE}")
+    assert edit(text, "machine.workers=3") == text.replace("workers: 2", "workers: 3")
+
+
 def test_a_long_section_is_wrapped_before_a_key():
     names = [f"a_name_of_{n}" for n in range(12)]
     text = dump(parse(f"a: {{{', '.join(f'{name}: {name}' for name in names)}}}\n", ""))
