@@ -26,11 +26,11 @@ def protocol(digits_toy):
 CHANGES = {  # what may not agree -> key, another value, what is said
     "reference": ("reference", "val", "reference (train and val)"),
     "digest": ("reference_digest", "0123456789ab", "and 0123456789ab)"),
-    "reference's count": ("reference_count", 50_000, "reference_count (200 and 50000)"),
+    "reference's count": ("reference_count", 50_000, "and 50000)"),
     "count": ("count", 500, "count (60 and 500)"),
     "samples per class": ("per_class", {"classes": 10, "min": 5, "max": 7}, "per_class.min (6 and 5)"),
     "proportions of the classes": ("proportions_apart", 0.3, "and 0.3)"),
-    "crop": ("crop", "folder, 16 px square, resize", "crop (folder, 16 px square, …"),
+    "crop": ("crop", "folder, 16 px square, resize", "and folder, 16 px square, resize)"),
     "weights": ("extractors.embedded.weights_sha256", "ab" * 32, "extractors.embedded.weights_sha256 ("),
     "covariance": ("extractors.embedded.covariance", "singular: 20 images", "(full rank and singular: 20 images)"),
     "labels drawn": ("labels_drawn", "train", "labels_drawn (equal and train)"),

@@ -6,7 +6,7 @@ from typing import Any
 
 # What may differ between the rows of one table: the group that was measured, and what is being compared.
 MAY_DIFFER = ("of", "sampler", "seeds")
-MOST_CHARACTERS = 24  # of a value of a protocol, in a sentence
+MOST_CHARACTERS = 60  # of a value of a protocol, in a sentence
 
 
 @dataclass(frozen=True)
