@@ -13,7 +13,7 @@ from stages.evaluate.image_features import ImageFeatures
 from stages.evaluate.rows import Rows
 
 CHUNK, OTHERS = 1_000, 2**14  # images at once, and images with which they are compared at once, which cdist copies
-MOST_VALUES = 2**24  # of those others: fewer images at once where they have many features
+MOST_VALUES = 2**22  # of those others: fewer images at once where they have many features
 SHORTLIST = 8
 DISTANCES = ("pixel", "embedded")  # names of `points`
 
@@ -41,7 +41,7 @@ def nearest(queries: Rows, reference: Rows) -> tuple[np.ndarray, np.ndarray]:
     # Results have their place beforehand: kept between the large blocks of the loop, they would fragment the heap.
     distances, index = torch.empty(len(queries)), torch.empty(len(queries), dtype=torch.int64)
     listed = smallest(queries, reference, min(SHORTLIST, len(reference)), "use_mm_for_euclid_dist")[1].sort(1).values
-    for rows in runs(len(queries), CHUNK):
+    for rows in runs(len(queries), CHUNK // SHORTLIST or 1):
         best = (reference[listed[rows]] - queries[rows][:, None]).norm(dim=2).min(1)
         distances[rows], index[rows] = best.values, listed[rows].gather(1, best.indices[:, None])[:, 0]
     return distances.numpy().astype("float64"), index.numpy()

@@ -14,7 +14,7 @@ from typing import Any
 from stages.report.gather import Metrics, Reports, read_evaluations
 from stages.report.replicates import Configuration, Training, configurations
 from stages.report.sides import SIGMAS, Read, Side, Value, by_tokenizer, side
-from stages.report.tables import protocol_of, shared
+from stages.report.tables import differences, protocol_of
 
 SEMANTIC, PIXEL = ("kmeans", "cluster", "vqkd"), ("vqgan", "fsq")  # kinds of tokenizers
 MIN_PROBE_ACCURACY = 0.6  # of a linear probe of the encoder's features on val
@@ -145,8 +145,9 @@ class Bench:
     def objections(self, better: Contender, worse: Contender, samples: bool) -> Iterator[str]:
         """Protocols that differ; for samples, classes that nothing can see."""
         trainings = [training for one in (better, worse) for training in one.configuration.trainings]
-        if len({shared(self.group(training)[1]) for training in trainings}) > 1:
-            yield "measured under different protocols"
+        first, *others = (self.group(training)[1] for training in trainings)
+        if apart := [found for other in others for found in differences(first, other)]:
+            yield f"measured under different protocols: {apart[0]}"
         if samples:
             yield from self.classes_unseen(trainings)
             yield from self.at_chance(better, worse)

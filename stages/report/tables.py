@@ -11,7 +11,7 @@ MOST_CHARACTERS = 60  # of a value of a protocol, in a sentence
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are texts. `differs` names what differs between its protocol and that of the table above."""
+    """Cells are texts. `differs` names the keys in which its protocol differs from that of the table above."""
 
     columns: list[str]
     rows: list[list[str]]
@@ -70,7 +70,7 @@ def tables(heads: list[str], rows: list[Row]) -> list[Table]:
     for row in rows:
         groups.setdefault(shared(row.protocol), []).append(row)
     first = rows[0].protocol if rows else {}
-    return [table_of(heads, own, differences(first, own[0].protocol)) for own in groups.values()]
+    return [table_of(heads, own, differing_keys(first, own[0].protocol)) for own in groups.values()]
 
 
 def table_of(heads: list[str], rows: list[Row], differs: list[str]) -> Table:
@@ -79,6 +79,12 @@ def table_of(heads: list[str], rows: list[Row], differs: list[str]) -> Table:
     columns = list(dict.fromkeys(column for row in by_cells for column in row.cells))
     cells = [row.label + [row.cells.get(column, "–") for column in columns] for row in rows]
     return Table(heads + columns, cells, comparable(rows[0].protocol), differs)
+
+
+def differing_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The keys in which two protocols differ."""
+    one, other = comparable(one), comparable(other)
+    return [key for key in {**one, **other} if one.get(key) != other.get(key)]
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
