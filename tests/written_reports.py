@@ -21,6 +21,7 @@ PARAMS = {
     "text_encoders": [],
     "caption_checkers": [],
     "ablation": {"num_codes": [8, 16], "dims": [2, 32]},
+    "code_noise_fid": {"decoders": []},
 }
 
 
