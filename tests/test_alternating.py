@@ -66,6 +66,14 @@ def test_its_samples_are_an_artifact_like_any_other_and_claim_no_likelihood(made
     assert config["generator"] == {"kind": "addp", "name": "addp", "likelihood": {}}
 
 
+def test_its_encoder_is_probed_by_layer_on_real_images(made):
+    toys.run("alternating_layer_probe", made)
+    found = json.loads((made / "reports/layer_probe/kmeans-addp/metrics.json").read_text())
+    assert found["encoder"] == {"name": "addp", "condition": "none: it reads images"}
+    assert {name: len(rows) for name, rows in found["layers"].items()} == {"trained": 2, "untrained": 2}
+    assert found["layers"]["trained"] != found["layers"]["untrained"] and 0.25 < found["trained"]["best"] <= 1
+
+
 def test_it_stands_alone(made, tmp_path):
     shutil.copytree(made / OUT, tmp_path / "alone")
     network, _, kind = open_network(tmp_path / "alone", "cpu")
