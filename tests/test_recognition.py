@@ -18,6 +18,7 @@ from stages.core import UserError, artifact
 from stages.core.optimizer import adamw, set_lr
 from stages.core.params import Machine, load
 from stages.core.schemas import Optim
+from stages.data.dvc_folder import NO_FOLDER
 from stages.encoder.encoder import load_encoder
 from stages.encoder.vit import build_vit
 from stages.generator.transformer import TokenTransformer
@@ -242,9 +243,11 @@ def test_the_commands_work_on_the_toy(toy, scenes, tmp_path):
                 "recognition_network": {"encoder": {"blocks": [0, 1]}},
                 "recognition_networks": ["encoder"],
                 "recognition_tasks": ["detection"],
+                "data": {"source": "scenes", "folder": NO_FOLDER},
             },
             "recognition.detection takes 1, or 3",
         ),
+        ({"recognition_tasks": ["segmentation"]}, "segmentation on data.source: folder needs a folder"),
         ({"recognition_network": {"pixels": {"patch_px": 5}}, "recognition_networks": ["pixels"]}, "patch_px = 5"),
         ({"recognition_network": {"encoder": {"blocks": [7]}}, "recognition_networks": ["encoder"]}, "blocks = 7"),
     ],

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.core.params import Section, impossible, kind_of, load, load_list
+from stages.core.params import Section, impossible, kind_of, load, load_list, load_value
 from stages.core.progress import LARGE_BASE_BYTES
 from stages.core.schemas import TRAINED, Affine, Optim
 from stages.data.dvc_folder import NO_FOLDER, refuse_unreadable
@@ -203,9 +203,21 @@ def levels_of(task: AnyTask) -> int:
     return LEVELS if isinstance(task, Segmentation) and task.upernet_width else 0
 
 
+def check_labels(tasks: dict[str, AnyTask], path: Path) -> None:
+    """Refuse tasks without masks or boxes: they are those of a folder, or of rendered scenes."""
+    data, source = load_data(path), load_value("data.source", path)
+    for task, section in tasks.items():
+        folder = getattr(data, section.kind, "")  # none for classes
+        if folder == NO_FOLDER and source != "scenes":
+            why = f"{task} on data.source: {source} needs a folder"
+            raise impossible(f"recognition.{DATA}.{section.kind}", folder, why)
+
+
 def check_lists(path: Path = PARAMS) -> None:
     """Refuse networks in use whose tokenizer or generator is not, or whose blocks a task cannot take."""
-    levels = {task: levels_of(load_task(task, path)) for task in load_list(TASKS, path, empty=True)}
+    tasks = {task: load_task(task, path) for task in load_list(TASKS, path, empty=True)}
+    check_labels(tasks, path)
+    levels = {task: levels_of(section) for task, section in tasks.items()}
     for name in load_list(NETWORKS, path, empty=True):
         network, key = load_network(name, path), f"recognition_network.{name}"
         blocks = [-1] if isinstance(network, Pixels) else network.blocks
