@@ -218,7 +218,8 @@ def test_the_stage_says_what_the_toys_codes_are_worth_twice_the_same(toy, tmp_pa
     assert metrics["color"]["features"] > metrics["color"]["vectors"]
     run(toy, tmp_path / "two", settings)
     assert toys.hashes(tmp_path / "one") == toys.hashes(tmp_path / "two")
-    assert {*toys.hashes(tmp_path / "one")} == {"metrics.json", "gallery.png", "tsne.png"}
+    pictures = {"gallery.png", "tsne.png", "map/codes.json", "map/patches.png"}
+    assert {*toys.hashes(tmp_path / "one")} == {"metrics.json", *pictures}
 
 
 def test_codes_and_lookup_are_those_of_the_tokenizer_itself(toy):

@@ -1,9 +1,12 @@
 """Pictures beside the metrics: reconstructions, samples by class, nearest training images."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from stages.core.artifact import write_atomically
 from stages.core.distributed import linspace_indices
 from stages.core.results import enlarge, grid, save_png
 
@@ -38,3 +41,8 @@ def choose_samples(labels: np.ndarray) -> tuple[np.ndarray, int]:
 def save_grid(path: Path, images: np.ndarray, columns: int) -> None:
     """uint8 [M, H, W, 3] as rows of `columns`, enlarged."""
     save_png(path, grid(images, columns, enlarge(images.shape[1])))
+
+
+def save_facts(path: Path, facts: dict[str, Any]) -> None:
+    """What the pictures beside it show, as JSON."""
+    write_atomically(path, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())

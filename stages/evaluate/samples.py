@@ -13,16 +13,26 @@ from stages.evaluate.params import Inputs
 
 @dataclass(frozen=True)
 class Samples:
-    """codes [seeds, num, N], labels int64 [num] (the requested class, -1 without) and the artifact's config."""
+    """codes [seeds, num, N], labels int64 [num] (the requested class, -1 without), the artifact's config and `num`
+    captions, none if those were not asked for."""
 
     codes: np.ndarray
     labels: np.ndarray
     config: dict[str, Any]
+    captions: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> list[int]:
         """One per set of codes: it was drawn, and is decoded, under that seed."""
         return self.config["seeds"]
+
+    def asked_for(self, sample: int) -> str:
+        """The caption or the name of the class that a sample was drawn for; empty without, and for number -1."""
+        if sample < 0:
+            return ""
+        if self.captions:
+            return self.captions[sample]
+        return self.config["classes"][self.labels[sample]] if self.labels[sample] >= 0 else ""
 
 
 def load_samples(folder: Path) -> Samples:
@@ -32,7 +42,8 @@ def load_samples(folder: Path) -> Samples:
     if codes.ndim != 3 or len(labels) != codes.shape[1]:
         shapes = f"codes {list(codes.shape)} do not fit labels {list(labels.shape)}"
         raise UserError(f"{folder}: {shapes}. Run `dvc repro samples`.")
-    return Samples(codes, labels, config)
+    captions = folder / "captions.txt"
+    return Samples(codes, labels, config, (*captions.read_text().split("\n"),) if captions.is_file() else ())
 
 
 def open_samples(inputs: Inputs, folder: Path, generators: list[str]) -> dict[str, Samples]:

@@ -173,18 +173,24 @@ def over_seeds(per_seed: list[dict[str, float]]) -> dict[str, float]:
 def save_pictures(
     folder: Path, name: str, samples: Samples, decoder: Decoder, evaluator: Evaluator, train: ImageSplit, shown: int
 ) -> None:
-    """Samples of the first seed by class; `shown` of them above their nearest train images, by pixels and features."""
+    """Samples of the first seed by class; `shown` of them above their nearest train images, by pixels and features.
+
+    <name>.json says what each picture shows, sample by sample.
+    """
     chosen, columns = pictures.choose_samples(samples.labels)
     images = decode(decoder, samples.codes[0][chosen], samples.seeds[0])
     images = np.where((chosen >= 0)[:, None, None, None], images, np.uint8(PAPER))
     pictures.save_grid(folder / f"samples-{name}.png", images, columns)
-    chosen = linspace_indices(len(samples.labels), shown)
-    images = decode(decoder, samples.codes[0][chosen], samples.seeds[0])
+    below = linspace_indices(len(samples.labels), shown)
+    images = decode(decoder, samples.codes[0][below], samples.seeds[0])
     reference, rows = points(evaluator.reference.train), [images]
     for distance, found in points(evaluator.extract(images)).items():
         index = nearest(found, reference[distance])[1]
         rows.append(train.read(evaluator.reference.index[index]))
     pictures.save_grid(folder / f"neighbors-{name}.png", np.concatenate(rows), len(images))
+    asked = {"samples": chosen, "neighbors": below}
+    said = {of: [samples.asked_for(one) for one in numbers.tolist()] for of, numbers in asked.items()}
+    pictures.save_facts(folder / f"{name}.json", {"img_px": train.img_px, "columns": columns, **said})
 
 
 def print_estimate(reference: Path, samples: dict[str, Samples], report: Path) -> None:

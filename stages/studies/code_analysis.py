@@ -1,7 +1,7 @@
 """What the codes of a tokenizer mean: patches that share a code, t-SNE, linear probes of codes and code vectors.
 
 Run:    dvc repro code_analysis
-Expect: digits: 20 s per tokenizer on two cores; gallery.png and tsne.png 0.4 MB together.
+Expect: digits: 20 s per tokenizer on two cores; gallery.png, tsne.png and map/ 0.6 MB together.
 
 Probes are trained on train and tested on val. `class`: accuracy of an image's class. `color`: R² of a patch's mean
 color, 1 for a perfect prediction, 0 for one color for all. `lookup`: PSNR of val images decoded by replacing each code
@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="images artifact")
     parser.add_argument("--codebook", type=Path, required=True, help="codebook artifact")
-    parser.add_argument("--report", type=Path, required=True, help="folder for metrics.json, gallery.png, tsne.png")
+    parser.add_argument("--report", type=Path, required=True, help="folder for metrics.json and pictures")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     params, machine = load("code_analysis", CodeAnalysis, args.params), load("machine", Machine, args.params)

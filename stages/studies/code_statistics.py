@@ -20,11 +20,12 @@ from stages.core.params import Machine
 from stages.core.results import write_metrics
 from stages.data.reader import ImageSplit, image_facts
 from stages.studies.code_gallery import save_gallery
+from stages.studies.code_map import save_map
 from stages.studies.code_survey import Batch, Survey, survey
 from stages.studies.linear_probe import LinearMap, class_hits, has_classes
 from stages.studies.params import CodeAnalysis
 from stages.studies.patches import PatchTable, lookup_psnr, patch_side
-from stages.studies.tsne import FeatureSubset, save_tsne
+from stages.studies.tsne import FeatureSubset, lay_out, save_tsne
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Inputs:
 
 
 def analyze(inputs: Inputs, report: Path, params: CodeAnalysis, machine: Machine) -> None:
-    """Write metrics.json, gallery.png and tsne.png to the folder `report`."""
+    """Write metrics.json, gallery.png, tsne.png and map/ to the folder `report`."""
     artifact.check_made_from(inputs.codebook, f"codebook@{inputs.codebook.name}", images=inputs.images)
     splits = {name: ImageSplit(inputs.images, name, machine.num_workers) for name in ("train", "val")}
     chosen = {name: random_subset(len(split), params.max_images, params.seed) for name, split in splits.items()}
@@ -62,7 +63,9 @@ def analyze(inputs: Inputs, report: Path, params: CodeAnalysis, machine: Machine
     metrics |= {"images": artifact.images_digest(inputs.images)}
     write_metrics(report, {**metrics, "protocol": protocol(inputs.images, tokenizer, chosen, params)})
     save_gallery(report / "gallery.png", splits["train"], train, lookup.table, tokenizer.grid, params)
-    save_tsne(report / "tsne.png", subset, train, vectors, splits["train"].classes, params)
+    layout = lay_out(subset, train, vectors, params)
+    save_tsne(report / "tsne.png", subset, layout, train, len(vectors), splits["train"].classes)
+    save_map(report / "map", splits["train"], train, lookup.table, tokenizer.grid, layout, params)
 
 
 def check(

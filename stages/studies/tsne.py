@@ -1,5 +1,6 @@
 """tsne.png: features and code vectors in one plane, colored by class (van der Maaten & Hinton 2008)."""
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,26 @@ def majority_class(codes: np.ndarray, labels: np.ndarray, num_codes: int) -> tup
     return np.where(uses > 0, classes[counts.argmax(1)], -1), counts.max(1) / np.maximum(uses, 1)
 
 
-def save_tsne(
-    path: Path, subset: FeatureSubset, train: Survey, vectors_KD: np.ndarray, names: list[str], params: CodeAnalysis
-) -> None:
+@dataclass(frozen=True)
+class Layout:
+    """Features and the most used codes in one plane: float32 [F, 2], int64 [C] and float32 [C, 2]."""
+
+    feature_plane: np.ndarray
+    codes: np.ndarray
+    code_plane: np.ndarray
+
+
+def lay_out(subset: FeatureSubset, train: Survey, vectors_KD: np.ndarray, params: CodeAnalysis) -> Layout:
+    """The t-SNE; empty where the features have an obstacle."""
+    if subset.obstacle():
+        return Layout(np.zeros((0, 2)), np.zeros(0, np.int64), np.zeros((0, 2)))
+    codes = most_used(np.bincount(train.codes.ravel(), minlength=len(vectors_KD)), params.tsne.codes)
+    features = subset.features()
+    plane = project(np.concatenate([features, vectors_KD[codes]]), params.tsne, params.seed)
+    return Layout(plane[: len(features)], codes, plane[len(features) :])
+
+
+def save_tsne(path: Path, subset: FeatureSubset, layout: Layout, train: Survey, num_codes: int, names: list[str]) -> None:
     """Features as dots in the color of their image's class; the most used codes as ringed dots in the color of the
     class they occur in most, the larger the greater its share of their uses. Where there is none, its obstacle."""
     if why := subset.obstacle():
@@ -76,14 +94,11 @@ def save_tsne(
         figure.text(0.5, 0.5, f"no t-SNE: {why}", ha="center")
         save_figure(path, figure)
         return
-    codes = most_used(np.bincount(train.codes.ravel(), minlength=len(vectors_KD)), params.tsne.codes)
-    majority, share = majority_class(train.codes, train.labels, len(vectors_KD))
-    features = subset.features()
-    plane = project(np.concatenate([features, vectors_KD[codes]]), params.tsne, params.seed)
-    figure, axis, colors = scatter(plane[: len(features)], subset, names)
-    shades = [colors.get(one, OTHER_CLASS) for one in majority[codes].tolist()]
+    majority, share = majority_class(train.codes, train.labels, num_codes)
+    figure, axis, colors = scatter(layout.feature_plane, subset, names)
+    shades = [colors.get(one, OTHER_CLASS) for one in majority[layout.codes].tolist()]
     ring: dict[str, Any] = {"edgecolors": "black", "linewidths": 0.8}
-    axis.scatter(*plane[len(features) :].T, s=8 + 110 * share[codes], c=shades, **ring)
+    axis.scatter(*layout.code_plane.T, s=8 + 110 * share[layout.codes], c=shades, **ring)
     axis.scatter([], [], s=40, c=OTHER_CLASS, label="code", **ring)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, frameon=False)
     save_figure(path, figure)
