@@ -111,7 +111,7 @@ def metric_plots(group: dict[str, Metrics]) -> list[Picture]:
     if len({one["codes"]["bits_per_image"] for one in group.values()}) > 1:
         lines = {METRICS[key]: against_bits(key, group) for key in names}
         caption = f"By bits per image, each decoder at its own number of steps; {BARS}"
-        shown.append(Picture(plots.bands(lines, "bits per image", plots.log2_ticks, COMPARED), caption))
+        shown.append(Picture(plots.bands(lines, "bits per image", plots.log2_ticks, COMPARED), caption, plot=True))
     return shown
 
 
@@ -127,7 +127,7 @@ def plot_by_steps(names: list[str], own: dict[str, Metrics], tokenizer: str) -> 
     """Metrics of one tokenizer's decoders against steps."""
     lines = {METRICS[key]: {names_of(one)[1]: against_steps(key, one, own) for one in own.values()} for key in names}
     shown = plots.bands(lines, "decoding steps; flat: a decoder without steps", plots.log2_ticks, COMPARED)
-    return Picture(shown, f"Codes of {tokenizer}, by decoding steps; {BARS}")
+    return Picture(shown, f"Codes of {tokenizer}, by decoding steps; {BARS}", plot=True)
 
 
 def against_steps(key: str, metrics: Metrics, group: dict[str, Metrics]) -> plots.Band:

@@ -29,6 +29,9 @@ class Stage:
     items: dict[str, dict[str, str]]  # values in the matrix, such as {"tokenizer": "kmeans"}
     folders: dict[str, Path]  # where its metrics.json is; empty for a stage without metrics
     trains: bool  # it logs curves
+    desc: str = ""
+    reads: tuple[str, ...] = ()  # paths of dvc.yaml, * for a value of the matrix
+    writes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class Reports:
         return self.stages[stage].folders[name]
 
     def metrics(self, stage: str) -> dict[str, Metrics]:
-        """{name: metrics} of the members that have any of these images, in the order of the lists."""
-        found = read_members(self.stages[stage])
+        """{name: metrics} of the members that have any of these images, in the order of the lists; {} without the stage."""
+        found = read_members(self.stages[stage]) if stage in self.stages else {}
         return {name: one for name, one in found.items() if self.belongs(stage, one)}
 
     def belongs(self, stage: str, metrics: Metrics) -> bool:
@@ -113,7 +116,14 @@ def read_stage(stage: dict[str, Any], params: Path, root: Path) -> Stage:
     items = {"-".join(values): dict(zip(matrix, values, strict=True)) for values in chosen}
     metrics = [root / Path(path).relative_to("reports") for path in paths_of(stage, "metrics")]
     folders = {name: Path(fill(str(path.parent), item)) for name, item in items.items() for path in metrics}
-    return Stage(items, folders, any(path.endswith("plots/metrics") for path in paths_of(stage, "plots")))
+    trains = any(path.endswith("plots/metrics") for path in paths_of(stage, "plots"))
+    reads, writes = patterns_of(stage, "deps"), patterns_of(stage, "outs", "metrics", "plots")
+    return Stage(items, folders, trains, stage.get("desc", ""), reads, writes)
+
+
+def patterns_of(stage: dict[str, Any], *keys: str) -> tuple[str, ...]:
+    """The paths under some keys of a stage, with * for every value."""
+    return tuple(re.sub(r"\$\{[^}]*\}", "*", path) for key in keys for path in paths_of(stage, key))
 
 
 def paths_of(stage: dict[str, Any], key: str) -> list[str]:

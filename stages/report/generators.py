@@ -81,7 +81,7 @@ def plot(name: str, metrics: Metrics, grid: Metrics) -> Picture:
     lines = {metric: dict([*found.items()][:LINES]) for metric, found in lines.items()}
     ordered = all(isinstance(point["changes"][settings[0]], int | float) for point in points)
     shown = plots.bands(lines, settings[0], lambda axis: name_ticks(axis, ticks), joined=ordered)
-    return Picture(shown, caption(name, grid, settings))
+    return Picture(shown, caption(name, grid, settings), plot=True)
 
 
 def bands_of(metric: str, points: list[Metrics], settings: list[str], ticks: list[str]) -> dict[str, plots.Band]:

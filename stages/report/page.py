@@ -1,4 +1,4 @@
-"""The page: all sections, rendered with template.html (layout) and prose.html (text).
+"""The page: a first screen, then all sections in groups, rendered with template.html (layout) and prose.html (text).
 
 Metrics of the stage `reconstruction` are required; the page lists other parts that are missing. Metrics of different
 protocols never share a table, those of other images than the evaluations' are left out and named.
@@ -6,6 +6,7 @@ protocols never share a table, those of other images than the evaluations' are l
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +15,97 @@ from ruamel.yaml import YAML
 
 from stages.core.artifact import write_atomically
 from stages.core.code import track
-from stages.report import decoders, generators, sections, studies
+from stages.report import decoders, generators, graph, sections, studies
 from stages.report.captions import captions
+from stages.report.columns import describe
 from stages.report.gather import Reports, read_evaluations
-from stages.report.sections import Section
-from stages.report.tables import protocol_lines
+from stages.report.sections import Evaluations, Section
+from stages.report.summary import summary
+from stages.report.tables import Table, protocol_lines
 
-LAYOUT, PROSE = "template.html", "prose.html"
+TEMPLATES = ("template.html", "first.html", "parts.html", "prose.html", "page.css", "page.js")
+Parts = dict[str, Callable[[], list[Section | None]]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sections below one heading; `key` is its anchor."""
+
+    title: str
+    sections: list[Section]
+
+    @property
+    def key(self) -> str:
+        """The title as an anchor."""
+        return self.title.lower().replace(" ", "-")
 
 
 def write_page(reports: Reports, out: Path) -> None:
     """Write the page `out`, and print its size and what is missing."""
-    shown, missing = collect(reports)
+    evaluations = read_evaluations(reports)
+    groups, missing = collect(reports, evaluations)
     missing += [] if reports.params else ["params (no dvc.lock)"]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, render(shown, missing, reports).encode())
+    write_atomically(out, render(groups, missing, reports, evaluations).encode())
     notes = {"missing": missing, "stale": list(reports.stale())}
     said = "".join(f"; {note}: {', '.join(names)}" for note, names in notes.items() if names)
     print(f"report: {out}, {out.stat().st_size / 1e6:.1f} MB{said}")
 
 
-def collect(reports: Reports) -> tuple[list[Section], list[str]]:
-    """The sections of the page in order, and the names of those without metrics."""
-    evaluations = read_evaluations(reports)
-    parts: dict[str, Callable[[], list[Section | None]]] = {
-        "tokenizers": lambda: [sections.tokenizers(reports, evaluations)],
-        "generated images": lambda: [sections.generated_images(evaluations)],
-        "reconstructions": lambda: [sections.reconstructions(reports, evaluations)],
-        "decoding steps": lambda: [*decoders.study(reports)],
-        "samples": lambda: [*sections.samples(reports, evaluations), *captions(reports)],
-        "sampling settings": lambda: [generators.sampling(reports), generators.editing(reports)],
-        "resolution transfer": lambda: [decoders.resolution_transfer(reports)],
-        "encoder probe": lambda: [studies.probe(reports)],
-        "codebooks": lambda: [sections.codebooks(reports)],
-        "code analysis": lambda: [studies.code_analysis(reports)],
-        "codebook ablation": lambda: [studies.ablation(reports)],
-        "noise robustness": lambda: [studies.noise_robustness(reports, evaluations)],
-        "PCA and LDA": lambda: [studies.pca_vs_lda(reports)],
-        "training curves": lambda: [sections.training(reports)],
-        "all metrics": lambda: [sections.all_metrics(evaluations)],
-    }
-    found = {name: [section for section in part() if section] for name, part in parts.items()}
-    return [section for part in found.values() for section in part], [name for name, part in found.items() if not part]
+def parts_of(reports: Reports, evaluations: Evaluations) -> dict[str, Parts]:
+    """{group: {part, as the page names it where it is missing: its sections}}, in the order of the page."""
+    return {
+        "Generation": {
+            "generated images": lambda: [sections.generated_images(evaluations)],
+            "samples": lambda: [sections.samples(reports, evaluations), *captions(reports)],
+            "sampling settings": lambda: [generators.sampling(reports), generators.editing(reports)],
+        },
+        "Reconstruction": {
+            "reconstructions": lambda: [sections.reconstructions(reports, evaluations)],
+            "decoding steps": lambda: [*decoders.study(reports)],
+            "resolution transfer": lambda: [decoders.resolution_transfer(reports)],
+        },
+        "Codes": {
+            "tokenizers": lambda: [sections.tokenizers(reports, evaluations)],
+            "code analysis": lambda: [studies.code_analysis(reports)],
+            "codebooks": lambda: [sections.codebooks(reports)],
+            "codebook ablation": lambda: [studies.ablation(reports)],
+            "noise robustness": lambda: [studies.noise_robustness(reports, evaluations)],
+        },
+        "Recognition": {
+            "encoder probe": lambda: [studies.probe(reports)],
+        },
+        "Training": {
+            "training curves": lambda: [sections.training(reports)],
+            "PCA and LDA": lambda: [studies.pca_vs_lda(reports)],
+        },
+        "Pipeline": {
+            "stages": lambda: [stages_of(reports)],
+            "all metrics": lambda: [sections.all_metrics(evaluations)],
+        },
+    }  # fmt: skip
 
 
-def render(shown: list[Section], missing: list[str], reports: Reports) -> str:
+def collect(reports: Reports, evaluations: Evaluations) -> tuple[list[Group], list[str]]:
+    """The groups of the page that have sections, and the names of the parts without metrics."""
+    groups, missing = [], []
+    for title, parts in parts_of(reports, evaluations).items():
+        found = {name: [section for section in part() if section] for name, part in parts.items()}
+        missing += [name for name, part in found.items() if not part]
+        groups.append(Group(title, [section for part in found.values() for section in part]))
+    return [group for group in groups if group.sections], missing
+
+
+def stages_of(reports: Reports) -> Section:
+    """The graph of the stages, a table of what they do, and the params with which they ran."""
+    drawn = graph.draw(reports.stages)
+    rows = [[one.name, one.does, one.takes or "–", str(one.count), ", ".join(one.parents) or "–"] for one in drawn.nodes]
+    table = Table(["stage", "what it does", "time and size", "runs", "reads from"], rows)
+    facts = {"params": as_yaml(reports.params)}
+    return Section("stages", "Stages", facts, tables=[table], parts=[("graph", drawn)])
+
+
+def render(groups: list[Group], missing: list[str], reports: Reports, evaluations: Evaluations) -> str:
     """The page's HTML."""
     environment = Environment(
         autoescape=True,
@@ -67,9 +114,11 @@ def render(shown: list[Section], missing: list[str], reports: Reports) -> str:
         lstrip_blocks=True,
         loader=FunctionLoader(source_of),
     )
-    return environment.get_template(LAYOUT).render(
-        sections=shown, missing=missing, left_out=reports.left_out(), params=as_yaml(reports.params),
-        images=reports.images, stale=reports.stale(), protocol_lines=protocol_lines,
+    environment.filters["describe"] = describe
+    environment.globals["protocol_lines"] = protocol_lines
+    return environment.get_template(TEMPLATES[0]).render(
+        groups=groups, missing=missing, left_out=reports.left_out(), images=reports.images, stale=reports.stale(),
+        summary=summary(reports, evaluations), claims=[],
     )  # fmt: skip
 
 

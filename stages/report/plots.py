@@ -17,6 +17,7 @@ from stages.report.gather import Metrics, Series
 from stages.report.tables import protocol_of
 
 COLUMNS = 3
+MAX_EXACT_BYTES = 500_000  # of a file that is shown as it is
 COLORS = {"train": "#2563a8", "val": "#d2691e"}
 CYCLE = ("#2563a8", "#d2691e", "#2e8b57", "#8b3a8b", "#b8860b", "#5d6675")  # of the lines of a plot
 STYLES = ("-", "--", ":")  # where there are more lines than colors
@@ -29,16 +30,27 @@ class Picture:
 
     source: str
     caption: str
+    plot: bool = False  # lines on white, which the dark page inverts
 
 
 def pictures(found: dict[str, Path]) -> list[Picture]:
     """The files that exist, by caption."""
-    return [Picture(data_address(path.read_bytes()), caption) for caption, path in found.items() if path.is_file()]
+    return [Picture(picture_address(path), caption) for caption, path in found.items() if path.is_file()]
 
 
-def data_address(png: bytes) -> str:
-    """A PNG as an address that needs no server."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def picture_address(path: Path) -> str:
+    """A file's picture as an address, a large one with the small losses of WebP."""
+    if path.stat().st_size <= MAX_EXACT_BYTES:
+        return data_address(path.read_bytes())
+    content = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.save(content, format="WEBP", quality=85)
+    return data_address(content.getvalue(), "webp")
+
+
+def data_address(content: bytes, kind: str = "png") -> str:
+    """A picture as an address that needs no server."""
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
 
 
 def curves(found: dict[str, dict[str, Series]]) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stages.core.metrics import few_live
-from stages.report import plots
+from stages.report import galleries, plots
 from stages.report.gather import Evaluation, Metrics, Reports, read_runs
 from stages.report.plots import Picture, pictures
 from stages.report.rules_on_tokens import ROBUSTNESS
@@ -17,7 +17,10 @@ DISTANCES = ("gfid[", "gkid[", "is[", "precision[", "recall[")
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, tables, pictures, and tables folded away (`details`); `key` names its prose, which shows `facts`."""
+    """A heading, tables, pictures, and tables folded away (`details`); `key` names its prose, which shows `facts`.
+
+    `notes` are always in sight. `parts` are macros of parts.html with what they draw.
+    """
 
     key: str
     title: str
@@ -25,6 +28,13 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     details: list[tuple[str, Table]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    parts: list[tuple[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing but prose."""
+        return not (self.tables or self.pictures or self.details or self.parts)
 
 
 def tokenizers(reports: Reports, evaluations: Evaluations) -> Section:
@@ -36,18 +46,18 @@ def tokenizers(reports: Reports, evaluations: Evaluations) -> Section:
         for name, one in evaluations.items()
     ]
     facts = {"noise_db": NOISE_DB, "data": reports.params.get("data", {})}
-    facts["few_live"] = few_live_codes(reports)
-    return Section("tokenizers", "Tokenizers", facts, tables(["tokenizer-decoder"], rows))
+    notes = [f"Codebook usage of {name}: {few} occur in the train images." for name, few in few_live_codes(reports)]
+    return Section("tokenizers", "Tokenizers", facts, tables(["tokenizer-decoder"], rows), notes=notes)
 
 
-def few_live_codes(reports: Reports) -> dict[str, str]:
-    """{tokenizer: how many of its codes occur in the train images}, of those where few do."""
+def few_live_codes(reports: Reports) -> list[tuple[str, str]]:
+    """Tokenizers of whose codes few occur in the train images, and how many do."""
     counts = {
         name: (metrics["train"]["live_codes"], metrics["num_codes"])
         for name, metrics in reports.metrics("codebook").items()
         if "num_codes" in metrics
     }
-    return {name: few for name, count in counts.items() if (few := few_live(*count))}
+    return [(name, few) for name, count in counts.items() if (few := few_live(*count))]
 
 
 def noise_robustness(reports: Reports, tokenizer: str) -> Metrics:
@@ -148,13 +158,8 @@ def reconstructions(reports: Reports, evaluations: Evaluations) -> Section:
         Row([name], reconstruction_cells(one.reconstruction), protocol_of(one.reconstruction, "reconstruction"))
         for name, one in evaluations.items()
     ]
-    paths = {
-        f"{name}: rows of originals, each above its reconstructions":
-            reports.folder("reconstruction", name) / "pictures" / "reconstructions.png"
-        for name in evaluations
-    }  # fmt: skip
-    shown = tables(["tokenizer-decoder"], rows)
-    return Section("reconstructions", "Reconstructions", {}, shown, pictures(paths))
+    parts = [("slider", one) for one in galleries.sliders(reports, evaluations)]
+    return Section("reconstructions", "Reconstructions", {}, tables(["tokenizer-decoder"], rows), parts=parts)
 
 
 def reconstruction_cells(metrics: Metrics) -> dict[str, str]:
@@ -168,22 +173,16 @@ def reconstruction_cells(metrics: Metrics) -> dict[str, str]:
     return cells | {"live codes": spread(made.get("code_usage", {}), "live_codes")}
 
 
-def samples(reports: Reports, evaluations: Evaluations) -> list[Section]:
-    """A section per generator: its samples, and their nearest training images."""
-    return [
-        samples_of(reports, name, one, generator) for name, one in evaluations.items() for generator in one.generators
+def samples(reports: Reports, evaluations: Evaluations) -> Section | None:
+    """Samples of all generators by class and by caption, their nearest training images, and distances to train."""
+    shown = galleries.samples(reports, evaluations)
+    details = [
+        (f"{name}, {generator}: distances to the nearest training image", neighbor_table(one, generator))
+        for name, one in evaluations.items()
+        for generator in one.generators
     ]
-
-
-def samples_of(reports: Reports, name: str, evaluation: Evaluation, generator: str) -> Section:
-    """The pictures of one generator, and distances to train."""
-    folder, what = reports.folder("generation", name) / "pictures", f"{name}, {generator}"
-    shown = pictures({
-        f"{what}: one row per class, first seed, not selected": folder / f"samples-{generator}.png",
-        f"{what}: samples; below each the nearest training image in pixels, then in encoder features":
-            folder / f"neighbors-{generator}.png",
-    })  # fmt: skip
-    return Section("samples", f"Samples: {what}", {}, [neighbor_table(evaluation, generator)], shown)
+    parts = [("gallery", one) for one in shown]
+    return Section("samples", "Samples", details=details, parts=parts) if details else None
 
 
 def neighbor_table(evaluation: Evaluation, generator: str) -> Table:
@@ -211,7 +210,7 @@ def training(reports: Reports) -> Section | None:
     shown = []
     for run in read_runs(reports):
         of = f", images {run.images}…" if run.images not in ("", reports.images) else ""
-        shown.append(Picture(plots.curves(run.curves), f"{run.name}: by step{of}"))
+        shown.append(Picture(plots.curves(run.curves), f"{run.name}: by step{of}", plot=True))
         shown += pictures({f"{run.name}: {run.picture.stem}": run.picture} if run.picture else {})
     return Section("training", "Training curves", {}, [], shown) if shown else None
 

@@ -5,6 +5,7 @@ from functools import partial
 from matplotlib.axes import Axes
 
 from stages.report import plots
+from stages.report.galleries import code_maps
 from stages.report.gather import Evaluation, Metrics, Reports
 from stages.report.plots import Picture, pictures
 from stages.report.sections import Section, likelihood_cells
@@ -68,7 +69,8 @@ def code_analysis(reports: Reports) -> Section | None:
         for caption, file in (("gallery of codes", "gallery.png"), ("t-SNE of features and code vectors", "tsne.png"))
     })  # fmt: skip
     both = [*tables(["tokenizer", "probe of"], rows), *tables(["tokenizer"], lookups)]
-    return Section("code_analysis", "Code analysis", {"skipped": parts_skipped(found)}, both, shown)
+    maps = [("code_map", one) for one in code_maps(reports)]
+    return Section("code_analysis", "Code analysis", {"skipped": parts_skipped(found)}, both, shown, parts=maps)
 
 
 def parts_skipped(found: dict[str, Metrics]) -> list[str]:
@@ -104,7 +106,7 @@ def ablation(reports: Reports) -> Section | None:
         Row([number(one["num_codes"]), number(one["dim"])], ablation_cells(one), protocol_of(one, "ablation"))
         for one in found
     ]
-    shown = [Picture(ablation_plot(found), "By codebook size, one line per dimension")] if found else []
+    shown = [Picture(ablation_plot(found), "By codebook size, one line per dimension", plot=True)] if found else []
     return Section("ablation", "Codebook size and dimension", facts, tables(["K", "dim"], rows), shown)
 
 
@@ -156,7 +158,7 @@ def noise_robustness(reports: Reports, evaluations: dict[str, Evaluation]) -> Se
     rows = [
         row for one in groups for snr in levels(next(iter(one.values()))) for row in rows_at(snr, one, kept, baseline)
     ]
-    shown = [Picture(noise_plot(group), f"{', '.join(group)}: by signal-to-noise ratio") for group in groups]
+    shown = [Picture(noise_plot(group), f"{', '.join(group)}: by signal-to-noise ratio", plot=True) for group in groups]
     details = [(f"{name}: noise", metric_table(one, protocol_of(one, "tokenizer"))) for name, one in found.items()]
     shared = tables(["SNR", "tokenizer", "codes"], rows)
     return Section("noise_robustness", "Noise robustness", {**facts, "baseline": baseline}, shared, shown, details)

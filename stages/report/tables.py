@@ -1,9 +1,12 @@
 """Metrics as tables. Rows share a table only if their protocols agree."""
 
 import json
+import re
 from dataclasses import dataclass, field
+from math import floor, log10
 from typing import Any
 
+NUMBER = re.compile(r"[≤ +-]*[\d.,]+(e[+-]?\d+)?( \*|,? .*±.*)?")  # a cell with a value
 # What may differ between the rows of one table: the group that was measured, and what is being compared.
 MAY_DIFFER = ("of", "sampler", "seeds")
 MOST_CHARACTERS = 60  # of a value of a protocol, in a sentence
@@ -18,6 +21,10 @@ class Table:
     protocol: dict[str, Any] = field(default_factory=dict)
     differs: list[str] = field(default_factory=list)
 
+    def is_text(self, place: int) -> bool:
+        """Whether a column holds words: no cell is a number."""
+        return not any(NUMBER.fullmatch(row[place]) for row in self.rows)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -31,6 +38,15 @@ class Row:
 def number(value: float) -> str:
     """Four significant digits."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def rounded(value: float, std: float | None) -> str:
+    """A value with its deviation, both to the digits that count: one of the deviation, two where it begins with 1 to 3."""
+    if not std:
+        return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    decimals = -floor(log10(std))
+    decimals = max(0, decimals + (std * 10**decimals < 3.55))
+    return f"{value:,.{decimals}f} ± {std:.{decimals}f}"
 
 
 def spread(metrics: dict[str, Any], key: str) -> str:
