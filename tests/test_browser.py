@@ -6,33 +6,23 @@ Expect: screenshots of what it looked at in the folder SCREENSHOTS names, if it 
 
 import os
 import re
-import shutil
 from pathlib import Path
 
+import chromium
 import mini
 import pytest
 import serving
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-PATIENCE_MS = 30_000
-
-if not os.environ.get("CI"):
-    pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium here: apt-get install chromium")
+pytestmark = chromium.NEEDED
 
 
 @pytest.fixture(scope="module")
 def page():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium.started() as browser:
         page = browser.new_page(viewport={"width": 1400, "height": 1000}, reduced_motion="reduce")
-        page.set_default_timeout(PATIENCE_MS)
+        page.set_default_timeout(chromium.PATIENCE_MS)
         yield page
-        browser.close()
 
 
 @pytest.fixture(scope="module")

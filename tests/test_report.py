@@ -37,21 +37,25 @@ def whole(tmp_path_factory):
     return reports, page(reports)
 
 
+CUT = {"reconstructions", "samples-ar", "samples-masked", "neighbors-ar", "neighbors-masked"}  # the page shows parts
+
+
 def test_the_page_contains_every_picture_but_old_epochs(whole):
     reports, html = whole
     for path in reports.glob("**/*.png"):
-        assert (base64.b64encode(path.read_bytes()).decode() in html) == (path.stem != "epoch-0001"), path
+        shown = path.stem not in {"epoch-0001", *CUT}
+        assert (base64.b64encode(path.read_bytes()).decode() in html) == shown, path
 
 
 def test_the_page_needs_nothing_from_elsewhere(whole):
     _, html = whole
     addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", html)
     assert len(addresses) > 10 and all(address.startswith(("data:", "#")) for address in addresses)
-    assert not re.search(r"https?://|//cdn|@import|url\(|<script", html)
+    assert not re.search(r"https?://|//cdn|@import|url\((?!data:)|<script[^>]|fetch\(|XMLHttp", html)
 
 
 def test_the_metrics_are_in_the_page(whole):
-    _, html = whole
+    html = written.plain(whole[1])
     for text in (
         "0.93 ± 0.01", "1.25 ± 0.1", "≤ 2.9", "<td>297 real val images</td><td>0.99</td><td>0.25</td>", "25 ± 0.1",
         "96,000", "num_codes: 256", "the same network untrained", "0.9 ± 0.01", "22.5", "0.7 ± 0.02", "20.25",
@@ -65,7 +69,7 @@ def test_the_metrics_are_in_the_page(whole):
 
 def test_rows_of_one_protocol_share_a_table_whatever_the_sampler(whole):
     _, html = whole
-    first = html[html.index("Generated images</h2>") :]
+    first = html[html.index("Generated images</h3>") :]
     table = first[: first.index("</table>")]
     assert ">ar<" in table and ">masked<" in table
 
@@ -88,10 +92,10 @@ def test_noise_robustness_is_compared_with_the_first_tokenizer_of_kind_kmeans(re
     alone = page(reports)
     assert "0.125 ± 0.006, images ± 0.008" in alone and "20 dB" in alone and "÷" not in alone
     write_noise(reports / "noise_robustness" / "fsq", 0.25, foreground=0.6)
-    html = page(reports)
+    html = written.plain(page(reports))
     fsq = "<td>20 dB</td><td>fsq</td><td>256</td><td>0.25 ± 0.006, images ± 0.008</td>"
-    assert "<th>changed ÷ kmeans</th><th>changed, foreground ÷ kmeans</th>" in html
-    assert "<th>onestep PSNR dB</th><th>ar bits</th><th>masked bits</th></tr>" in html
+    assert "<td>changed ÷ kmeans</td>\n<td>changed, foreground ÷ kmeans</td>" in html
+    assert "<td>onestep PSNR</td>\n<td>ar bits</td>\n<td>masked bits</td>\n</tr>" in html
     kept = "<td>25 ± 0.1</td><td>99</td><td>≤ 99</td></tr>"
     assert re.search(f"<td>1</td><td>1</td>{kept}.*{fsq}.*<td>2</td><td>3</td>(<td>–</td>){{3}}</tr>", html, re.DOTALL)
     assert "kmeans: by signal" in alone and "kmeans, fsq: by signal" in html
@@ -149,9 +153,9 @@ def test_missing_parts_are_named(reports):
     shutil.rmtree(reports / "generation")
     shutil.rmtree(reports / "probe")
     (reports.parent / "dvc.lock").unlink()
-    named = "generated images, decoding steps, samples, sampling settings, resolution transfer, encoder probe, "
-    named += "codebooks, code analysis, "
-    named += "codebook ablation, noise robustness, PCA and LDA, training curves, params (no dvc.lock)"
+    named = "generated images, samples, sampling settings, decoding steps, resolution transfer, code analysis, "
+    named += "codebooks, codebook ablation, noise robustness, encoder probe, training curves, PCA and LDA, "
+    named += "params (no dvc.lock)"
     assert f"Missing in this report: {named}. Run" in page(reports)
 
 
@@ -181,7 +185,7 @@ def test_few_live_codes_are_said_beside_the_tokenizers(reports):
         metrics = {"num_codes": 4096, "train": {"live_codes": live}}
         written.write_metrics(reports / "codebook" / "kmeans", metrics)
         html = page(reports)
-        assert (f"Codebook usage of kmeans:</strong> {said} occur" in html) == (said is not None)
+        assert (f"Codebook usage of kmeans: {said} occur" in html) == (said is not None)
         assert "Codebook usage" in html or said is None
 
 
@@ -199,7 +203,8 @@ def test_skipped_real_samples_leave_no_row(reports):
 
 def test_a_tokenizer_of_any_name_gets_its_rows(reports):
     write_evaluation(reports, "pixels_of_mine-onestep", kind="vqgan", psnr_db=30.0)
-    assert "<td>pixels_of_mine-onestep</td>" in page(reports, tokenizers=["kmeans", "pixels_of_mine"])
+    html = written.plain(page(reports, tokenizers=["kmeans", "pixels_of_mine"]))
+    assert "<td>pixels_of_mine-onestep</td>" in html
 
 
 def test_used_params_are_those_of_the_locks_stages_that_still_exist(tmp_path):

@@ -36,7 +36,7 @@ def test_noise_of_other_images_is_in_no_row_but_named(reports, images, said, cap
     html = page(reports)
     assert "0.1625" not in html and "0.3375" in html
     assert f"noise_robustness/kmeans was measured on other images {said}." in html
-    assert "Run <code>dvc repro noise_robustness@kmeans</code>" in html
+    assert "<code>dvc repro noise_robustness@kmeans</code>" in html
     assert capsys.readouterr().out.endswith("; stale: noise_robustness@kmeans\n")
 
 

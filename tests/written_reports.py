@@ -1,15 +1,17 @@
 """What all stages leave below reports/, written by hand: metrics, curves, pictures; params.yaml, dvc.lock."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 
-from stages.core.results import save_png
+from stages.core.results import enlarge, grid, save_png
 from stages.report import plots
 from stages.report.gather import Reports, read_reports
 
 PIPELINE = Path(__file__).parents[1] / "dvc.yaml"
+IMG_PX = 32
 DISTANCES = {"pixel": {"median": 0.1, "p01": 0.05, "p99": 0.2, "near_copies": 0.01}}
 IMAGES = "0123456789ab"  # of all metrics, unless a test says otherwise
 PARAMS = {
@@ -32,11 +34,12 @@ def read(reports: Path, **changes) -> Reports:
 
 
 def write_lock(path: Path, **sections) -> None:
-    """A dvc.lock whose stage codebook ran with these sections of params.yaml, one per tokenizer."""
+    """A dvc.lock whose stage codebook ran with these sections of params.yaml, one per tokenizer; images of IMG_PX."""
     stages = {
         f"codebook@{name}": {"params": {"params.yaml": {f"codebook.{name}": section}}}
         for name, section in sections.items()
     }
+    stages["data"] = {"params": {"params.yaml": {"data": {"source": "digits", "img_px": IMG_PX}}}}
     path.write_text(json.dumps({"schema": "2.0", "stages": stages}))
 
 
@@ -87,10 +90,27 @@ def write_evaluation(reports: Path, name: str, kind: str = "kmeans", psnr_db: fl
         "ar": generator("exact", 0.93), "masked": generator("upper", 0.88),
         "protocol": [protocol("val", **changes), *entries],
     })  # fmt: skip
-    picture(reconstructions / "pictures" / "reconstructions.png")
+    image_grid(reconstructions / "pictures" / "reconstructions.png", 2, 16)
     for one in ("ar", "masked"):
-        picture(samples / "pictures" / f"samples-{one}.png")
-        picture(samples / "pictures" / f"neighbors-{one}.png")
+        image_grid(samples / "pictures" / f"samples-{one}.png", 2, 3)
+        image_grid(samples / "pictures" / f"neighbors-{one}.png", 3, 2)
+        asked = {"samples": ["cat", "cat", "cat", "dog", "dog", ""], "neighbors": ["cat", "dog"]}
+        facts = samples / "pictures" / f"{one}.json"
+        facts.write_text(json.dumps({"img_px": IMG_PX, "columns": 3, **asked}))
+
+
+def image_grid(path: Path, rows: int, columns: int) -> np.ndarray:
+    """A picture of images unlike any others, uint8 [rows, columns, IMG_PX, IMG_PX, 3], which are returned."""
+    seed = int.from_bytes(path.as_posix().encode()[-12:])
+    images = np.random.default_rng(seed).integers(0, 256, (rows, columns, IMG_PX, IMG_PX, 3), dtype=np.uint8)
+    save_png(path, grid(images.reshape(-1, *images.shape[2:]), columns, enlarge(IMG_PX)))
+    return images
+
+
+def plain(html: str) -> str:
+    """The page with <td> for every cell, and in those of a header the title alone."""
+    titles = re.sub(r"<button[^>]*><span>(.*?)</span><small>.*?</small></button>", r"\1", html)
+    return re.sub(r"<t[hd]\b[^>]*>", "<td>", titles).replace("</th>", "</td>")
 
 
 def picture(path: Path, shape: tuple[int, int, int] = (8, 8, 3)) -> None:
@@ -175,6 +195,18 @@ def write_code_analysis(folder: Path) -> None:
     write_metrics(folder, {**metrics, "lookup": {"psnr_db": 22.5, "one_patch_psnr_db": 9.5}})
     for name in ("gallery", "tsne"):
         picture(folder / f"{name}.png")
+    write_map(folder / "map")
+
+
+def write_map(folder: Path) -> None:
+    """Three codes from left to right, each with a mean patch and one use."""
+    places = enumerate(((0.0, 0.5), (0.5, 0.5), (1.0, 0.25)))
+    codes = [
+        {"code": 7 - n, "x": x, "y": y, "share": 0.5 / 2**n, "class": "cat", "class_share": 0.75}
+        for n, (x, y) in places
+    ]
+    picture(folder / "patches.png", (9, 6, 3))
+    (folder / "codes.json").write_text(json.dumps({"tile_px": 3, "columns": 2, "codes": codes}))
 
 
 def write_ablation(folder: Path) -> None:

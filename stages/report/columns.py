@@ -26,13 +26,21 @@ class Column:
 
 # pattern of a title -> unit, better direction, meaning; the first pattern found in the title holds
 KNOWN: list[tuple[str, str, str, str]] = [
-    (r"against ", "", "", "Difference in rFID with its deviation: better or worse beyond two deviations, else undecided."),
+    (r"against ", "", "", "Difference in rFID with its deviation; undecided within two of them."),
     (r" ÷ ", "times", DOWN, "The same, as a multiple of another tokenizer's."),
     (r"chance$", "share", "", "What the images would score with one another's captions."),
-    (r"rfid\[", "", DOWN, "Fréchet distance between reconstructions and the same images before the tokenizer; 0 is perfect."),
-    (r"pfid\[", "", DOWN, "rFID after some codes were replaced by neighbors: robustness of the decoder to wrong codes."),
+    (r"rfid\[", "", DOWN, "Fréchet distance between reconstructions and their originals; 0 is perfect."),
+    (r"pfid\[", "", DOWN, "rFID after some codes were replaced by neighbors: how the decoder bears wrong codes."),
+    (r"gfid_infinity\[", "", DOWN, "gFID extrapolated to infinitely many samples: FID of few samples is too large."),
+    (r"density\[", "", UP, "How densely real images lie around generated ones; about 1 for real images."),
+    (r"coverage\[", "share", UP, "Share of real images with a generated one among their neighbors."),
+    (r"^accuracy$|^miou|^ap\b", "share", UP, "Score on val images; perfect is 1."),
+    (r"^(best|middle|last) layer$", "share", UP, "Accuracy of a linear classifier on this layer's mean output."),
+    (r"is layer$", "", "", "Which layer that is; 0 is the embeddings."),
+    (r"^share of codes$", "share", "", "Share of the codes that were replaced."),
+    (r"^among the nearest$", "codes", "", "From how many nearest codes the replacement was drawn."),
     (r"gfid\[", "", DOWN, "Fréchet distance between generated and real training images; 0 is perfect."),
-    (r"gkid\[", "", DOWN, "Kernel distance between generated and real training images; 0 is perfect, noise can make it negative."),
+    (r"gkid\[", "", DOWN, "Kernel distance between generated and real training images; 0 is perfect, and chance may be below."),
     (r"\bis\[", "", UP, "Inception score: sure and varied classes; at most the number of classes."),
     (r"precision\[", "share", UP, "Share of generated images that lie among real ones."),
     (r"recall\[", "share", UP, "Share of real images that lie among generated ones."),
@@ -42,11 +50,11 @@ KNOWN: list[tuple[str, str, str, str]] = [
     (r"SSIM", "", UP, "Likeness of structure; 1 is equal."),
     (r"perceptual", "", DOWN, "Distance between patch features of the encoder."),
     (r"unigram perplexity", "codes", "", "Perplexity from the frequencies of codes alone."),
-    (r"perplexity|\bppl$", "codes", DOWN, "Among how many codes a generator is undecided, on average, at each code of a val image. ≤: an upper bound."),
+    (r"perplexity|\bppl$", "codes", DOWN, "Among how many codes a generator is undecided at each code of a val image. ≤: a bound."),
     (r"bits", "bits", DOWN, "What it takes to code a val image. ≤: an upper bound."),
     (r"entropy nats", "nats", UP, "How evenly codes are used; the most is ln K."),
     (r"live", "codes", UP, "Codes that occur at all."),
-    (r"near copies", "share", DOWN, "Share nearer to a training image than 99 % of real val images are; real images have 0.01."),
+    (r"near copies", "share", DOWN, "Share nearer to a training image than 99 % of real val images are."),
     (r"^changed", "share", DOWN, "Share of codes that noise on the pixels changes."),
     (r"cosine", "", UP, "Cosine between vectors with and without noise; 1 is equal."),
     (r"^K$", "codes", "", "Size of the codebook."),
@@ -55,7 +63,7 @@ KNOWN: list[tuple[str, str, str, str]] = [
     (r"parameters", "weights", "", "Number of weights."),
     (r"GFLOP", "10⁹", DOWN, "Multiplications and additions to decode one image."),
     (r"^steps$", "", "", "Decoding steps; * marks the decoder's own number, – a decoder without steps."),
-    (r"^passes$", "", DOWN, "How often a whole sequence runs through the network for one sample; * marks the settings in params.yaml."),
+    (r"^passes$", "", DOWN, "Whole sequences through the network per sample; * marks the settings in params.yaml."),
     (r"^median$|^1 %$|^99 %$", "", "", "Distance to the nearest training image, at this share of the images."),
     (r"variance lost|left out", "share", DOWN, "Share of the variance of the features that is lost."),
     (r"^class$|class from bag", "share", UP, "Accuracy of a linear probe of the class, on val."),
@@ -73,7 +81,7 @@ def describe(title: str) -> Column:
     if not found:
         return Column(title)
     _, unit, better, said = found
-    name = re.search(r"\[(\w+)\]", title)
-    features = EXTRACTORS.get(name[1], "") if name else ""
-    shown = title.removesuffix(f" {unit}") if unit else title
+    name = re.search(r"\[(.+)\]", title)
+    features = next((said for key, said in EXTRACTORS.items() if name and name[1].startswith(key)), "")
+    shown = title.removesuffix(f" {unit}").rstrip(",") if unit in ("dB", "nats") else title
     return Column(shown or title, unit, better, said + (f" Features of {features}." if features else ""))

@@ -65,13 +65,19 @@ class Answer:
 def answer(evaluations: dict[str, Evaluation]) -> Answer | None:
     """Which contender is best; None without any."""
     found = contenders(evaluations)
-    metric = next((f"gfid[{name}]" for name in RANKING if any(f"gfid[{name}]" in one.metrics for one in found)), "")
+    metric = next((name for one in found for name in ranking_keys(one.metrics, "gfid[")), "")
     ranked = sorted((one for one in found if metric in one.metrics), key=lambda one: one.metrics[metric])
     if not ranked:
         return None
     real = ranked[0].evaluation.generation.get("val", {}).get(metric)
     said = [*compared(ranked, metric), *other_tokenizer(ranked, metric), *contradicted(ranked)]
     return Answer(metric, ranked, real, headline(ranked, metric), said)
+
+
+def ranking_keys(metrics: Metrics, start: str) -> list[str]:
+    """The metrics whose names begin so, in the order of RANKING; dinov2 stands for networks of every size."""
+    names = [key for key in metrics if key.startswith(start) and not key.endswith("_std")]
+    return [key for name in RANKING for key in names if key.startswith(f"{start}{name}")]
 
 
 def contenders(evaluations: dict[str, Evaluation]) -> list[Contender]:
@@ -93,9 +99,9 @@ def label(evaluation: Evaluation, generator: str, with_decoder: bool) -> str:
 
 def difference(one: Contender, other: Contender, metric: str) -> tuple[float, float | None]:
     """By how much one is less than the other, and the deviation of that; None without spreads."""
-    stds = [side.metrics.get(f"{metric}_std") for side in (one, other)]
+    known = [side.metrics[f"{metric}_std"] for side in (one, other) if f"{metric}_std" in side.metrics]
     gap = other.metrics[metric] - one.metrics[metric]
-    return gap, None if None in stds else sum(std**2 for std in stds) ** 0.5
+    return gap, sum(std**2 for std in known) ** 0.5 if len(known) == 2 else None
 
 
 def is_clear(gap: float, std: float | None) -> bool:

@@ -50,7 +50,7 @@ class Reports:
         return self.stages[stage].folders[name]
 
     def metrics(self, stage: str) -> dict[str, Metrics]:
-        """{name: metrics} of the members that have any of these images, in the order of the lists; {} without the stage."""
+        """{name: metrics} of the members that have any of these images, in the order of the lists; {} of no stage."""
         found = read_members(self.stages[stage]) if stage in self.stages else {}
         return {name: one for name, one in found.items() if self.belongs(stage, one)}
 
@@ -70,7 +70,8 @@ class Reports:
     def left_out(self) -> list[str]:
         """Folders of names that are not listed."""
         listed = {one for stage in self.stages.values() if "" not in stage.folders for one in stage.folders.values()}
-        others = [one for parent in {one.parent for one in listed} for one in parent.glob("*/") if one not in listed]
+        parents = {one.parent for one in listed}
+        others = [one for parent in parents for one in parent.glob("*/") if one not in listed | parents]
         return sorted(f"{one.parent.name}/{one.name}" for one in others)
 
 

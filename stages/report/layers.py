@@ -1,5 +1,7 @@
 """Sections of the layer probe and of codes with noise (pFID)."""
 
+from matplotlib.axes import Axes
+
 from stages.report import plots
 from stages.report.gather import Metrics, Reports
 from stages.report.plots import Picture
@@ -14,7 +16,8 @@ DIRECT = {"bag": "bag of codes", "vectors": "code vectors", "accuracy": "raw pix
 
 def layer_probe(reports: Reports) -> Section | None:
     """Linear probes of every layer of every generator and of the encoder: a table, and a plot by layer."""
-    if not (named := reports.metrics("layer_probe")):
+    named = reports.metrics("layer_probe") | reports.metrics("alternating_layer_probe")
+    if not named:
         return None
     found, facts = measured(named)
     rows = [row for name, one in found.items() for row in (*network_rows(name, one), *direct_rows(name, one))]
@@ -65,7 +68,12 @@ def layer_plot(group: dict[str, Metrics]) -> str:
         for key in NETWORKS
         if key in one.get("layers", {})
     }
-    return plots.bands({"class accuracy of a linear probe": lines}, "layer", lambda axis: axis.locator_params("x", integer=True))
+    return plots.bands({"class accuracy of a linear probe": lines}, "layer", whole_ticks)
+
+
+def whole_ticks(axis: Axes) -> None:
+    """Layers are whole numbers."""
+    axis.locator_params("x", integer=True)
 
 
 def layer_band(points: list[Metrics]) -> plots.Band:
@@ -92,7 +100,8 @@ def code_noise(reports: Reports) -> Section | None:
         Picture(noise_plot(one), f"{name}: by share of codes, a line per number of neighbors", plot=True)
         for name, one in found.items()
     ]
-    return Section("code_noise_fid", "Noise on codes (pFID)", facts, tables(["tokenizer-decoder"], rows), shown, details)
+    shared = tables(["tokenizer-decoder"], rows)
+    return Section("code_noise_fid", "Noise on codes (pFID)", facts, shared, shown, details)
 
 
 def noise_cells(metrics: Metrics) -> dict[str, str]:

@@ -61,24 +61,31 @@ all("details").forEach((one) => one.addEventListener("toggle", hints));
 addEventListener("resize", hints);
 hints();
 
-// Explanations, where the pointer or the focus is.
+// Explanations, where the pointer or else the focus is.
 const tip = document.getElementById("tip");
-let told = null;
-function tell(event) {
-  const target = event.target.closest?.("[data-tip]");
-  told?.removeAttribute("aria-describedby");
-  told = target || null;
-  tip.hidden = !target;
-  if (!target) return;
-  tip.textContent = target.dataset.tip;
-  target.setAttribute("aria-describedby", "tip");
-  const box = target.getBoundingClientRect();
+let pointed = null, told = null;
+function place() {
+  const box = told.getBoundingClientRect();
   tip.style.left = `${Math.max(4, Math.min(box.left, root.clientWidth - tip.offsetWidth - 8))}px`;
   const above = box.top - tip.offsetHeight - 6;
   tip.style.top = `${above > 50 ? above : box.bottom + 6}px`;
 }
-for (const kind of ["mouseover", "focusin"]) document.addEventListener(kind, tell);
-addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+function tell() {
+  const focused = document.activeElement?.closest("[data-tip]");
+  told?.removeAttribute("aria-describedby");
+  told = pointed || (focused?.matches(":focus-visible") ? focused : null);
+  tip.hidden = !told;
+  if (!told) return;
+  tip.textContent = told.dataset.tip;
+  told.setAttribute("aria-describedby", "tip");
+  place();
+}
+document.addEventListener("mouseover", (event) => {
+  pointed = event.target.closest?.("[data-tip]");
+  tell();
+});
+for (const kind of ["focusin", "focusout"]) document.addEventListener(kind, () => setTimeout(tell));
+addEventListener("scroll", () => { if (told) place(); }, { passive: true, capture: true });
 addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
 
 for (const slider of all(".slider")) {

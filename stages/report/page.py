@@ -15,10 +15,12 @@ from ruamel.yaml import YAML
 
 from stages.core.artifact import write_atomically
 from stages.core.code import track
-from stages.report import decoders, generators, graph, sections, studies
+from stages.report import decoders, generators, graph, layers, sections, studies
 from stages.report.captions import captions
 from stages.report.columns import describe
 from stages.report.gather import Reports, read_evaluations
+from stages.report.recognition import recognition
+from stages.report.sample_counts import by_count
 from stages.report.sections import Evaluations, Section
 from stages.report.summary import summary
 from stages.report.tables import Table, protocol_lines
@@ -56,7 +58,7 @@ def parts_of(reports: Reports, evaluations: Evaluations) -> dict[str, Parts]:
     """{group: {part, as the page names it where it is missing: its sections}}, in the order of the page."""
     return {
         "Generation": {
-            "generated images": lambda: [sections.generated_images(evaluations)],
+            "generated images": lambda: [sections.generated_images(evaluations), by_count(evaluations)],
             "samples": lambda: [sections.samples(reports, evaluations), *captions(reports)],
             "sampling settings": lambda: [generators.sampling(reports), generators.editing(reports)],
         },
@@ -70,10 +72,10 @@ def parts_of(reports: Reports, evaluations: Evaluations) -> dict[str, Parts]:
             "code analysis": lambda: [studies.code_analysis(reports)],
             "codebooks": lambda: [sections.codebooks(reports)],
             "codebook ablation": lambda: [studies.ablation(reports)],
-            "noise robustness": lambda: [studies.noise_robustness(reports, evaluations)],
+            "noise robustness": lambda: [studies.noise_robustness(reports, evaluations), layers.code_noise(reports)],
         },
         "Recognition": {
-            "encoder probe": lambda: [studies.probe(reports)],
+            "encoder probe": lambda: [studies.probe(reports), layers.layer_probe(reports), *recognition(reports)],
         },
         "Training": {
             "training curves": lambda: [sections.training(reports)],
@@ -99,7 +101,9 @@ def collect(reports: Reports, evaluations: Evaluations) -> tuple[list[Group], li
 def stages_of(reports: Reports) -> Section:
     """The graph of the stages, a table of what they do, and the params with which they ran."""
     drawn = graph.draw(reports.stages)
-    rows = [[one.name, one.does, one.takes or "–", str(one.count), ", ".join(one.parents) or "–"] for one in drawn.nodes]
+    rows = [
+        [one.name, one.does, one.takes or "–", str(one.count), ", ".join(one.parents) or "–"] for one in drawn.nodes
+    ]
     table = Table(["stage", "what it does", "time and size", "runs", "reads from"], rows)
     facts = {"params": as_yaml(reports.params)}
     return Section("stages", "Stages", facts, tables=[table], parts=[("graph", drawn)])
@@ -115,7 +119,7 @@ def render(groups: list[Group], missing: list[str], reports: Reports, evaluation
         loader=FunctionLoader(source_of),
     )
     environment.filters["describe"] = describe
-    environment.globals["protocol_lines"] = protocol_lines
+    environment.filters["protocol_lines"] = protocol_lines
     return environment.get_template(TEMPLATES[0]).render(
         groups=groups, missing=missing, left_out=reports.left_out(), images=reports.images, stale=reports.stale(),
         summary=summary(reports, evaluations), claims=[],

@@ -12,7 +12,7 @@ from stages.report.tables import Row, Table, comparable, metric_table, number, p
 
 Evaluations = dict[str, Evaluation]
 NOISE_DB = "20"  # SNR at which the table of tokenizers compares noise robustness
-DISTANCES = ("gfid[", "gkid[", "is[", "precision[", "recall[")
+DISTANCES = ("gfid[", "gfid_infinity[", "gkid[", "is[", "precision[", "recall[", "density[", "coverage[")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from stages.core.distributed import linspace_indices
-from stages.report.contenders import RANKING, Answer, answer
+from stages.report.contenders import Answer, answer, ranking_keys
 from stages.report.gather import Evaluation, Metrics, Reports
 from stages.report.tables import number, protocol_of, rounded
 from stages.report.tiles import Tile, address, cut, facts_of, img_px_of, reduced
@@ -51,7 +51,10 @@ def what_ran(reports: Reports, evaluations: dict[str, Evaluation]) -> list[tuple
     """Data, tokenizers, decoders and generators, each in a few words."""
     first = next(iter(evaluations.values()))
     tokenizers = {one.tokenizer: one.reconstruction["tokenizer"] for one in evaluations.values()}
-    said = [f"{name} ({one['codes']} codes per image, of a codebook of {number(one['num_codes'])})" for name, one in tokenizers.items()]
+    said = [
+        f"{name} ({one['codes']} codes per image, of a codebook of {number(one['num_codes'])})"
+        for name, one in tokenizers.items()
+    ]
     generators = dict.fromkeys(name for one in evaluations.values() for name in one.generators)
     decoders = dict.fromkeys(one.decoder for one in evaluations.values())
     named = {"tokenizer": said, "decoder": [*decoders], "generator": [*generators]}
@@ -122,7 +125,7 @@ def of_samples(drawn: Metrics, real: Metrics, chance: float) -> list[Number]:
     """What the best generator's samples score."""
     found = [
         Number(f"gFID{extractor(key)}", told(drawn, key), distance_reading(real, key))
-        for key in first_key(drawn, "gfid[")
+        for key in ranking_keys(drawn, "gfid[")[:1]
     ]
     if "class_accuracy" in drawn:
         said = "Share of generated images in which a classifier sees the class asked for."
@@ -147,10 +150,8 @@ def of_reconstructions(metrics: Metrics) -> list[Number]:
     """What the same tokenizer and decoder make of val images."""
     made, facts = metrics["reconstruction"], metrics["tokenizer"]
     found = [
-        Number(
-            f"rFID{extractor(key)}", told(made, key), "Distance of reconstructed from real val images. Perfect: 0."
-        )
-        for key in first_key(made, "rfid[")
+        Number(f"rFID{extractor(key)}", told(made, key), "Distance of reconstructed from real val images. Perfect: 0.")
+        for key in ranking_keys(made, "rfid[")[:1]
     ]
     if "psnr_db" in made:
         said = "Likeness of reconstructions, pixel by pixel. 6 dB more is half the error; past 40 dB it is hard to see."
@@ -160,12 +161,6 @@ def of_reconstructions(metrics: Metrics) -> list[Number]:
         said = "Codes that occur in val images. Codes that never occur are wasted."
         found.append(Number("Codes in use", f"{number(usage['live_codes'])} of {number(facts['num_codes'])}", said))
     return found
-
-
-def first_key(metrics: Metrics, start: str) -> list[str]:
-    """The first metric in the order of `contenders.RANKING`, if there is any."""
-    from_ranking = [f"{start}{name}]" for name in RANKING]
-    return [key for key in from_ranking if key in metrics][:1]
 
 
 def extractor(key: str) -> str:

@@ -41,7 +41,7 @@ def number(value: float) -> str:
 
 
 def rounded(value: float, std: float | None) -> str:
-    """A value with its deviation, both to the digits that count: one of the deviation, two where it begins with 1 to 3."""
+    """A value with its deviation, to the digits that count: one of the deviation, two if it begins with 1 to 3."""
     if not std:
         return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
     decimals = -floor(log10(std))

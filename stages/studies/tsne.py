@@ -86,7 +86,9 @@ def lay_out(subset: FeatureSubset, train: Survey, vectors_KD: np.ndarray, params
     return Layout(plane[: len(features)], codes, plane[len(features) :])
 
 
-def save_tsne(path: Path, subset: FeatureSubset, layout: Layout, train: Survey, num_codes: int, names: list[str]) -> None:
+def save_tsne(
+    path: Path, subset: FeatureSubset, layout: Layout, train: Survey, num_codes: int, names: list[str]
+) -> None:
     """Features as dots in the color of their image's class; the most used codes as ringed dots in the color of the
     class they occur in most, the larger the greater its share of their uses. Where there is none, its obstacle."""
     if why := subset.obstacle():
