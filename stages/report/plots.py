@@ -33,9 +33,9 @@ class Picture:
     plot: bool = False  # lines on white, which the dark page inverts
 
 
-def pictures(found: dict[str, Path]) -> list[Picture]:
-    """The files that exist, by caption."""
-    return [Picture(picture_address(path), caption) for caption, path in found.items() if path.is_file()]
+def pictures(found: dict[str, Path], plot: bool = False) -> list[Picture]:
+    """The files that exist, by caption; `plot`: lines or dots on white."""
+    return [Picture(picture_address(path), caption, plot) for caption, path in found.items() if path.is_file()]
 
 
 def picture_address(path: Path) -> str:

@@ -63,11 +63,9 @@ def code_analysis(reports: Reports) -> Section | None:
     ]
     lookups = [Row([name], lookup_cells(one), protocol_of(one, "code_analysis")) for name, one in found.items()]
     folders = {name: reports.folder("code_analysis", name) for name in found}
-    shown = pictures({
-        f"{name}: {caption}": folder / file
-        for name, folder in folders.items()
-        for caption, file in (("gallery of codes", "gallery.png"), ("t-SNE of features and code vectors", "tsne.png"))
-    })  # fmt: skip
+    shown = pictures({f"{name}: gallery of codes": folder / "gallery.png" for name, folder in folders.items()})
+    planes = {f"{name}: t-SNE of features and code vectors": folder / "tsne.png" for name, folder in folders.items()}
+    shown += pictures(planes, plot=True)
     both = [*tables(["tokenizer", "probe of"], rows), *tables(["tokenizer"], lookups)]
     maps = [("code_map", one) for one in code_maps(reports)]
     return Section("code_analysis", "Code analysis", {"skipped": parts_skipped(found)}, both, shown, parts=maps)
@@ -226,7 +224,8 @@ def pca_vs_lda(reports: Reports) -> Section | None:
     if (metrics := reports.metrics("pca_vs_lda").get("")) is None:
         return None
     rows = [row for case in metrics["protocol"] for row in case_rows(case, metrics[case["of"]])]
-    shown = pictures({"points, directions and accuracy": reports.folder("pca_vs_lda") / "pca_vs_lda.png"})
+    drawn = {"points, directions and accuracy": reports.folder("pca_vs_lda") / "pca_vs_lda.png"}
+    shown = pictures(drawn, plot=True)
     return Section("pca_vs_lda", "PCA and LDA under noise", {}, tables(["case", "projection"], rows), shown)
 
 

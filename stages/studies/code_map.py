@@ -52,7 +52,7 @@ def facts_of(train: Survey, num_codes: int, layout: Layout, names: list[str]) ->
 def row_of(
     split: ImageSplit, train: Survey, mean_patch: np.ndarray, code: int, grid: int, params: CodeAnalysis
 ) -> np.ndarray:
-    """uint8 [t, (1 + USES) * t, 3]: the mean patch, then uses with the gallery's context; black where there are none."""
+    """uint8 [t, (1 + USES) * t, 3]: the mean patch, then uses with their context; black where there are none."""
     uses, scale = choose_uses(train.codes, code, USES, params.seed), 1 + 2 * params.gallery.context
     found = crops(split.read(train.index[uses[:, 0]]), uses[:, 1], grid, params.gallery.context)
     tiles = [mean_patch.repeat(scale, 0).repeat(scale, 1), *found]
