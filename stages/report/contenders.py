@@ -2,14 +2,16 @@
 
 import re
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
-from stages.report.gather import Evaluation, Metrics
+from stages.report.gather import Evaluation, Metrics, Reports
+from stages.report.replicates import configurations
+from stages.report.sides import MIN_TRAININGS, SIGMAS
 from stages.report.tables import protocol_of, rounded, shared
 
 # The Fréchet distance that ranks: published features first, then those that no tokenizer has seen.
-RANKING = ("inception", "classifier", "efficientnet_lite0", "dinov2", "clip", "embedded")
-SIGMAS = 2.0  # a difference beyond so many of its deviations counts
+RANKING = ("inception", "efficientnet_lite0", "classifier", "dinov2", "clip", "embedded")
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Contender:
     generator: str
     label: str
     metrics: Metrics
+    trainings: int = 1  # behind the metrics
 
     @property
     def short(self) -> str:
@@ -62,9 +65,9 @@ class Answer:
         return None if self.real is None or not best else max(0.0, self.real) * bar / best
 
 
-def answer(evaluations: dict[str, Evaluation]) -> Answer | None:
+def answer(reports: Reports, evaluations: dict[str, Evaluation]) -> Answer | None:
     """Which contender is best; None without any."""
-    found = contenders(evaluations)
+    found = contenders(reports, evaluations)
     metric = next((name for one in found for name in ranking_keys(one.metrics, "gfid[")), "")
     ranked = sorted((one for one in found if metric in one.metrics), key=lambda one: one.metrics[metric])
     if not ranked:
@@ -80,15 +83,36 @@ def ranking_keys(metrics: Metrics, start: str) -> list[str]:
     return [key for name in RANKING for key in names if key.startswith(f"{start}{name}")]
 
 
-def contenders(evaluations: dict[str, Evaluation]) -> list[Contender]:
-    """Every generator whose samples were scored like those of the first: unlike protocols are not ranked."""
-    scored = [(one, generator) for one in evaluations.values() for generator in one.generators]
-    protocols = [shared(protocol_of(one.generation, generator)) for one, generator in scored]
-    alike = [pair for pair, protocol in zip(scored, protocols, strict=True) if protocol == protocols[0]]
-    several = len({one.decoder for one, _ in alike}) > 1
-    return [
-        Contender(one, generator, label(one, generator, several), one.generation[generator]) for one, generator in alike
+def contenders(reports: Reports, evaluations: dict[str, Evaluation]) -> list[Contender]:
+    """Every generator whose samples were scored like those of the first: unlike protocols are not ranked.
+
+    Trainings that differ by their seeds alone are one contender.
+    """
+    scored = {
+        (one.tokenizer, one.decoder, generator): one for one in evaluations.values() for generator in one.generators
+    }
+    protocols = {key: shared(protocol_of(one.generation, key[2])) for key, one in scored.items()}
+    alike = [key for key in scored if protocols[key] == next(iter(protocols.values()))]
+    several = len({decoder for _, decoder, _ in alike}) > 1
+    groups = [
+        [key for one in found.trainings if (key := (one.tokenizer, one.decoder, one.generator)) in alike]
+        for found in configurations(reports, evaluations)
     ]
+    return [
+        Contender(scored[keys[0]], keys[0][2], label(scored[keys[0]], keys[0][2], several), *merged(keys, scored))
+        for keys in filter(None, groups)
+    ]
+
+
+def merged(keys: list[tuple[str, str, str]], scored: dict[tuple[str, str, str], Evaluation]) -> tuple[Metrics, int]:
+    """The metrics of one training, or means over several with the deviation between them, and how many there are."""
+    each = [scored[key].generation[key[2]] for key in keys]
+    if len(each) < MIN_TRAININGS:
+        return each[0], 1
+    numbers = [key for key, value in each[0].items() if isinstance(value, float) and not key.endswith("_std")]
+    known = {key: [one[key] for one in each] for key in numbers if all(key in one for one in each)}
+    means = {key: fmean(values) for key, values in known.items()}
+    return {**each[0], **means, **{f"{key}_std": stdev(values) for key, values in known.items()}}, len(each)
 
 
 def label(evaluation: Evaluation, generator: str, with_decoder: bool) -> str:

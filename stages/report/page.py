@@ -17,6 +17,8 @@ from stages.core.artifact import write_atomically
 from stages.core.code import track
 from stages.report import decoders, generators, graph, layers, sections, studies
 from stages.report.captions import captions
+from stages.report.claims import Claim, judge
+from stages.report.claims_table import by_verdict, claims_section
 from stages.report.columns import describe
 from stages.report.gather import Reports, read_evaluations
 from stages.report.recognition import recognition
@@ -45,16 +47,17 @@ class Group:
 def write_page(reports: Reports, out: Path) -> None:
     """Write the page `out`, and print its size and what is missing."""
     evaluations = read_evaluations(reports)
-    groups, missing = collect(reports, evaluations)
+    claims = judge(reports)
+    groups, missing = collect(reports, evaluations, claims)
     missing += [] if reports.params else ["params (no dvc.lock)"]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, render(groups, missing, reports, evaluations).encode())
+    write_atomically(out, render(groups, missing, reports, evaluations, claims).encode())
     notes = {"missing": missing, "stale": list(reports.stale())}
     said = "".join(f"; {note}: {', '.join(names)}" for note, names in notes.items() if names)
     print(f"report: {out}, {out.stat().st_size / 1e6:.1f} MB{said}")
 
 
-def parts_of(reports: Reports, evaluations: Evaluations) -> dict[str, Parts]:
+def parts_of(reports: Reports, evaluations: Evaluations, claims: list[Claim]) -> dict[str, Parts]:
     """{group: {part, as the page names it where it is missing: its sections}}, in the order of the page."""
     return {
         "Generation": {
@@ -77,6 +80,7 @@ def parts_of(reports: Reports, evaluations: Evaluations) -> dict[str, Parts]:
         "Recognition": {
             "encoder probe": lambda: [studies.probe(reports), layers.layer_probe(reports), *recognition(reports)],
         },
+        "Claims": {"claims": lambda: [claims_section(claims)]},
         "Training": {
             "training curves": lambda: [sections.training(reports)],
             "PCA and LDA": lambda: [studies.pca_vs_lda(reports)],
@@ -88,10 +92,10 @@ def parts_of(reports: Reports, evaluations: Evaluations) -> dict[str, Parts]:
     }  # fmt: skip
 
 
-def collect(reports: Reports, evaluations: Evaluations) -> tuple[list[Group], list[str]]:
+def collect(reports: Reports, evaluations: Evaluations, claims: list[Claim]) -> tuple[list[Group], list[str]]:
     """The groups of the page that have sections, and the names of the parts without metrics."""
     groups, missing = [], []
-    for title, parts in parts_of(reports, evaluations).items():
+    for title, parts in parts_of(reports, evaluations, claims).items():
         found = {name: [section for section in part() if section] for name, part in parts.items()}
         missing += [name for name, part in found.items() if not part]
         groups.append(Group(title, [section for part in found.values() for section in part]))
@@ -109,7 +113,9 @@ def stages_of(reports: Reports) -> Section:
     return Section("stages", "Stages", facts, tables=[table], parts=[("graph", drawn)])
 
 
-def render(groups: list[Group], missing: list[str], reports: Reports, evaluations: Evaluations) -> str:
+def render(
+    groups: list[Group], missing: list[str], reports: Reports, evaluations: Evaluations, claims: list[Claim]
+) -> str:
     """The page's HTML."""
     environment = Environment(
         autoescape=True,
@@ -122,7 +128,7 @@ def render(groups: list[Group], missing: list[str], reports: Reports, evaluation
     environment.filters["protocol_lines"] = protocol_lines
     return environment.get_template(TEMPLATES[0]).render(
         groups=groups, missing=missing, left_out=reports.left_out(), images=reports.images, stale=reports.stale(),
-        summary=summary(reports, evaluations), claims=[],
+        summary=summary(reports, evaluations), claims=by_verdict(claims),
     )  # fmt: skip
 
 

@@ -32,18 +32,20 @@ class Summary:
     run: list[tuple[str, str]]
     pictures: list[tuple[str, list[Tile]]]
     numbers: list[Number]
-    seeds: int
+    spread_of: str  # what ± of the answer is between
 
 
 def summary(reports: Reports, evaluations: dict[str, Evaluation]) -> Summary:
     """The first screen of a run."""
-    found = answer(evaluations)
+    found = answer(reports, evaluations)
     best = found.ranked[0].evaluation if found else next(iter(evaluations.values()))
     generator = found.ranked[0].generator if found else ""
     seeds = protocol_of(best.generation, generator).get("seeds", [])
+    trainings = found.ranked[0].trainings if found else 1
+    spread_of = f"{trainings} trainings" if trainings > 1 else f"{len(seeds)} sampling seeds of one training"
     return Summary(
         found, what_ran(reports, evaluations), shown_pictures(reports, best, generator), numbers(best, generator),
-        len(seeds),
+        spread_of,
     )  # fmt: skip
 
 
