@@ -153,7 +153,7 @@ def test_galleries_filter_by_generator_and_by_class(page):
 def test_the_tab_key_reaches_the_results_then_the_sections_then_the_theme(browser, address, complaints):
     page = opened(browser, address, complaints)
     reached = []
-    for _ in range(9):
+    for _ in range(10):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.textContent"))
     assert reached[:3] == ["Skip to the results", "semtok report", "Generation"] and reached[-1] == "Dark"

@@ -1,17 +1,14 @@
 """What all stages leave below reports/, written by hand: metrics, curves, pictures; params.yaml, dvc.lock."""
 
 import json
-import re
 from pathlib import Path
 
-import numpy as np
+from written_pictures import IMG_PX, image_grid, picture, write_map
 
-from stages.core.results import enlarge, grid, save_png
 from stages.report import plots
 from stages.report.gather import Reports, read_reports
 
 PIPELINE = Path(__file__).parents[1] / "dvc.yaml"
-IMG_PX = 32
 DISTANCES = {"pixel": {"median": 0.1, "p01": 0.05, "p99": 0.2, "near_copies": 0.01}}
 IMAGES = "0123456789ab"  # of all metrics, unless a test says otherwise
 PARAMS = {
@@ -99,26 +96,6 @@ def write_evaluation(reports: Path, name: str, kind: str = "kmeans", psnr_db: fl
         facts.write_text(json.dumps({"img_px": IMG_PX, "columns": 3, **asked}))
 
 
-def image_grid(path: Path, rows: int, columns: int) -> np.ndarray:
-    """A picture of images unlike any others, uint8 [rows, columns, IMG_PX, IMG_PX, 3], which are returned."""
-    seed = int.from_bytes(path.as_posix().encode()[-12:])
-    images = np.random.default_rng(seed).integers(0, 256, (rows, columns, IMG_PX, IMG_PX, 3), dtype=np.uint8)
-    save_png(path, grid(images.reshape(-1, *images.shape[2:]), columns, enlarge(IMG_PX)))
-    return images
-
-
-def plain(html: str) -> str:
-    """The page with <td> for every cell, and in those of a header the title alone."""
-    titles = re.sub(r"<button[^>]*><span>(.*?)</span><small>.*?</small></button>", r"\1", html)
-    return re.sub(r"<t[hd]\b[^>]*>", "<td>", titles).replace("</th>", "</td>")
-
-
-def picture(path: Path, shape: tuple[int, int, int] = (8, 8, 3)) -> None:
-    """A picture unlike any other of the test."""
-    seed = int.from_bytes(path.as_posix().encode()[-12:])
-    save_png(path, np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
-
-
 def write_noise(folder: Path, change: float, foreground: float = 0.2, **changes) -> None:
     """Two levels of noise; `changes` go into the protocol."""
     metrics = {"change": change, "foreground_change": foreground, "code_cosine": 0.9}
@@ -132,7 +109,7 @@ def write_noise(folder: Path, change: float, foreground: float = 0.2, **changes)
 
 def write_pca_vs_lda(folder: Path) -> None:
     """One case at two levels of noise."""
-    case = {"of": "oblique", "noise_sigmas": [0.0, 0.5]}
+    case = {"of": "oblique", "noise_sigmas": [0.0, 0.5], "point_seeds": [0, 1, 2]}
     lines = {kind: {"sigma_0": 0.9, "sigma_0_std": 0.004, "sigma_0.5": 0.7} for kind in ("pca", "lda", "bayes")}
     picture(folder / "pca_vs_lda.png")
     write_metrics(folder, {"oblique": lines, "protocol": [case]})
@@ -196,17 +173,6 @@ def write_code_analysis(folder: Path) -> None:
     for name in ("gallery", "tsne"):
         picture(folder / f"{name}.png")
     write_map(folder / "map")
-
-
-def write_map(folder: Path) -> None:
-    """Three codes from left to right, each with a mean patch and one use."""
-    places = enumerate(((0.0, 0.5), (0.5, 0.5), (1.0, 0.25)))
-    codes = [
-        {"code": 7 - n, "x": x, "y": y, "share": 0.5 / 2**n, "class": "cat", "class_share": 0.75}
-        for n, (x, y) in places
-    ]
-    picture(folder / "patches.png", (9, 6, 3))
-    (folder / "codes.json").write_text(json.dumps({"tile_px": 3, "columns": 2, "codes": codes}))
 
 
 def write_ablation(folder: Path) -> None:
