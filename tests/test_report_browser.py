@@ -109,7 +109,7 @@ def test_a_header_explains_itself_to_pointer_and_focus(page):
     page.locator("#theme").focus()
     for come, go in ((button.hover, lambda: page.mouse.move(0, 0)), (button.focus, page.locator("#theme").focus)):
         come()
-        expect(tip).to_contain_text("Likeness of pixels")
+        expect(tip).to_contain_text("How close the pixels are")
         assert button.get_attribute("aria-describedby") == "tip"
         go()
         expect(tip).to_be_hidden()

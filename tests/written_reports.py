@@ -19,6 +19,8 @@ PARAMS = {
     "alternating_generators": [],
     "text_encoders": [],
     "caption_checkers": [],
+    "recognition_tasks": [],
+    "recognition_networks": [],
     "ablation": {"num_codes": [8, 16], "dims": [2, 32]},
     "code_noise_fid": {"decoders": []},
 }
@@ -148,6 +150,7 @@ def write_reports(tmp_path: Path) -> Path:
         picture(reports / "decoder" / "kmeans-onestep" / "pictures" / f"epoch-{epoch:04d}.png")
     write_code_analysis(reports / "code_analysis" / "kmeans")
     write_ablation(reports / "ablation")
+    write_layer_probe(reports / "layer_probe" / "kmeans-ar")
     write_steps(reports / "decoding_steps" / "kmeans-onestep", "onestep", {"once": 25.0})
     write_scales(reports / "resolution_transfer" / "vqgan-onestep")
     write_sampling(reports / "sampling" / "kmeans-onestep-ar")
@@ -160,6 +163,15 @@ def write_probe(folder: Path, clean: float) -> None:
     probed = {name: {"clean": clean, "augmented": 0.8, **few} for name in ("raw", "random_twin", "encoder")}
     write_metrics(folder, {**probed, "protocol": [{"of": "probe", "val_images": 297}]})
     picture(folder / "augmented.png")
+
+
+def write_layer_probe(folder: Path) -> None:
+    """Two layers of one generator and of its untrained twin."""
+    found = {"best_layer": 1, "middle_layer": 1, "best": 0.8125, "best_std": 0.01, "middle": 0.75, "last": 0.625}
+    points = [{"layer": n, "accuracy": 0.5 + n / 8, "accuracy_std": 0.01} for n in range(2)]
+    both = {"trained": found, "untrained": {**found, "best": 0.375}}
+    layers = {name: points for name in both}
+    write_metrics(folder, {**both, "layers": layers, "codes": {"bag": 0.7}, "protocol": [{"of": "layer_probe"}]})
 
 
 USAGE = {"live_codes": 8, "entropy_nats": 2.0, "perplexity": 7.39}

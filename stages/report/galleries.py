@@ -127,12 +127,12 @@ def slider(key: str, reports: Reports, names: list[str]) -> Slider:
         path = reports.folder("reconstruction", name) / "pictures" / "reconstructions.png"
         if (grid := cut(path, img_px_of(reports))) is None:
             continue
-        frames += [] if frames else [Tile(mosaic(grid[0::2]), "original")]
-        frames.append(Tile(mosaic(grid[1::2]), name))
+        frames += [] if frames else [Tile(in_rows(grid[0::2]), "original")]
+        frames.append(Tile(in_rows(grid[1::2]), name))
     return Slider(key, frames)
 
 
-def mosaic(rows: np.ndarray) -> str:
+def in_rows(rows: np.ndarray) -> str:
     """The first images of uint8 [rows, columns, s, s, 3] as one picture of SLIDER_COLUMNS per row."""
     images = reduced(rows.reshape(-1, *rows.shape[2:])[:SLIDER_IMAGES])
     columns = min(SLIDER_COLUMNS, len(images))

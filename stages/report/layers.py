@@ -25,6 +25,7 @@ def layer_probe(reports: Reports) -> Section | None:
         Picture(layer_plot(group), f"{', '.join(group)}: accuracy by layer; 0: embeddings", plot=True)
         for group in by_protocol(found, "layer_probe")
     ]
+    shown += encoder_plot(reports)
     heads = ["network", "weights"]
     return Section("layer_probe", "Probe by layer", facts, tables(heads, rows), shown)
 
@@ -69,6 +70,16 @@ def layer_plot(group: dict[str, Metrics]) -> str:
         if key in one.get("layers", {})
     }
     return plots.bands({"class accuracy of a linear probe": lines}, "layer", whole_ticks)
+
+
+def encoder_plot(reports: Reports) -> list[Picture]:
+    """The frozen encoder and its untrained twin by layer, where the probe measured them."""
+    layers = reports.metrics("probe").get("", {}).get("layers", {})
+    lines = {name.replace("_", " "): layer_band(points) for name, points in layers.items()}
+    if not lines:
+        return []
+    shown = plots.bands({"class accuracy of a linear probe": lines}, "layer", whole_ticks)
+    return [Picture(shown, "The frozen encoder: accuracy by layer", plot=True)]
 
 
 def whole_ticks(axis: Axes) -> None:

@@ -17,7 +17,7 @@ from stages.core.artifact import write_atomically
 from stages.core.code import track
 from stages.report import decoders, generators, graph, layers, sections, studies
 from stages.report.captions import captions
-from stages.report.claims import Claim, judge
+from stages.report.claims import Claim, verdicts
 from stages.report.claims_table import by_verdict, claims_section
 from stages.report.columns import describe
 from stages.report.gather import Reports, read_evaluations
@@ -47,7 +47,7 @@ class Group:
 def write_page(reports: Reports, out: Path) -> None:
     """Write the page `out`, and print its size and what is missing."""
     evaluations = read_evaluations(reports)
-    claims = judge(reports)
+    claims = verdicts(reports)
     groups, missing = collect(reports, evaluations, claims)
     missing += [] if reports.params else ["params (no dvc.lock)"]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -156,7 +156,9 @@ def of_reconstructions(metrics: Metrics) -> list[Number]:
         for key in ranking_keys(made, "rfid[")[:1]
     ]
     if "psnr_db" in made:
-        said = "Likeness of reconstructions, pixel by pixel. 6 dB more is half the error; past 40 dB it is hard to see."
+        said = (
+            "How close reconstructions are, pixel by pixel. 6 dB more is half the error; past 40 dB it is hard to see."
+        )
         found.append(Number("PSNR", f"{told(made, 'psnr_db')} dB", said))
     usage: dict[str, Any] = made.get("code_usage", {})
     if "live_codes" in usage:
