@@ -76,7 +76,7 @@ def eigenvalues(symmetric: Matrix) -> NDArray[np.float64]:
 def rooted(one: Gaussian, other: Gaussian) -> Matrix:
     """Lᵀ T L with S = L Lᵀ by Cholesky, or by eigenvectors where S is singular, as of fewer images than dimensions.
 
-    Eigenvalues of S that are 0 but for rounding are left out: the root of such noise is 1e-8 of the greatest one.
+    Eigenvalues of S that only rounding keeps from 0 are left out: the root of such noise is 1e-8 of the greatest one.
     """
     if not one.singular:
         try:

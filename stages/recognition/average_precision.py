@@ -27,8 +27,8 @@ class Boxes(NamedTuple):
 def average_precision(truth: Sequence[Boxes], found: Sequence[Boxes], num_classes: int) -> dict[str, float]:
     """AP over IoU .5 to .95, AP50, AP75: means over the classes that occur; at most 100 boxes per image count.
 
-    Sizes are not told apart: COCO's thresholds are in pixels of its own images. Found boxes are sorted, since the order
-    of equal scores counts.
+    Boxes of all sizes count alike: COCO's thresholds are in pixels of its own images. Found boxes are sorted, since
+    the order of equal scores counts.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         real = opened(truth, num_classes)
