@@ -41,8 +41,8 @@ class StoredRows:
     def _read(self, runs: list[tuple[int, int]]) -> Tensor:
         found = np.empty((sum(stop - start for start, stop in runs), self.shape[1]), "<f4")
         done = 0
-        with open(self.path, "rb", buffering=0) as file:
-            for start, stop in runs:
+        with open(self.path, "rb") as file:
+            for start, stop in (run for run in runs if run[0] < run[1]):
                 file.seek(self.start + 4 * self.shape[1] * start)
                 file.readinto(found[done : done + stop - start].data.cast("B"))
                 done += stop - start
