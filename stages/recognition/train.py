@@ -1,7 +1,7 @@
 """Train one recognition task on the patch features of one network, and score it on val.
 
 Run:    dvc repro recognition       (one of them: dvc repro recognition@segmentation-encoder)
-Expect: scenes one to four minutes of one thread; in reports/recognition/<task>-<network> metrics.json (accuracy, mean
+Expect: scenes one to four minutes of one thread; in reports/probe/recognition/<task>-<network> metrics.json (accuracy, mean
         IoU with its ceiling, or AP), curves, and a picture of val images. Nothing by default; presets/recognition.yaml.
 """
 

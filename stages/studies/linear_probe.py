@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+SMALL = 2**30  # multiplications of a pass over all features; below, more threads of BLAS take up to six times as long
 
 
 def fit_classifier(
@@ -18,7 +21,9 @@ def fit_classifier(
     """
     mean, scale = features.mean(0), max(float(features.var(0).mean()), 1e-30) ** -0.5
     classifier = LogisticRegression(C=inverse_regularization, max_iter=5000)
-    with warnings.catch_warnings():  # few images per class are no regression, whatever scikit-learn suspects
+    passed = features.size * len(np.unique(labels))
+    with threadpool_limits(1 if passed < SMALL else None, "blas"), warnings.catch_warnings():
+        # Few images per class are no regression, whatever scikit-learn suspects.
         warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
         classifier.fit((features - mean) * scale, labels)
     return lambda asked: classifier.predict((asked - mean) * scale)
