@@ -93,7 +93,7 @@ def contenders(reports: Reports, evaluations: dict[str, Evaluation]) -> list[Con
     }
     protocols = {key: shared(protocol_of(one.generation, key[2])) for key, one in scored.items()}
     alike = [key for key in scored if protocols[key] == next(iter(protocols.values()))]
-    several = len({decoder for _, decoder, _ in alike}) > 1
+    several = {what: len({key[place] for key in alike}) > 1 for place, what in enumerate(("tokenizer", "decoder"))}
     groups = [
         [key for one in found.trainings if (key := (one.tokenizer, one.decoder, one.generator)) in alike]
         for found in configurations(reports, evaluations)
@@ -115,10 +115,11 @@ def merged(keys: list[tuple[str, str, str]], scored: dict[tuple[str, str, str], 
     return {**each[0], **means, **{f"{key}_std": stdev(values) for key, values in known.items()}}, len(each)
 
 
-def label(evaluation: Evaluation, generator: str, with_decoder: bool) -> str:
-    """What a contender is called; its decoder is named where there are several."""
-    decoder = f", decoder {evaluation.decoder}" if with_decoder else ""
-    return f"generator {generator} with tokenizer {evaluation.tokenizer}{decoder}"
+def label(evaluation: Evaluation, generator: str, several: dict[str, bool]) -> str:
+    """What a contender is called; its tokenizer and its decoder are named where there are several."""
+    tokenizer = f" with tokenizer {evaluation.tokenizer}" if several["tokenizer"] else ""
+    decoder = f", decoder {evaluation.decoder}" if several["decoder"] else ""
+    return f"generator {generator}{tokenizer}{decoder}"
 
 
 def difference(one: Contender, other: Contender, metric: str) -> tuple[float, float | None]:

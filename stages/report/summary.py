@@ -33,6 +33,7 @@ class Summary:
     pictures: list[tuple[str, list[Tile]]]
     numbers: list[Number]
     spread_of: str  # what ± of the answer is between
+    features: str  # in whose features its distance is
 
 
 def summary(reports: Reports, evaluations: dict[str, Evaluation]) -> Summary:
@@ -45,8 +46,14 @@ def summary(reports: Reports, evaluations: dict[str, Evaluation]) -> Summary:
     spread_of = f"{trainings} trainings" if trainings > 1 else f"{len(seeds)} sampling seeds of one training"
     return Summary(
         found, what_ran(reports, evaluations), shown_pictures(reports, best, generator), numbers(best, generator),
-        spread_of,
+        spread_of, features_of(found.metric) if found else "",
     )  # fmt: skip
+
+
+def features_of(metric: str) -> str:
+    """In whose features a Fréchet distance is, where published ones are not comparable."""
+    whose = {"[classifier]": "a classifier trained on", "[embedded]": "the encoder of"}.get(extractor(metric))
+    return f" in features of {whose} these images, so it is not comparable with published FIDs" if whose else ""
 
 
 def what_ran(reports: Reports, evaluations: dict[str, Evaluation]) -> list[tuple[str, str]]:
@@ -107,7 +114,7 @@ def numbers(best: Evaluation, generator: str) -> list[Number]:
     """The first NUMBERS that were measured."""
     drawn, real = best.generation.get(generator, {}), best.generation.get("val", {})
     chance = chance_of(protocol_of(best.generation, generator))
-    readings = [*of_samples(drawn, real, chance), *of_reconstructions(best.reconstruction)]
+    readings = [*of_samples(generator, drawn, real, chance), *of_reconstructions(best.reconstruction)]
     order = ("gFID", "rFID", "PSNR", "Class", "Near", "Codes", "Bits")
     return sorted(readings, key=lambda one: order.index(one.title.split()[0].split("[")[0]))[:NUMBERS]
 
@@ -123,18 +130,19 @@ def chance_of(protocol: Metrics) -> float:
     return per_class["max"] / protocol["count"] if per_class else 0.0
 
 
-def of_samples(drawn: Metrics, real: Metrics, chance: float) -> list[Number]:
+def of_samples(generator: str, drawn: Metrics, real: Metrics, chance: float) -> list[Number]:
     """What the best generator's samples score."""
     found = [
-        Number(f"gFID{extractor(key)}", told(drawn, key), distance_reading(real, key))
+        Number(f"gFID{extractor(key)}", told(drawn, key), distance_reading(generator, real, key))
         for key in ranking_keys(drawn, "gfid[")[:1]
     ]
     if "class_accuracy" in drawn:
-        said = "Share of generated images in which a classifier sees the class asked for."
-        said += f" Real images: {told(real, 'class_accuracy')}." if "class_accuracy" in real else ""
+        said = f"Share of images by {generator} in which the classifier sees the class asked for."
+        said += f" Real val images: {real['class_accuracy']:.3g}." if "class_accuracy" in real else ""
         found.append(Number("Class accuracy", told(drawn, "class_accuracy"), said + f" Chance: {chance:.2g}."))
     if "near_copies[pixel]" in drawn:
-        said = "Share of generated images that may copy a training image. New real images: 0.01; more hints at copies."
+        said = f"Share of images by {generator} closer to a training image than 99 % of real val images are. A share "
+        said += "above 0.01 hints at copies."
         found.append(Number("Near copies", told(drawn, "near_copies[pixel]"), said))
     if "val_bits_per_image" in drawn.get("likelihood", {}):
         said = "What the generator needs to code a real val image; fewer means it predicts real codes better."
@@ -142,23 +150,23 @@ def of_samples(drawn: Metrics, real: Metrics, chance: float) -> list[Number]:
     return found
 
 
-def distance_reading(real: Metrics, key: str) -> str:
+def distance_reading(generator: str, real: Metrics, key: str) -> str:
     """What a distance to training images says."""
-    said = "Distance of generated from real training images. Perfect: 0."
-    return said + (f" Real val images: {told(real, key)}." if key in real else "")
+    said = f"Distance of images by {generator} from real training images. Perfect: 0."
+    return said + (f" Real val images: {real[key]:.3g}." if key in real else "")
 
 
 def of_reconstructions(metrics: Metrics) -> list[Number]:
     """What the same tokenizer and decoder make of val images."""
     made, facts = metrics["reconstruction"], metrics["tokenizer"]
     found = [
-        Number(f"rFID{extractor(key)}", told(made, key), "Distance of reconstructed from real val images. Perfect: 0.")
+        Number(
+            f"rFID{extractor(key)}", told(made, key), "Distance of reconstructions from real val images. Perfect: 0."
+        )
         for key in ranking_keys(made, "rfid[")[:1]
     ]
     if "psnr_db" in made:
-        said = (
-            "How close reconstructions are, pixel by pixel. 6 dB more is half the error; past 40 dB it is hard to see."
-        )
+        said = "Closeness of reconstructions to the originals. 6 dB more halve the error; past 40 dB none is visible."
         found.append(Number("PSNR", f"{told(made, 'psnr_db')} dB", said))
     usage: dict[str, Any] = made.get("code_usage", {})
     if "live_codes" in usage:
