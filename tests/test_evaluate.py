@@ -107,7 +107,7 @@ def test_two_runs_give_the_same_bytes(scored, toy, tmp_path):
     one, two = (
         {path.relative_to(root): path.read_bytes() for path in root.rglob("*.*")} for root in (scored[0], tmp_path)
     )
-    assert one == two and len(one) == 5
+    assert one == two and len(one) == 6
 
 
 def test_fid_equals_torch_fidelitys_own_command(toy):

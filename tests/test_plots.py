@@ -14,6 +14,7 @@ from pipeline.curves import draw_curves
 from stages.core.results import png_of
 from stages.report import page, plots
 from stages.report.sections import Section
+from stages.report.summary import Number, Summary
 from stages.report.tables import Table
 from stages.studies.tsne import literal, scatter
 
@@ -72,9 +73,11 @@ def test_titles_of_curves_are_no_formulas():
     assert draw_curves({"$x^{$": [[0.0, 1.0], [1.0, 2.0]]}).startswith(b"\x89PNG")
 
 
-def test_names_are_text_on_the_page():
+def test_names_are_text_on_the_page(monkeypatch):
     names = ["<b>bold</b>", "&amp;", "{{ 1 }}"]
     shown = Section("codebooks", names[0], {}, [Table(["name"], [[name] for name in names])])
     reports = SimpleNamespace(left_out=lambda: names, stale=lambda: dict.fromkeys(names, ""), params={}, images="")
-    html = page.render([shown], names, reports)
+    first = Summary(None, [(names[0], names[0])], [], [Number(*[names[0]] * 3)], "", "")
+    monkeypatch.setattr(page, "summary", lambda reports, evaluations: first)
+    html = page.render([page.Group(names[0], [shown])], names, reports, {}, [])
     assert "<b>" not in html and "&lt;b&gt;bold&lt;/b&gt;" in html and "&amp;amp;" in html and "{{ 1 }}" in html

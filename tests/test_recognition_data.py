@@ -63,7 +63,10 @@ def test_labels_of_ade_count_from_0_and_other_is_ignored(ade):
     assert (mask[:, :-1, 5:] == IGNORED).all() and split.read([0]).shape == (1, 10, 10, 3)
     padded = Ade(ade, "val", 10, "pad").masks([0])[0]
     assert (padded[[0, 1, 8, 9]] == IGNORED).all() and (padded[3, :5] == 0).all()
-    assert len(digest(split)) == 12 and digest(split) == digest(Ade(ade, "val", 20, "pad"))
+    known = digest({"val": split})
+    assert len(known) == 12 and known == digest({"val": Ade(ade, "val", 20, "pad")}) and digest({}) == ""
+    Image.new("L", (20, 10), 2).save(ade / "annotations/validation/b.png")
+    assert digest({"val": split}) != known, "changed labels are other data"
 
 
 def test_what_is_wrong_with_a_folder_of_ade_is_named(ade):

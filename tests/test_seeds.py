@@ -97,9 +97,10 @@ def test_what_cannot_be_a_replicate_is_refused(section, seed, message):
 
 
 def test_every_list_of_trainings_has_seeds_and_the_sections_beside_it():
-    known = {owner for owner in names.OWNERS.values()} - {"text", "caption_checker"}
+    others = {"text", "caption_checker", "recognition", "recognition_network"}
+    known = {*names.OWNERS.values()} - others
     assert LISTS.keys() == known and {key for keys in LISTS.values() for key in keys} <= names.OWNERS.keys()
-    assert {*names.NAMED} == {*LISTS, *(one for beside in BESIDE.values() for one in beside), "text", "caption_checker"}
+    assert {*names.NAMED} == {*LISTS, *(one for beside in BESIDE.values() for one in beside), *others}
     assert vars(parser().parse_args(["seeds", "codebook.kmeans", "1", "2"])) == {
         "command": "seeds", "section": "codebook.kmeans", "seeds": [1, 2],
     }  # fmt: skip

@@ -132,7 +132,7 @@ def load_reference(folder: Path, extractors: dict[str, FeatureExtractor]) -> Ref
     """The artifact; other networks than those of `extractors` are an error."""
     config = artifact.read_config(folder, TYPE)
     if config["extractors"] != {name: extractor.facts for name, extractor in extractors.items()}:
-        raise UserError(f"{folder}: made with other networks than these. Run `dvc repro reference`.")
+        raise UserError(f"{folder}: made with other networks than these. Run `dvc repro -f -s reference`.")
     path = artifact.checked(folder, FILE)
     with safe_open(path, "pt") as file:
         small = [name for name in file.keys() if ".features." not in name and not name.endswith(".thumbs")]

@@ -14,6 +14,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
+from stages.core import UserError
 from stages.core.distributed import seed_of
 from stages.core.images import to_float
 from stages.core.params import Machine
@@ -136,7 +137,11 @@ def splits_of(images: Path, data: Data, machine: Machine) -> dict[str, Any]:
     if data.detection == NO_FOLDER:
         return {split: Scenes(images, split, machine.num_workers) for split in ("train", "val")}
     img_px = image_facts(images)["img_px"]
-    return {split: Coco(Path(data.detection), split, img_px, data.crop) for split in ("train", "val")}
+    splits = {split: Coco(Path(data.detection), split, img_px, data.crop) for split in ("train", "val")}
+    if splits["train"].numbers != splits["val"].numbers or splits["train"].classes != splits["val"].classes:
+        files = " and ".join(str(split.file) for split in splits.values())
+        raise UserError(f"{files}: expected the same categories, with the same ids, in both")
+    return splits
 
 
 def without_crowds(boxes: Boxes) -> Boxes:

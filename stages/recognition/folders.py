@@ -51,6 +51,10 @@ class Folder:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def files(self) -> list[Path]:
+        """What the split is read from: the images, and the labels that a subclass adds."""
+        return self.paths
+
     def keys_of(self, numbers: Iterable[int]) -> list[str]:
         """The names of the numbered images."""
         return [self.paths[number].name for number in numbers]
@@ -97,6 +101,9 @@ class Ade(Folder):
             raise UserError(
                 f"{missing[0]}: missing ({len(missing)} of {len(self)}); expected a PNG of labels per image"
             )
+
+    def files(self) -> list[Path]:
+        return [*self.paths, *self.labels]
 
     def masks(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         """int64 [B, img_px, img_px]: the class from 0, IGNORED for "other" and for padding."""
@@ -176,6 +183,9 @@ class Coco(Folder):
             found[places[entry["image_id"]]].append(row)
         return [np.array(rows, float).reshape(-1, 6) for rows in found]
 
+    def files(self) -> list[Path]:
+        return [*self.paths, self.file]
+
     def boxes(self, numbers: Sequence[int] | np.ndarray) -> list[Boxes]:
         """The boxes of the numbered images, in pixels of the square."""
         return [self.placed(self.annotations[number], self.size(number)) for number in numbers]
@@ -189,7 +199,8 @@ class Coco(Folder):
         return Boxes(corners[kept], rows[kept, 4].astype(int), crowds=rows[kept, 5] > 0)
 
 
-def digest(split: Folder) -> str:
-    """12 hex digits of the names and sizes of the images: which data set metrics belong to."""
-    facts = [(path.name, path.stat().st_size) for path in split.paths]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+def digest(splits: dict[str, Any]) -> str:
+    """12 hex digits of the names, sizes and times of the images and labels of all splits; "" of the scenes."""
+    files = [path for split in splits.values() if isinstance(split, Folder) for path in split.files()]
+    facts = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12] if facts else ""

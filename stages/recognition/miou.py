@@ -1,4 +1,7 @@
-"""Mean intersection over union of label maps, and the most that a grid of labels can reach."""
+"""Mean intersection over union of label maps, and what the best label per cell of a grid scores.
+
+That is the ceiling of pixel accuracy on the grid; of the mean IoU it is what such labels score, not a proven bound.
+"""
 
 from typing import Any
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.core.code import import_kind
 from stages.core.images import augmented
 from stages.core.params import Machine
 from stages.core.train import Batch
@@ -20,8 +19,6 @@ from stages.recognition.params import Data, Maps, Segmentation
 from stages.recognition.pyramid import joined
 from stages.recognition.scenes import Scenes
 from stages.recognition.trainer import SHOWN, TaskTrainer, warp_labels
-
-UPERNET = "stages.recognition.upernet"  # imported where it is asked for, since it needs transformers
 
 
 class LinearHead(nn.Module):
@@ -93,7 +90,9 @@ class Trainer(TaskTrainer):
 def build_head(params: Segmentation, maps: Maps, classes: int, img_px: int) -> nn.Module:
     """The head of a task of so many classes, the background among them."""
     if params.upernet_width:
-        return import_kind(UPERNET).UPerNet(maps.dims, params.upernet_width, classes)
+        from stages.recognition.upernet import UPerNet  # here, since it needs transformers
+
+        return UPerNet(maps.dims, params.upernet_width, classes)
     return LinearHead(sum(maps.dims), classes)
 
 

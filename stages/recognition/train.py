@@ -1,8 +1,9 @@
 """Train one recognition task on the patch features of one network, and score it on val.
 
 Run:    dvc repro recognition       (one of them: dvc repro recognition@segmentation-encoder)
-Expect: scenes one to four minutes of one thread; in reports/probe/recognition/<task>-<network> metrics.json (accuracy, mean
-        IoU with its ceiling, or AP), curves, and a picture of val images. Nothing by default; presets/recognition.yaml.
+Expect: scenes one to four minutes of one thread; in reports/probe/recognition/<task>-<network> metrics.json (accuracy,
+        mean IoU with its ceiling, or AP), curves, and a picture of val images. Nothing by default; see
+        presets/recognition.yaml.
 """
 
 import argparse

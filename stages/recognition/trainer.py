@@ -92,10 +92,7 @@ class TaskTrainer:
     def protocol(self) -> dict[str, Any]:
         """What tells this measurement from others."""
         counts = {f"{split}_images": len(numbers) for split, numbers in self.numbers.items()}
-        optim = self.params.optim
-        return {"task": self.params.kind, "tuned": self.params.tuning is not None, "img_px": self.img_px,
-                "classes": len(self.classes), **counts, "steps": optim.total_steps, "batch_size": optim.batch_size,
-                "seed": optim.seed}  # fmt: skip
+        return {**self.params.model_dump(), "img_px": self.img_px, "classes": len(self.classes), **counts}
 
     def picture(self, model: nn.Module) -> tuple[np.ndarray, int]:
         """uint8 [M, H, W, 3] and how many stand in a row."""

@@ -17,7 +17,7 @@ from stages.core.scratch import scratch
 from stages.core.train import fit
 from stages.data.reader import image_facts
 from stages.recognition.backbone import Backbone, load_backbone
-from stages.recognition.folders import Folder, digest
+from stages.recognition.folders import digest
 from stages.recognition.params import KINDS, AnyTask, Data, Network
 from stages.recognition.recognizer import Recognizer
 
@@ -44,9 +44,8 @@ def train(inputs: Inputs, params: AnyTask, network: Network, data: Data, machine
     backbone = load_backbone(inputs.network, network, inputs.folder, img_px, device)
     model = Recognizer(backbone, trainer.head(backbone.maps), params.tuning).to(device)
     announce(inputs, params, model, len(trainer.numbers["train"]), img_px)
-    source = trainer.splits["val"]
-    images = digest(source) if isinstance(source, Folder) else artifact.images_digest(inputs.images)
-    facts = f"{data.model_dump()} {network.model_dump()} {images}"
+    images, folders = artifact.images_digest(inputs.images), digest(trainer.splits)
+    facts = f"{data.model_dump()} {network.model_dump()} {folders}"
     with process_group(), scratch(out, params, [inputs.images, inputs.folder], facts, meet=barrier) as work:
 
         def evaluate(step: int, model: nn.Module) -> dict[str, float]:
@@ -58,14 +57,16 @@ def train(inputs: Inputs, params: AnyTask, network: Network, data: Data, machine
         )  # fmt: skip
         pictures, columns = trainer.picture(model)
         save_png(out / f"{params.kind}.png", grid(pictures, columns, enlarge(pictures.shape[1])))
-        curves.write(inputs.report, images, metrics_of(trainer, model, backbone, network, curves))
+        curves.write(inputs.report, images, metrics_of(trainer, model, backbone, network, curves, folders))
 
 
-def metrics_of(trainer: Any, model: nn.Module, backbone: Backbone, network: Network, curves: Curves) -> dict[str, Any]:
+def metrics_of(
+    trainer: Any, model: nn.Module, backbone: Backbone, network: Network, curves: Curves, folders: str
+) -> dict[str, Any]:
     """What metrics.json holds beside the digest of the images."""
     last = {name.removeprefix("val/"): value for name, value in curves.last().items() if name.startswith("val/")}
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    protocol = {**trainer.protocol(), "network": network.model_dump(), "grid": backbone.grid}
+    protocol = {**trainer.protocol(), "network": network.model_dump(), "grid": backbone.grid, "folder_digest": folders}
     bounds = trainer.bounds(backbone.grid)
     return {**last, **bounds, "trained_parameters": trained, "protocol": [protocol]}
 

@@ -38,7 +38,7 @@ KNOWN: list[tuple[str, str, str, str]] = [
     (r"^deviations$", "", UP, "The effect in standard deviations of the difference; beyond 2 it counts."),
     (r"^trainings$", "", "", "How often each side was trained, with other seeds; a verdict takes 3."),
     (r"^chance\[", "share", "", "What the most frequent class alone would score."),
-    (r"^ceiling\[", "share", "", "What perfect labels on the network's grid of patches would score."),
+    (r"^ceiling\[", "share", "", "What the most frequent label of each patch of the network would score."),
     (r"^accuracy$", "share", UP, "Share of val images whose class was found."),
     (r"^miou", "share", UP, "Mean over classes of the overlap of found and true masks; objects: without background."),
     (r"^pixel accuracy$", "share", UP, "Share of pixels whose class was found."),

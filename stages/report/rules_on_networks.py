@@ -9,7 +9,19 @@ from stages.report.bench import Bench, Contender, value
 from stages.report.gather import Metrics
 from stages.report.replicates import Training, seedless
 from stages.report.rules_on_tokens import rows
-from stages.report.sides import CLAIM, CONTROL, Comparison, Side, Value, by_decoder, by_generator, compare, side
+from stages.report.sides import (
+    CLAIM,
+    CONTROL,
+    Comparison,
+    Side,
+    Value,
+    by_decoder,
+    by_generator,
+    by_tokenizer,
+    compare,
+    side,
+    values_of,
+)  # fmt: skip
 
 LAYER_PROBES = ("layer_probe", "alternating_layer_probe")  # stages
 FEW_STEPS, STEPS_MARGIN = 3, 0.05  # decoding steps; share of the other's rFID
@@ -25,7 +37,8 @@ def diffusion_decoding(bench: Bench) -> Iterator[Comparison]:
             if sides[0] and sides[1]:
                 objection = bench.objection(diffusion, onestep, samples=bool(generator_kind))
                 yield compare(CLAIM, metric, sides[0], sides[1], -1, objection=objection)
-                gains += [(diffusion.code_bits, fall(sides[0], sides[1]))] if letter == "r" else []
+                if letter == "r" and not objection:
+                    gains.append((diffusion.code_bits, fall(bench, metric, diffusion, onestep)))
     if len({bits for bits, _ in gains}) > 1:
         least, most = min(gains, key=lambda one: one[0]), max(gains, key=lambda one: one[0])
         yield compare(CLAIM, "share by which rFID falls", least[1], most[1], 1)
@@ -42,10 +55,12 @@ def decoder_pairs(bench: Bench, generator_kind: str) -> Iterator[tuple[Contender
             yield one, other
 
 
-def fall(diffusion: Side, onestep: Side) -> Side:
-    """By which share rFID falls, training by training, in the order of their names."""
-    pairs = zip(diffusion.values, onestep.values, strict=False)
-    return Side(f"{diffusion.name} against {onestep.name}", [(1 - one[0] / other[0], nan) for one, other in pairs])
+def fall(bench: Bench, metric: str, diffusion: Contender, onestep: Contender) -> Side:
+    """By which share rFID falls, per tokenizer that was decoded by both."""
+    each = [values_of(one.configuration, bench.read(metric), by_tokenizer) for one in (diffusion, onestep)]
+    both = [(one, each[1][tokenizer]) for tokenizer, one in each[0].items() if tokenizer in each[1]]
+    name = f"{diffusion.configuration.name} against {onestep.configuration.name}"
+    return Side(name, [(1 - one[0] / other[0], nan) for one, other in both])
 
 
 def few_steps(bench: Bench) -> Iterator[Comparison]:

@@ -84,12 +84,17 @@ def compare(
 
 def side(configuration: Configuration, read: Read, unit: Callable[[Training], Hashable], name: str = "") -> Side | None:
     """The metric of a configuration: its mean over what shares a `unit`, the training that is compared."""
+    values = [*values_of(configuration, read, unit).values()]
+    return Side(name or configuration.name, values) if values else None
+
+
+def values_of(configuration: Configuration, read: Read, unit: Callable[[Training], Hashable]) -> dict[Hashable, Value]:
+    """{unit: the mean of what shares it}, of the trainings that have the metric."""
     found: dict[Hashable, list[Value]] = {}
     for training in configuration.trainings:
         if (value := read(training)) is not None:
             found.setdefault(unit(training), []).append(value)
-    values = [averaged(values) for values in found.values()]
-    return Side(name or configuration.name, values) if values else None
+    return {of: averaged(values) for of, values in found.items()}
 
 
 def averaged(values: Iterable[Value]) -> Value:

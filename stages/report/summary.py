@@ -43,7 +43,8 @@ def summary(reports: Reports, evaluations: dict[str, Evaluation]) -> Summary:
     generator = found.ranked[0].generator if found else ""
     seeds = protocol_of(best.generation, generator).get("seeds", [])
     trainings = found.ranked[0].trainings if found else 1
-    spread_of = f"{trainings} trainings" if trainings > 1 else f"{len(seeds)} sampling seeds of one training"
+    drawn = f"{len(seeds)} sampling seeds of one training" if len(seeds) > 1 else "resamplings of one seed's images"
+    spread_of = f"{trainings} trainings" if trainings > 1 else drawn
     return Summary(
         found, what_ran(reports, evaluations), shown_pictures(reports, best, generator), numbers(best, generator),
         spread_of, features_of(found.metric) if found else "",
