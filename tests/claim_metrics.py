@@ -146,7 +146,9 @@ class Run:
     def code_noise(self) -> dict[str, Metrics]:
         """pFID twice as high as gFID."""
         pairs = {f"{name}-{decoder}": self.fid("gfid", name, decoder, 9.0) for name, decoder in self.pairs()}
-        return {member: {"pfid": {"pfid[classifier]": 2 * gfid}, "points": [{"delta": 6}]} for member, gfid in pairs.items()}
+        return {
+            member: {"pfid": {"pfid[classifier]": 2 * gfid}, "points": [{"delta": 6}]} for member, gfid in pairs.items()
+        }
 
 
 def name_of(name: str, seed: int) -> str:
