@@ -112,6 +112,7 @@ def rounds(kinds: list[str], place) -> None:
     print(f"\n{len(kinds)} of {len(kinds)} rounds held")
 
 
+@pytest.mark.slow
 def test_a_killed_dvc_and_a_killed_flow_leave_no_process_and_the_next_run_completes_to_the_same_bytes(place):
     rounds(["dvc SIGKILL", "flow SIGKILL"], place)
 

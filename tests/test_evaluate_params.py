@@ -61,7 +61,7 @@ def test_too_few_samples_and_neighbors_leave_out_their_metrics_and_say_so(toy, t
 
 def test_networks_of_another_reference_are_refused(toy, tmp_path):
     write_reference(toy.images, toy.encoder, toy.classifier, tmp_path / "reference", MACHINE, max_images=50)
-    with pytest.raises(UserError, match="reference: made with other networks than these.*dvc repro reference"):
+    with pytest.raises(UserError, match="reference: made with other networks than these.*dvc repro -f -s reference"):
         load_reference(tmp_path / "reference", {})
 
 

@@ -5,7 +5,7 @@ from stages.report.sections import Section
 from stages.report.sides import DOES_NOT_HOLD, HOLDS, UNDECIDED
 from stages.report.tables import Table, rounded
 
-HEADS = ["claim", "verdict here", "what it says", "effect", "deviations", "trainings", "published", "why undecided"]
+HEADS = ["claim", "verdict here", "what it says", "why undecided", "effect", "deviations", "trainings", "published"]
 ROW_HEADS = [
     "role", "should win", "against", "metric", "values", "effect", "deviations", "spread of", "verdict", "objection",
 ]  # fmt: skip
@@ -34,7 +34,7 @@ def claim_row(claim: Claim) -> list[str]:
     first = next((one for one in claim.comparisons if one.role == "claim"), None)
     measured = [effect(first), f"{first.sigmas:.1f}", trainings(first)] if first else ["–"] * 3
     published = f"{claim.published} ({claim.source})"
-    return [claim.key, claim.verdict, claim.title, *measured, published, "; ".join(claim.missing) or "–"]
+    return [claim.key, claim.verdict, claim.title, "; ".join(claim.missing) or "–", *measured, published]
 
 
 def effect(one: Comparison) -> str:
