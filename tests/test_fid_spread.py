@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from stages.evaluate.fid_spread import extrapolated, fid_by_count, fid_std
-from stages.evaluate.frechet import Gaussian, distance, fid, gaussian
+from stages.evaluate.frechet import Gaussian, distance, fid, fid_to, gaussian
 from stages.evaluate.rows import StoredRows
 
 DIM = 24
@@ -21,7 +21,8 @@ def drawn(count: int, seed: int) -> torch.Tensor:
 def test_the_extrapolated_value_is_nearer_to_that_of_the_distributions():
     unit = Gaussian(np.zeros(DIM), np.eye(DIM), 0)
     true = distance(Gaussian(np.full(DIM, 0.1), 1.21 * np.eye(DIM), 0), unit)
-    curves = [fid_by_count(drawn(200, seed), unit, 5, seed) for seed in range(10)]
+    sets = [drawn(200, seed) for seed in range(10)]
+    curves = [fid_by_count(one, unit, fid_to(one, unit), 5, seed) for seed, one in enumerate(sets)]
     assert [*curves[0]] == [40, 80, 120, 160, 200] and all(curve[40] > curve[200] > true for curve in curves)
     assert abs(np.mean([extrapolated(curve) for curve in curves]) - true) < 0.25 * (
         np.mean([curve[200] for curve in curves]) - true
@@ -32,10 +33,12 @@ def test_a_line_over_one_over_n_is_met_at_infinity():
     assert extrapolated({count: 3 + 70 / count for count in (10, 20, 50)}) == pytest.approx(3)
 
 
-def test_all_images_give_fid_itself_and_the_same_seed_the_same_subsets():
-    features, reference = drawn(100, 0), drawn(300, 1)
-    found = fid_by_count(features, gaussian(reference), 3, 0)
-    assert found[100] == fid(features, reference) and found == fid_by_count(features, gaussian(reference), 3, 0)
+def test_fid_is_of_seeded_subsets_and_of_all():
+    features, reference, whole = drawn(100, 0), drawn(300, 1), fid(drawn(100, 0), drawn(300, 1))
+    found, again = (fid_by_count(features, gaussian(reference), whole, 3, 0) for _ in range(2))
+    rng = np.random.default_rng(0)
+    subsets = {size: features[np.sort(rng.choice(100, size, replace=False))] for size in (20, 60)}
+    assert found == again == {**{size: fid(one, reference) for size, one in subsets.items()}, 100: whole}
 
 
 def test_the_bootstrap_spread_is_near_that_between_sets():

@@ -9,11 +9,15 @@ from stages.evaluate.frechet import Gaussian, fid_to
 LEAST_SHARE = 0.2  # of the images, in the smallest subset
 
 
-def fid_by_count(features: Tensor, reference: Gaussian, counts: int, seed: int) -> dict[int, float]:
-    """{number of images: FID} of seeded subsets of float32 [M, D], evenly spaced from a fifth of the images to all."""
+def fid_by_count(features: Tensor, reference: Gaussian, whole: float, counts: int, seed: int) -> dict[int, float]:
+    """{number of images: FID} of seeded subsets of float32 [M, D], evenly spaced from a fifth of the images to all.
+
+    `whole`: the FID of all, which is known.
+    """
     rng, images = np.random.default_rng(seed), len(features)
-    sizes = np.linspace(max(2, LEAST_SHARE * images), images, counts).astype(int).tolist()
-    return {size: fid_to(features, reference, np.sort(rng.choice(images, size, replace=False))) for size in sizes}
+    *sizes, _ = np.linspace(max(2, LEAST_SHARE * images), images, counts).astype(int).tolist()
+    subsets = {size: np.sort(rng.choice(images, size, replace=False)) for size in sizes}
+    return {**{size: fid_to(features, reference, index) for size, index in subsets.items()}, images: whole}
 
 
 def extrapolated(by_count: dict[int, float]) -> float:

@@ -80,7 +80,7 @@ def score_seeds(samples: Samples, decoder: Decoder, evaluator: Evaluator, params
             neighbors = evaluator.neighbor_metrics(images)
             near = {f"near_copies[{name}]": one["near_copies"] for name, one in neighbors.items()}
             measured = {**set_metrics(images, samples.labels, evaluator, params), **near}
-            by_count = fids_by_count(images, evaluator, params)
+            by_count = fids_by_count(images, measured, evaluator, params)
             measured |= {f"gfid_infinity[{name}]": extrapolated(one) for name, one in by_count.items()}
             if len(samples.seeds) == 1:
                 measured |= fid_stds(images, evaluator, params)

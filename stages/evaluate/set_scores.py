@@ -39,13 +39,18 @@ def set_metrics(
     return found
 
 
-def fids_by_count(images: ImageFeatures, evaluator: Evaluator, params: GenerationParams) -> dict[str, dict[int, float]]:
-    """{extractor: {number of images: FID}}; empty where `fid_counts` is 0 or there are too few images."""
+def fids_by_count(
+    images: ImageFeatures, whole: dict[str, float], evaluator: Evaluator, params: GenerationParams
+) -> dict[str, dict[int, float]]:
+    """{extractor: {number of images: FID}}; empty where `fid_counts` is 0 or there are too few images.
+
+    `whole`: the metrics of all images.
+    """
     if not 2 <= params.fid_counts < len(images):
         return {}
-    gaussians = evaluator.reference.compared.gaussians
     return {
-        name: fid_by_count(images.features[name], of, params.fid_counts, params.seed) for name, of in gaussians.items()
+        name: fid_by_count(images.features[name], of, whole[f"gfid[{name}]"], params.fid_counts, params.seed)
+        for name, of in evaluator.reference.compared.gaussians.items()
     }
 
 

@@ -15,7 +15,6 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from stages.core import UserError
-from stages.core.distributed import seed_of
 from stages.core.images import to_float
 from stages.core.params import Machine
 from stages.core.train import Batch
@@ -91,10 +90,6 @@ class Trainer(TaskTrainer):
             images[flip] = images[flip].flip(2)
             corners[flip] = flipped(corners[flip], self.img_px)
         return images, corners, classes
-
-    def draws(self, step: int) -> torch.Generator:
-        """The random numbers of a step."""
-        return torch.Generator().manual_seed(seed_of("recognition", self.params.optim.seed, step))
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         images, corners, classes = batch

@@ -1,5 +1,6 @@
 """What the trainings of all tasks share: the images of a step, the images that are scored, the protocol."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from stages.recognition.params import AnyTask, Maps
 SHOWN = 24  # val images in the picture
 
 
-class TaskTrainer:
+class TaskTrainer(ABC):
     """One task. `splits` {train, val} have len, classes, read(numbers) and keys_of(numbers)."""
 
     params: Any
@@ -49,8 +50,11 @@ class TaskTrainer:
 
     def maps_at(self, step: int, augment: Affine) -> Tensor:
         """float [B, 2, 3]: the random affine maps of a step."""
-        rng = torch.Generator().manual_seed(seed_of("recognition", self.params.optim.seed, step))
-        return random_maps(self.params.optim.batch_size, augment, rng)
+        return random_maps(self.params.optim.batch_size, augment, self.draws(step))
+
+    def draws(self, step: int) -> torch.Generator:
+        """The random numbers of a step."""
+        return torch.Generator().manual_seed(seed_of("recognition", self.params.optim.seed, step))
 
     def run(self, model: nn.Module, *inputs: Any) -> Any:
         """The network in training, under autocast."""
@@ -69,21 +73,21 @@ class TaskTrainer:
 
     # What a task defines:
 
+    @abstractmethod
     def head(self, maps: Maps) -> nn.Module:
         """The head on the maps of a network."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batch_at(self, step: int) -> Batch:
         """The batch of a step, on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of a batch and scalars for the curves."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, model: nn.Module) -> dict[str, float]:
         """Metrics on val."""
-        raise NotImplementedError
 
     def bounds(self, grid: int) -> dict[str, float]:
         """What metrics can be read against; `grid`: the side of the network's maps."""
@@ -94,9 +98,9 @@ class TaskTrainer:
         counts = {f"{split}_images": len(numbers) for split, numbers in self.numbers.items()}
         return {**self.params.model_dump(), "img_px": self.img_px, "classes": len(self.classes), **counts}
 
+    @abstractmethod
     def picture(self, model: nn.Module) -> tuple[np.ndarray, int]:
         """uint8 [M, H, W, 3] and how many stand in a row."""
-        raise NotImplementedError
 
 
 def warp_labels(labels: Tensor, maps: Tensor) -> Tensor:

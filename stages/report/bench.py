@@ -25,7 +25,7 @@ EXTRACTORS = ("inception", "efficientnet_lite0", "classifier")  # of Fréchet di
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """A configuration with the kinds and sizes by which rules choose it."""
 
     configuration: Configuration
@@ -71,11 +71,11 @@ class Bench:
         self.main_decoder = self.configurations[0].first.decoder
 
     @cached_property
-    def contenders(self) -> list[Contender]:
+    def candidates(self) -> list[Candidate]:
         """All configurations: pairs of tokenizer and decoder, and their generators."""
-        return [self.contender(one) for one in self.configurations]
+        return [self.candidate(one) for one in self.configurations]
 
-    def contender(self, configuration: Configuration) -> Contender:
+    def candidate(self, configuration: Configuration) -> Candidate:
         """A configuration with its facts."""
         first = configuration.first
         made = self.evaluations[f"{first.tokenizer}-{first.decoder}"].reconstruction
@@ -83,7 +83,7 @@ class Bench:
         decoder, generator = self.section("decoder", first.decoder), self.section("generator", first.generator)
         sizes = {name: made["tokenizer"][name] for name in ("num_codes", "codes")}
         kinds = decoder.get("kind", ""), generator.get("kind", "")
-        return Contender(configuration, section, *kinds, sizes, self.bits(first), made["reconstruction"]["psnr_db"])
+        return Candidate(configuration, section, *kinds, sizes, self.bits(first), made["reconstruction"]["psnr_db"])
 
     def section(self, owner: str, name: str) -> dict[str, Any]:
         """The params with which something was made; empty without a record."""
@@ -95,18 +95,18 @@ class Bench:
         found = (drawn.generation[name].get("likelihood", {}) for name in drawn.generators)
         return next((one["val_bits_per_image"] for one in found if one.get("bound") == "exact"), 0.0)
 
-    def tokenizers(self) -> list[Contender]:
+    def tokenizers(self) -> list[Candidate]:
         """Every tokenizer with the main decoder."""
-        return [one for one in self.contenders if self.is_main(one) and not one.configuration.first.generator]
+        return [one for one in self.candidates if self.is_main(one) and not one.configuration.first.generator]
 
-    def autoregressive(self) -> list[Contender]:
+    def autoregressive(self) -> list[Candidate]:
         """Every tokenizer with the main decoder and the first generator of kind `ar`."""
-        drawn = [one for one in self.contenders if self.is_main(one) and one.generator_kind == "ar"]
+        drawn = [one for one in self.candidates if self.is_main(one) and one.generator_kind == "ar"]
         return [one for one in drawn if one.configuration.first.generator == drawn[0].configuration.first.generator]
 
-    def is_main(self, contender: Contender) -> bool:
+    def is_main(self, candidate: Candidate) -> bool:
         """It was measured with the main decoder."""
-        return contender.configuration.first.decoder == self.main_decoder
+        return candidate.configuration.first.decoder == self.main_decoder
 
     def metrics(self, stage: str, name: str) -> Metrics:
         """What a member of a stage measured; empty if it did not, or if there is no such stage."""
@@ -134,15 +134,15 @@ class Bench:
         spreads = hypot(found.get(f"{metric}_std", nan), found.get(f"{metric}_image_std", nan))
         return (found[metric], spreads) if metric in found else None
 
-    def side(self, one: Contender, metric: str) -> Side | None:
+    def side(self, one: Candidate, metric: str) -> Side | None:
         """A metric of the trainings of a tokenizer."""
         return side(one.configuration, self.read(metric), by_tokenizer)
 
-    def objection(self, better: Contender, worse: Contender, samples: bool) -> str:
+    def objection(self, better: Candidate, worse: Candidate, samples: bool) -> str:
         """The gravest reason against comparing two tokenizers, "" without one."""
         return next(self.objections(better, worse, samples), "")
 
-    def objections(self, better: Contender, worse: Contender, samples: bool) -> Iterator[str]:
+    def objections(self, better: Candidate, worse: Candidate, samples: bool) -> Iterator[str]:
         """Protocols that differ; for samples, classes that nothing can see."""
         trainings = [training for one in (better, worse) for training in one.configuration.trainings]
         first, *others = (self.group(training)[1] for training in trainings)
@@ -161,7 +161,7 @@ class Bench:
             if made.get("class_accuracy", 1.0) < MIN_CLASS_ACCURACY:
                 yield f"class accuracy of {one.tokenizer} reconstructions is below {MIN_CLASS_ACCURACY}"
 
-    def at_chance(self, better: Contender, worse: Contender) -> Iterator[str]:
+    def at_chance(self, better: Candidate, worse: Candidate) -> Iterator[str]:
         """The samples of both sides, or of a control of other sizes, hardly show the class that was asked for."""
         skills = [skill(*self.group(one.configuration.first)) for one in (better, worse)]
         if unequal_sizes(better, worse) and skills[1] and skills[1][0] <= SIGMAS * skills[1][1]:
@@ -188,7 +188,7 @@ def skill(metrics: Metrics, protocol: Metrics) -> tuple[float, float] | None:
     return (metrics["class_accuracy"] - chance) / left, metrics.get("class_accuracy_std", 0.0) / left
 
 
-def matched(one: Contender, other: Contender) -> bool:
+def matched(one: Candidate, other: Candidate) -> bool:
     """Two tokenizers may be compared: equal sizes, or else as many bits per image, or the same PSNR."""
     rate = all((one.bits, other.bits)) and max(one.bits, other.bits) * (1 - MAX_DIFFERENCE["rate"]) <= min(
         one.bits, other.bits
@@ -196,13 +196,13 @@ def matched(one: Contender, other: Contender) -> bool:
     return not unequal_sizes(one, other) or rate or abs(one.psnr_db - other.psnr_db) <= MAX_DIFFERENCE["psnr"]
 
 
-def unequal_sizes(one: Contender, other: Contender) -> list[str]:
+def unequal_sizes(one: Candidate, other: Candidate) -> list[str]:
     """The sizes in which two tokenizers differ."""
     differ = partial(unlike, one, other)
     return [name for name in ("num_codes", "codes") if differ(name)]
 
 
-def unlike(one: Contender, other: Contender, name: str) -> bool:
+def unlike(one: Candidate, other: Candidate, name: str) -> bool:
     """A size differs by more than it may."""
     counts = one.sizes[name], other.sizes[name]
     return max(counts) * (1 - MAX_DIFFERENCE["sizes"]) > min(counts)

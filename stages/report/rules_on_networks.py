@@ -5,7 +5,7 @@ from functools import partial
 from itertools import combinations, permutations
 from math import hypot, nan
 
-from stages.report.bench import Bench, Contender, value
+from stages.report.bench import Bench, Candidate, value
 from stages.report.gather import Metrics
 from stages.report.replicates import Training, seedless
 from stages.report.rules_on_tokens import rows
@@ -44,10 +44,10 @@ def diffusion_decoding(bench: Bench) -> Iterator[Comparison]:
         yield compare(CLAIM, "share by which rFID falls", least[1], most[1], 1)
 
 
-def decoder_pairs(bench: Bench, generator_kind: str) -> Iterator[tuple[Contender, Contender]]:
+def decoder_pairs(bench: Bench, generator_kind: str) -> Iterator[tuple[Candidate, Candidate]]:
     """Per tokenizer the first diffusion and the first one-step decoder, with samples of the first such generator."""
-    found: dict[tuple[str, str], Contender] = {}
-    for one in bench.contenders:
+    found: dict[tuple[str, str], Candidate] = {}
+    for one in bench.candidates:
         if one.generator_kind == generator_kind:
             found.setdefault((one.configuration.first.tokenizer, one.decoder_kind), one)
     for (tokenizer, kind), one in found.items():
@@ -55,7 +55,7 @@ def decoder_pairs(bench: Bench, generator_kind: str) -> Iterator[tuple[Contender
             yield one, other
 
 
-def fall(bench: Bench, metric: str, diffusion: Contender, onestep: Contender) -> Side:
+def fall(bench: Bench, metric: str, diffusion: Candidate, onestep: Candidate) -> Side:
     """By which share rFID falls, per tokenizer that was decoded by both."""
     each = [values_of(one.configuration, bench.read(metric), by_tokenizer) for one in (diffusion, onestep)]
     both = [(one, each[1][tokenizer]) for tokenizer, one in each[0].items() if tokenizer in each[1]]
@@ -66,7 +66,7 @@ def fall(bench: Bench, metric: str, diffusion: Contender, onestep: Contender) ->
 def few_steps(bench: Bench) -> Iterator[Comparison]:
     """S7."""
     metric = bench.distance("r")
-    for one in bench.contenders:
+    for one in bench.candidates:
         if one.decoder_kind == "diffusion" and not one.configuration.first.generator:
             reads = [partial(best_of_steps, bench, metric, few) for few in (True, False)]
             names = (f"{one.configuration.name}, 1 to {FEW_STEPS} steps", f"{one.configuration.name}, more steps")
@@ -87,7 +87,7 @@ def best_of_steps(bench: Bench, metric: str, few: bool, training: Training) -> V
 
 def alternating(bench: Bench) -> Iterator[Comparison]:
     """S8."""
-    main = [one for one in bench.contenders if bench.is_main(one)]
+    main = [one for one in bench.candidates if bench.is_main(one)]
     for addp, masked in permutations(main, 2):
         same = addp.configuration.first.tokenizer == masked.configuration.first.tokenizer
         if same and (addp.generator_kind, masked.generator_kind) == ("addp", "masked"):
@@ -112,14 +112,14 @@ def embeddings(found: Metrics) -> Value | None:
     return next((value(one, "accuracy") for one in layers if one["layer"] == 0), None)
 
 
-def probed(bench: Bench, one: Contender, role: str, better: Probe, worse: Probe) -> Iterator[Comparison]:
+def probed(bench: Bench, one: Candidate, role: str, better: Probe, worse: Probe) -> Iterator[Comparison]:
     """Two linear probes of the same generator."""
     sides = [probe_side(bench, one, probe) for probe in (better, worse)]
     if sides[0] and sides[1]:
         yield compare(role, "accuracy of the linear probe", sides[0], sides[1], 1)
 
 
-def probe_side(bench: Bench, one: Contender, probe: Probe) -> Side | None:
+def probe_side(bench: Bench, one: Candidate, probe: Probe) -> Side | None:
     """A linear probe of the trainings of a generator."""
 
     def read(training: Training) -> Value | None:
@@ -145,6 +145,6 @@ def probe_by_layer(bench: Bench) -> Iterator[Comparison]:
                 yield compare(CLAIM, "accuracy of the linear probe", found[0], found[1], 1)
 
 
-def sizes_apart(one: Contender) -> Metrics:
+def sizes_apart(one: Candidate) -> Metrics:
     """The params of a tokenizer, without its seeds and its number of codes."""
     return seedless({**one.tokenizer, "num_codes": 0})

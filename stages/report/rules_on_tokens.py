@@ -9,7 +9,7 @@ from itertools import permutations, product
 from math import nan
 from statistics import StatisticsError, correlation
 
-from stages.report.bench import PIXEL, Bench, Contender, matched, unequal_sizes, value
+from stages.report.bench import PIXEL, Bench, Candidate, matched, unequal_sizes, value
 from stages.report.gather import Metrics
 from stages.report.replicates import Configuration, Training
 from stages.report.sides import CLAIM, CONTROL, Comparison, Read, Side, Value, by_tokenizer, compare, side
@@ -24,18 +24,18 @@ FEWEST_POINTS = 4  # tokenizers of a correlation
 Letter = Callable[[Bench, str], Read]
 
 
-def semantic_pairs(contenders: list[Contender], *kinds: str) -> Iterator[tuple[str, Contender, Contender]]:
+def semantic_pairs(candidates: list[Candidate], *kinds: str) -> Iterator[tuple[str, Candidate, Candidate]]:
     """(role, semantic tokenizer, the one that it should beat), of the first semantic tokenizer of each of the kinds."""
-    leading: dict[str, Contender] = {}
-    for one in contenders:
+    leading: dict[str, Candidate] = {}
+    for one in candidates:
         if one.semantic or one.pixel:
             leading.setdefault(one.kind, one)
-    for better, worse in product((leading[kind] for kind in kinds if kind in leading), contenders):
+    for better, worse in product((leading[kind] for kind in kinds if kind in leading), candidates):
         if role := role_of(better, worse, leading):
             yield role, better, worse
 
 
-def role_of(better: Contender, worse: Contender, leading: dict[str, Contender]) -> str:
+def role_of(better: Candidate, worse: Candidate, leading: dict[str, Candidate]) -> str:
     """The first pixel tokenizers, of equal sizes, are the claim; "" for what is not compared."""
     same = not unequal_sizes(better, worse)
     if worse.pixel and same:
@@ -45,7 +45,7 @@ def role_of(better: Contender, worse: Contender, leading: dict[str, Contender]) 
 
 
 def rows(
-    bench: Bench, role: str, better: Contender, worse: Contender, metric: str, sign: int, samples: bool
+    bench: Bench, role: str, better: Candidate, worse: Candidate, metric: str, sign: int, samples: bool
 ) -> Iterator[Comparison]:
     """Two tokenizers by a metric of their samples or reconstructions, if both have it."""
     one, other = bench.side(better, metric), bench.side(worse, metric)
@@ -106,7 +106,7 @@ def better_teacher(bench: Bench) -> Iterator[Comparison]:
             yield from rows(bench, role, better, worse, bench.distance("g"), -1, samples=True)
 
 
-def teacher_accuracy(bench: Bench, one: Contender) -> float:
+def teacher_accuracy(bench: Bench, one: Candidate) -> float:
     """Of a linear probe of the features that a tokenizer clusters; nan if it was not measured."""
     found = bench.metrics("code_analysis", one.configuration.first.tokenizer)
     return found.get("class", {}).get("features", nan)

@@ -1,6 +1,6 @@
 """Accuracy of linear probes on pooled encoder features, on pixels and on features of random weights, and by layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,12 @@ def probe(inputs: Inputs, report: Path, params: Probe, machine: Machine) -> None
     metrics, layers = {}, {}
     for name, network in networks.items():
         extractor = Extractor(network, params, machine.infer_batch_size)
-        train = extractor.extract(splits["train"], chosen["train"])
-        tests = {"clean": extractor.extract(splits["val"], chosen["val"])}
-        tests["augmented"] = extractor.extract(splits["val"], chosen["val"], augmented=True)
+        clean = {split: extractor.with_layers(splits[split], chosen[split]) for split in splits}
+        (train, train_layers), (val, val_layers) = clean["train"], clean["val"]
+        tests = {"clean": val, "augmented": extractor.extract(splits["val"], chosen["val"], augmented=True)}
         metrics[name] = accuracies(train, train_labels, tests, val_labels, few, params)
         if network is not None:
-            layers[name] = extractor.by_layer(splits, chosen)
+            layers[name] = by_layer(train_layers, train_labels, val_layers, val_labels, params)
         print(f"probe: {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in metrics[name].items()))
     entry = protocol(inputs, chosen, params) | classes_probed(train_labels, val_labels)
     write_metrics(report, {**images, **metrics, "layers": layers, "protocol": [entry]})
@@ -87,28 +87,33 @@ class Extractor:
             features.append(self.pooled(pixels).cpu())
         return torch.cat(features).numpy()
 
-    def by_layer(self, splits: dict[str, ImageSplit], chosen: dict[str, np.ndarray]) -> list[dict[str, float]]:
-        """Accuracy of every layer of the network on clean val images."""
-        assert self.network is not None
-        layers, means, labels = layers_of_pixels(self.network), {}, {}
-        for name, split in splits.items():
-            starts = range(0, len(chosen[name]), self.batch_size)
-            parts = (chosen[name][start : start + self.batch_size] for start in starts)
-            means[name] = layers.means(to_float(split.read(part), self.network.mean.device) for part in parts)
-            labels[name] = split.labels[chosen[name]]
-        strength = self.params.inverse_regularization
-        return [
-            {"layer": number, **score(fit_classifier(train, labels["train"], strength), val, labels["val"])}
-            for number, (train, val) in enumerate(zip(means["train"], means["val"], strict=True))
-        ]
+    def with_layers(self, split: ImageSplit, index: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """`extract` of the images themselves, and in the same pass the mean of every layer; none without a network."""
+        if self.network is None:
+            return self.extract(split, index), []
+        pooled: list[Tensor] = []
+        layers = replace(layers_of_pixels(self.network), run=lambda pixels: pooled.append(self.pooled(pixels).cpu()))
+        parts = (index[start : start + self.batch_size] for start in range(0, len(index), self.batch_size))
+        means = layers.means(to_float(split.read(part), self.network.mean.device) for part in parts)
+        return torch.cat(pooled).numpy(), means
 
     @torch.inference_mode()
     def pooled(self, pixels: Tensor) -> Tensor:
         """float [B, 3, H, W] in [-1, 1] -> float32 [B, D]."""
         if self.network is None:
             return thumbnails(pixels, self.params.raw_px)
-        block = block_number("probe.block", self.params.block, self.network.config["depth"])
-        return self.network(pixels, blocks=[block], final_norm=self.params.final_norm)[0].mean(1)
+        depth = self.network.config["depth"]
+        block = block_number("probe.block", self.params.block, depth)
+        return self.network(pixels, blocks=[block, depth - 1], final_norm=self.params.final_norm)[0].mean(1)
+
+
+def by_layer(
+    train: list[np.ndarray], train_labels: np.ndarray, val: list[np.ndarray], val_labels: np.ndarray, params: Probe
+) -> list[dict[str, Any]]:
+    """Accuracy on val of every layer, from its features float32 [M, D] of both splits."""
+    heads = (fit_classifier(one, train_labels, params.inverse_regularization) for one in train)
+    scores = (score(head, one, val_labels) for head, one in zip(heads, val, strict=True))
+    return [{"layer": number, **one} for number, one in enumerate(scores)]
 
 
 def augmentation_maps(index: np.ndarray, params: Probe) -> Tensor:
