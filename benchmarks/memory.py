@@ -18,7 +18,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from stages.core import artifact
-from stages.data.shards import TarIndex
+from stages.data.tar_index import TarIndex
 
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / "params.yaml"

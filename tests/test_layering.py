@@ -65,7 +65,17 @@ def test_no_import_cycle_not_even_for_annotations():
 
 
 # Of libraries that take seconds to import.
-SELDOM_USED = {"timm", "lpips", "fully_shard", "transformers", "SummaryWriter", "wandb", "mlflow", "UPerNet"}
+SELDOM_USED = {
+    "timm",
+    "lpips",
+    "fully_shard",
+    "transformers",
+    "SummaryWriter",
+    "wandb",
+    "mlflow",
+    "UPerNet",
+    "open_pretrained",
+}
 
 
 def test_only_the_main_of_a_command_imports_inside_a_function():

@@ -13,10 +13,12 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from stages.core import UserError
 from stages.evaluate import pretrained
-from stages.evaluate.extractors import open_pretrained
+from stages.evaluate.extractors import FeatureExtractor
 from stages.evaluate.params import PACKAGE, PRETRAINED
 
-CPU = torch.device("cpu")
+
+def opened(name: str, weights: str) -> FeatureExtractor:
+    return FeatureExtractor(*pretrained.open_pretrained(name, weights, torch.device("cpu")))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def test_efficientnet_lite0_is_the_packages_own_network():
 
 
 def test_efficientnet_lite0_gives_features_and_logits_of_pixels_from_0_to_255(images):
-    extractor = open_pretrained("efficientnet_lite0", PACKAGE, CPU)
+    extractor = opened("efficientnet_lite0", PACKAGE)
     features, logits = extractor.features(images)
     assert features.shape == (2, extractor.facts["dim"]) == (2, 1280) and logits.shape == (2, 1000)
     sized = torch.nn.functional.interpolate(torch.from_numpy(images).permute(0, 3, 1, 2).float(), 224)
@@ -58,16 +60,16 @@ def test_inception_from_safetensors(images, tmp_path, monkeypatch):
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
         untrained = pretrained.Inception("semtok-inception", ["2048"], str(path))
     save_file(untrained.state_dict(), path)
-    features, logits = open_pretrained("inception", str(path), CPU).features(images)
+    features, logits = opened("inception", str(path)).features(images)
     assert features.shape == (2, 2048) and logits.shape == (2, 1008)
     assert torch.equal(features, untrained(torch.from_numpy(images).permute(0, 3, 1, 2))[0])
     save_file({"fc.bias": torch.zeros(1008)}, path)
     with pytest.raises(UserError, match="not the weights of inception as safetensors"):
-        open_pretrained("inception", str(path), CPU)
+        opened("inception", str(path))
     for content in (b"", b"no safetensors at all", path.read_bytes()[:-1]):
         path.write_bytes(content)
         with pytest.raises(UserError, match="inception.safetensors: not the weights of inception"):
-            open_pretrained("inception", str(path), CPU)
+            opened("inception", str(path))
 
 
 def test_dinov2_from_its_own_weights_at_their_own_size(images, tmp_path):
@@ -78,7 +80,7 @@ def test_dinov2_from_its_own_weights_at_their_own_size(images, tmp_path):
     assert state["pos_embed"].shape == (1, 1 + 37**2, 384)
     state["pos_embed"][:, 1:] = torch.arange(384)
     save_file({**state, "mask_token": torch.zeros(1, 384)}, path)
-    extractor = open_pretrained("dinov2-vit-s-14", str(path), CPU)
+    extractor = opened("dinov2-vit-s-14", str(path))
     places = extractor.network.model.pos_embed[0, 1:]
     torch.testing.assert_close(places, torch.arange(384.0).expand(256, 384), rtol=1e-4, atol=1e-3)
     assert extractor.features(images)[0].shape == (2, extractor.facts["dim"])
@@ -96,8 +98,8 @@ def test_clip_from_a_state_dict_with_a_text_tower(images, tmp_path):
     state = {f"visual.{key}": value for key, value in visual.state_dict().items()}
     state |= {"text_projection": torch.zeros(8, 16), "transformer.resblocks.0.ln_1.weight": torch.zeros(8)}
     save_file(state, tmp_path / "clip.safetensors")
-    extractor = open_pretrained("clip-vit-b-32", str(tmp_path / "clip.safetensors"), CPU)
+    extractor = opened("clip-vit-b-32", str(tmp_path / "clip.safetensors"))
     assert extractor.features(images)[0].shape == (2, 16) and extractor.network.resolution == 64
     save_file({"visual.proj": torch.zeros(1)}, tmp_path / "clip.safetensors")
     with pytest.raises(UserError, match="clip.safetensors: not the weights of clip-vit-b-32"):
-        open_pretrained("clip-vit-b-32", str(tmp_path / "clip.safetensors"), CPU)
+        opened("clip-vit-b-32", str(tmp_path / "clip.safetensors"))

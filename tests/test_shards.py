@@ -10,6 +10,7 @@ import pytest
 
 from stages.core import UserError, artifact
 from stages.data import shards
+from stages.data.tar_index import TarIndex
 
 CONTENTS = {  # shard -> key -> field -> bytes; fields differ between samples and shards
     "train-000000": {"00000003": {"png": b"a" * 512, "txt": b""}, "00000007": {"png": b"b", "boxes.json": b"[]"}},
@@ -36,8 +37,8 @@ def made(workdir) -> Path:
     return workdir / "made"
 
 
-def open_split(folder: Path, split: str) -> shards.TarIndex:
-    return shards.TarIndex(folder, artifact.read_config(folder, "images"), split)
+def open_split(folder: Path, split: str) -> TarIndex:
+    return TarIndex(folder, artifact.read_config(folder, "images"), split)
 
 
 def test_the_index_names_what_tarfile_finds(made):

@@ -17,8 +17,8 @@ from typing import Any
 
 from stages.core import UserError
 from stages.data.reader import image_facts
-from stages.data.shards import TarIndex
 from stages.data.source import Refused
+from stages.data.tar_index import TarIndex
 
 FIELD = "txt"
 LINES = re.compile(r"\r\n|\r|\n")  # not str.splitlines, which also breaks at rare separators inside a line

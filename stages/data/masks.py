@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from stages.data.reader import image_facts
-from stages.data.shards import TarIndex
+from stages.data.tar_index import TarIndex
 
 FIELD = "mask.png"
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from stages.core import artifact
-from stages.data.shards import TarIndex
+from stages.data.tar_index import TarIndex
 
 
 def image_facts(folder: Path) -> dict[str, Any]:

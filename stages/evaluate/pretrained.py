@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,10 +19,13 @@ from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP, build_mo
 from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+from torch_fidelity.utils import create_feature_extractor
 
-from stages.evaluate.params import LITE0_PACKAGE, PACKAGE, PRETRAINED
+from stages.core import UserError, artifact
+from stages.evaluate.params import LITE0_PACKAGE, PACKAGE, PREFIX, PRETRAINED
 
-PREFIX = "semtok-"  # of the registered names: some of these are torch-fidelity's own
+LAYERS = {"inception": ("2048", "logits_unbiased")}  # of others all that they provide
+NOTES = {"inception": "comparable to published FID only with the same reference, crop and count"}
 LITE0_PX = 224
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"  # in the package
 DINOV2_OFFSET = 0.1  # of DINOv2's own interpolation of its position embeddings
@@ -135,3 +139,19 @@ def class_of(name: str) -> type[FeatureExtractorBase]:
 
 for extractor in PRETRAINED:
     register_feature_extractor(PREFIX + extractor, class_of(extractor))
+
+
+def open_pretrained(name: str, weights: str, device: torch.device) -> tuple[FeatureExtractorBase, dict[str, Any]]:
+    """The network of an extractor of PRETRAINED, from a file with its weights, and its facts for the protocol."""
+    path, known = weights_file(name, weights), PRETRAINED[name]
+    layers = list(LAYERS.get(name) or class_of(name).get_provided_features_list())
+    try:
+        network = create_feature_extractor(
+            PREFIX + name, layers, cuda=False, feature_extractor_weights_path=str(path), verbose=False
+        )
+    except (RuntimeError, OSError, KeyError, ValueError, AttributeError, SafetensorError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not the weights of {name} as safetensors: {why}") from None
+    facts = {"name": PREFIX + name, "weights_sha256": artifact.sha256(path), "dim": known.dim,
+             "features": known.features, "note": NOTES.get(name, "not comparable to published FID")}  # fmt: skip
+    return network.to(device), facts

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.core import artifact
-from stages.data.shards import TarIndex
+from stages.data.tar_index import TarIndex
 
 FIELD = "npy"
 

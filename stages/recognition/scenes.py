@@ -13,7 +13,7 @@ from stages.data.masks import FIELD
 from stages.data.reader import ImageSplit, image_facts
 from stages.data.scenes.counter_rng import ImageRng
 from stages.data.scenes.objects import CLASSES, draw_objects
-from stages.data.shards import TarIndex
+from stages.data.tar_index import TarIndex
 from stages.recognition.average_precision import Boxes
 
 NEAREST = 255  # value of the main object in a mask; the second has 254, and so on; 0 is the background

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.data.shards import read_range
+from stages.data.tar_index import read_range
 
 
 class Lines:
