@@ -9,6 +9,7 @@ Expect: the values, old -> new, and the stages that `semtok run` will run for th
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
@@ -36,6 +37,7 @@ from pipeline.params_file import (
 from pipeline.stale import Status
 
 CANDIDATE = WORK / "params.yaml"
+SHOWN = 6  # stages of a matrix that are listed one by one; more are counted
 
 
 def main(assignments: list[str]) -> int:
@@ -157,18 +159,33 @@ def effect(before: Status, after: Status, keys: set[str]) -> list[str]:
         "running with the old value, so its result will not be recorded": readers & {*after.running},
     }
     lines = stage_lines(after, affected, already)
-    lines += [f"{what}: {', '.join(sorted(names))}" for what, names in notes.items() if names]
+    lines += [f"{what}: {', '.join(collapse(sorted(names)))}" for what, names in notes.items() if names]
     others = len(already - affected)
     return [*lines, *([f"{others} other stages were stale before this edit"] if others else [])]
 
 
 def stage_lines(status: Status, affected: set[str], already: set[str]) -> list[str]:
-    """A title, and one line per affected stage."""
+    """A title, and one line per affected stage, or per matrix of more than SHOWN."""
     if not affected:
         return ["No stage reruns for this."]
-    width = max(map(len, affected))
-    lines = ["`semtok run` will run these, or restore them if DVC has their results for these values:"]
-    for name, node in status.nodes.items():
-        if name in affected:
-            lines.append(f"  {name:{width}}  {'(stale before) ' * (name in already)}{node.desc}"[:COLUMNS].rstrip())
-    return lines
+    ordered = [name for name in status.nodes if name in affected]
+    lines, width = {}, max(map(len, collapse(ordered)))
+    for name, shown in zip(ordered, shown_names(ordered), strict=True):
+        lines.setdefault(shown, f"  {shown:{width}}  {'(stale before) ' * (name in already)}{status.nodes[name].desc}")
+    title = "`semtok run` will run these, or restore them if DVC has their results for these values:"
+    return [title, *(line[:COLUMNS].rstrip() for line in lines.values())]
+
+
+def collapse(names: list[str]) -> list[str]:
+    """Names of stages, those of a matrix of more than SHOWN as one, such as `decoder@* (33 stages)`."""
+    return [*dict.fromkeys(shown_names(names))]
+
+
+def shown_names(names: list[str]) -> list[str]:
+    """Per name what `collapse` shows of it."""
+    groups = [name.partition("@")[0] for name in names]
+    counts = Counter(groups)
+    return [
+        f"{group}@* ({counts[group]} stages)" if counts[group] > SHOWN else name
+        for name, group in zip(names, groups, strict=True)
+    ]

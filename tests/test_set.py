@@ -12,7 +12,7 @@ import pytest
 import tiny
 from ruamel.yaml import YAML
 
-from pipeline.edit import read_arguments
+from pipeline.edit import SHOWN, collapse, read_arguments
 from pipeline.errors import PipelineError
 from pipeline.params_file import differences, dump, lay_over, leaves, parse, render, split
 
@@ -140,6 +140,12 @@ def test_a_section_that_merges_another_changes_with_it_but_keeps_its_own():
 def test_a_key_or_value_that_cannot_be_is_named(assignment, message):
     with pytest.raises(PipelineError, match=re.escape(message)):
         edit(TEXT, assignment)
+
+
+def test_stages_of_a_large_matrix_are_counted_instead_of_listed():
+    few = [f"tokens@{number}" for number in range(SHOWN)]
+    assert collapse(["data", *few]) == ["data", *few]
+    assert collapse(["data", *few, "tokens@more", "report"]) == ["data", f"tokens@* ({SHOWN + 1} stages)", "report"]
 
 
 @pytest.fixture
