@@ -23,11 +23,12 @@ def trainings(networks: Networks, codes: dict[str, Codes], classes: int) -> Iter
         for name in load_list(recognition.NETWORKS, path, empty=True):
             network = recognition.load_network(name, path)
             maps, flops, size = shape_of(networks, codes, network, classes)
-            values = classes + isinstance(section, recognition.Segmentation)
+            pixels = isinstance(section, recognition.Segmentation)
+            values = classes + pixels
             with torch.device("meta"):
                 head = import_kind(recognition.KINDS[section.kind].module).build_head(section, maps, values, img_px)
             step = (PASSES if section.tuning else 1) * flops + PASSES * head_flops(head, maps, section)
-            memory = section.peak_bytes(size, size_of(head), maps, img_px)
+            memory = section.peak_bytes(size, size_of(head), maps, img_px, pixels * values)
             yield f"recognition@{task}-{name}", section, step, memory
 
 

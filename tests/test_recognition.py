@@ -23,7 +23,7 @@ from stages.generator.transformer import TokenTransformer
 from stages.recognition import training
 from stages.recognition.backbone import CodeBackbone, PixelBackbone, VitBackbone, load_backbone
 from stages.recognition.finetune import ClassHead
-from stages.recognition.params import KINDS, EncoderNetwork, Tuning, load_data, load_network, load_task
+from stages.recognition.params import KINDS, EncoderNetwork, Maps, Tuning, load_data, load_network, load_task
 from stages.recognition.pyramid import Scales
 from stages.recognition.recognizer import Recognizer
 from stages.recognition.trainer import warp_labels
@@ -211,3 +211,10 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(task, scenes, workdir, 
         run(workdir, task, scenes, **machine)
     monkeypatch.setattr(module, "batch_at", batch_at)
     assert run(workdir, task, scenes, **machine) == whole
+
+
+def test_announced_memory_counts_the_logits_of_every_pixel():
+    """ADE20K: 16 images of 512 px with 151 values per pixel: 2.5 GB of logits, and as much twice more."""
+    task, maps = load_task("segmentation", toys.ROOT / "params.yaml"), Maps([384], 32)
+    few, many = (task.peak_bytes(0, 0, maps, 512, logits) for logits in (1, 151))
+    assert many - few == 3 * 4 * 16 * 150 * 512**2

@@ -19,6 +19,7 @@ PARAMS = Path("params.yaml")
 TASKS, NETWORKS = "recognition_tasks", "recognition_networks"  # lists in params.yaml
 DATA = "data"  # the section recognition.data is no task
 LEVELS = 4  # of a feature pyramid at most: 4, 2, 1 and 1/2 times the grid of patches
+PASSES_OVER_LOGITS = 3  # per pixel in memory at once: logits, their logarithms of softmax, the gradient
 Blocks = Annotated[list[int], Field(min_length=1)]  # from 0, or from the end if negative
 
 
@@ -102,11 +103,12 @@ class Task(Section):
     max_val_images: int = Field(ge=0)
     optim: Optim
 
-    def peak_bytes(self, network: int, head: int, maps: Maps, img_px: int) -> int:
-        """Memory of a training; `network` and `head`: numbers of parameters."""
+    def peak_bytes(self, network: int, head: int, maps: Maps, img_px: int, logits: int = 0) -> int:
+        """Memory of a training; `network` and `head`: numbers of parameters; `logits`: values per pixel."""
         trained = head + (network if self.tuning else 0)
         values = maps.grid**2 * sum(maps.dims) * (12 if self.tuning else 2)
-        return LARGE_BASE_BYTES + TRAINED * trained + 4 * network + 4 * self.optim.batch_size * (values + 8 * img_px**2)
+        values += (8 + PASSES_OVER_LOGITS * logits) * img_px**2
+        return LARGE_BASE_BYTES + TRAINED * trained + 4 * network + 4 * self.optim.batch_size * values
 
 
 class Mixing(Section):

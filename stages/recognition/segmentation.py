@@ -43,10 +43,10 @@ class Trainer(TaskTrainer):
     def __init__(self, params: Segmentation, images: Path, data: Data, machine: Machine, device: torch.device):
         super().__init__(params, splits_of(images, data, machine), machine, device)
         self.background = self.splits["train"].background
-        self.values = len(self.classes) + self.background
+        self.logits_per_pixel = len(self.classes) + self.background
 
     def head(self, maps: Maps) -> nn.Module:
-        return build_head(self.params, maps, self.values, self.img_px)
+        return build_head(self.params, maps, self.logits_per_pixel, self.img_px)
 
     def batch_at(self, step: int) -> Batch:
         numbers, images = self.images_at(step)
@@ -61,7 +61,7 @@ class Trainer(TaskTrainer):
         return each / (moved != IGNORED).sum().clamp(min=1), {}
 
     def scores(self, model: nn.Module) -> dict[str, float]:
-        counts = sum(confusion(self.splits["val"].masks(part), self.labels(model, part), self.values)
+        counts = sum(confusion(self.splits["val"].masks(part), self.labels(model, part), self.logits_per_pixel)
                      for part in self.parts("val"))  # fmt: skip
         return scores(np.asarray(counts), self.background)
 
@@ -72,7 +72,9 @@ class Trainer(TaskTrainer):
     def bounds(self, grid: int) -> dict[str, float]:
         """Of the most frequent label in each cell of the grid. Enlarged logits can be finer than that."""
         masks = (self.splits["val"].masks(part) for part in self.parts("val"))
-        counts = sum(confusion(mask, majority(mask, grid, self.values), self.values) for mask in masks)
+        counts = sum(
+            confusion(mask, majority(mask, grid, self.logits_per_pixel), self.logits_per_pixel) for mask in masks
+        )
         return {f"ceiling[{name}]": value for name, value in scores(np.asarray(counts), self.background).items()}
 
     def protocol(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class TaskTrainer(ABC):
 
     params: Any
     classes: list[str]
+    logits_per_pixel = 0  # of tasks that predict pixels, for the memory
 
     def __init__(self, params: AnyTask, splits: dict[str, Any], machine: Machine, device: torch.device):
         self.params, self.splits, self.device, self.batch_size = params, splits, device, machine.infer_batch_size

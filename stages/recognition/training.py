@@ -43,7 +43,7 @@ def train(inputs: Inputs, params: AnyTask, network: Network, data: Data, machine
     torch.manual_seed(params.optim.seed)
     backbone = load_backbone(inputs.network, network, inputs.folder, img_px, device)
     model = Recognizer(backbone, trainer.head(backbone.maps), params.tuning).to(device)
-    announce(inputs, params, model, len(trainer.numbers["train"]), img_px)
+    announce(inputs, params, model, trainer)
     images, folders = artifact.images_digest(inputs.images), digest(trainer.splits)
     facts = f"{data.model_dump()} {network.model_dump()} {folders}"
     with process_group(), scratch(out, params, [inputs.images, inputs.folder], facts, meet=barrier) as work:
@@ -71,9 +71,9 @@ def metrics_of(
     return {**last, **bounds, "trained_parameters": trained, "protocol": [protocol]}
 
 
-def announce(inputs: Inputs, params: AnyTask, model: Recognizer, images: int, img_px: int) -> None:
+def announce(inputs: Inputs, params: AnyTask, model: Recognizer, trainer: Any) -> None:
     """Print what the training costs."""
     network, head = (sum(p.numel() for p in part.parameters()) for part in (model.backbone, model.head))
-    memory = params.peak_bytes(network, head, model.backbone.maps, img_px)
-    counts = {"images": images, "steps": params.optim.total_steps}
+    memory = params.peak_bytes(network, head, model.backbone.maps, trainer.img_px, trainer.logits_per_pixel)
+    counts = {"images": len(trainer.numbers["train"]), "steps": params.optim.total_steps}
     print_cost_estimate(f"{inputs.task} on {inputs.network}", inputs.report, counts, DISK_BYTES, memory)
