@@ -66,8 +66,8 @@ def seconds_of(work: Iterable[Any], device: torch.device) -> float:
 
 def measure(trainer: GanTrainer, steps: int, rounds: int) -> None:
     """Print the measurements of one decoder; its discriminator, if any, is active in all measured updates."""
-    optim, device, batch_at = trainer.config.optim, trainer.device, trainer.batches.batch_at
-    monitor, first = NonFiniteMonitor(device), min(trainer.config.gan.start_step, optim.total_steps - 1)
+    device, batch_at = trainer.device, trainer.batches.batch_at
+    monitor, first = NonFiniteMonitor(device), trainer.config.gan_start
     ready = [tuple(tensor.to(device) for tensor in batch_at(first + k)) for k in range(4)]
 
     def updates(batches: Iterable[Batch]) -> Iterator[None]:

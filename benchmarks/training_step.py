@@ -80,8 +80,8 @@ def main() -> None:
     )  # fmt: skip
     for precision in ("fp32", "bf16"):
         optim = Optim(
-            total_steps=args.steps, batch_size=args.batch_size, lr_peak=1e-3, warmup_steps=5, weight_decay=0.1,
-            beta2=0.98, clip_norm=1.0, ema_decay=0.99, eval_every=args.steps, precision=precision, seed=0,
+            total_steps=args.steps, batch_size=args.batch_size, lr_peak=1e-3, warmup_share=0.05, weight_decay=0.1,
+            beta2=0.98, clip_norm=1.0, ema_decay=0.99, eval_share=1.0, precision=precision, seed=0,
         )  # fmt: skip
         times: dict[str, list[float]] = {"bare": [], "ours": []}
         for _ in range(args.rounds + 1):

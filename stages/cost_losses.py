@@ -16,7 +16,7 @@ def loss_flops(networks: Networks, section: ReconstructionLossConfig) -> int:
     if section.perceptual_weight:  # both images forward, one of them backward to its pixels
         flops += 3 * perceptual_flops(networks, section)
     if section.gan.weight:
-        active = max(0, section.optim.total_steps - section.gan.start_step) / section.optim.total_steps
+        active = 1 - section.gan_start / section.optim.total_steps
         flops += int(active * adversarial_flops(networks, section))
     return flops
 

@@ -16,8 +16,8 @@ PARAMS = Alternating.model_validate(
         "kind": "addp", "predictor": "masked", "decoder": "onestep",
         "encoder": {key: VIT[key] for key in ("dim", "depth", "heads", "stem_blocks")},
         "model": {**SIZES, "class_dropout": 0.1, "label_smoothing": 0.1},
-        "optim": {"total_steps": 10, "batch_size": 4, "lr_peak": 1e-3, "warmup_steps": 1, "weight_decay": 0.0,
-                  "beta2": 0.9, "clip_norm": 1.0, "ema_decay": 0.9, "eval_every": 10, "precision": "fp32", "seed": 0},
+        "optim": {"total_steps": 10, "batch_size": 4, "lr_peak": 1e-3, "warmup_share": 0.1, "weight_decay": 0.0,
+                  "beta2": 0.9, "clip_norm": 1.0, "ema_decay": 0.9, "eval_share": 1.0, "precision": "fp32", "seed": 0},
     }
 )  # fmt: skip
 

@@ -28,8 +28,8 @@ CLASSIFIER = ClassifierParams(
     img_px=16,
     widths=[16, 24],
     augment=Affine(degrees=5, scale=0.1, translate=0.05, shear=0.0, hflip=False),
-    optim=Optim(total_steps=120, batch_size=32, lr_peak=5e-3, warmup_steps=10, weight_decay=0.0, beta2=0.99,
-                clip_norm=1.0, ema_decay=0.9, eval_every=30, precision="fp32", seed=0),
+    optim=Optim(total_steps=120, batch_size=32, lr_peak=5e-3, warmup_share=0.083, weight_decay=0.0, beta2=0.99,
+                clip_norm=1.0, ema_decay=0.9, eval_share=0.25, precision="fp32", seed=0),
 )  # fmt: skip
 
 

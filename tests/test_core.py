@@ -27,7 +27,7 @@ STILL = {"degrees": 0, "scale": 0, "translate": 0, "shear": 0, "hflip": False}
 
 
 def test_the_learning_rate_at_named_steps():
-    long = optim(lr_peak=1.0, warmup_steps=10, total_steps=110)
+    long = optim(lr_peak=1.0, warmup_share=0.091, total_steps=110)
     rate = {step: lr_at(step, long) for step in (0, 9, 10, 60, 110)}
     assert rate == pytest.approx({0: 0.1, 9: 1.0, 10: 1.0, 60: 0.5, 110: 0.0})
 
@@ -58,8 +58,8 @@ def test_the_average_follows_the_formula_and_forgets_the_start():
 
 
 def optim(**changes) -> Optim:
-    base = dict(total_steps=5, batch_size=2, lr_peak=0.1, warmup_steps=1, weight_decay=0.1, beta2=0.9, clip_norm=1.0)
-    return Optim(**{**base, "ema_decay": 0.9, "eval_every": 5, "precision": "fp32", "seed": 0, **changes})
+    base = dict(total_steps=5, batch_size=2, lr_peak=0.1, warmup_share=0.2, weight_decay=0.1, beta2=0.9, clip_norm=1.0)
+    return Optim(**{**base, "ema_decay": 0.9, "eval_share": 1.0, "precision": "fp32", "seed": 0, **changes})
 
 
 @pytest.fixture

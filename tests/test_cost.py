@@ -29,8 +29,8 @@ EVERY = {  # all kinds beside each other
     "tokenizers": ["kmeans", "cluster", "vqkd", "vqgan", "fsq"],
     "decoders": ["onestep", "diffusion", "render_ar", "render_masked"],
 }
-PLAYING = {"gan": {"weight": 0.5, "start_step": 0}}  # the discriminator from the first step on
-OF_FEATURES = {"gan": {"weight": 0.5, "start_step": 0, "discriminator": "features"}}
+PLAYING = {"gan": {"weight": 0.5, "start_share": 0.0}}  # the discriminator from the first step on
+OF_FEATURES = {"gan": {"weight": 0.5, "start_share": 0.0, "discriminator": "features"}}
 HOLDS = {"tokenizer": "codebook", "decoder": "decoder"}  # list -> section of its members
 TRAININGS = [  # stage, command of the toy, section whose total_steps changes, other changes of it, tolerance
     ("codebook@cluster", "codebook", "codebook.cluster", {}, 0.05),
@@ -70,7 +70,7 @@ def cost_of(stage: str, changes: dict, images: Images | None = None) -> Cost:
 
 def changes_of(section: str, steps: int, more: dict) -> dict:
     """The section a.b with other steps, which evaluates at its end alone; a discriminator plays only if `more` says."""
-    optim = {"total_steps": steps, "eval_every": 1000}
+    optim = {"total_steps": steps, "eval_share": 1.0}
     name, _, kind = section.partition(".")
     values = (
         optim
@@ -152,7 +152,7 @@ def test_every_kind_has_a_cost_and_twice_the_steps_cost_twice_as_much():
     once = dict(costs_of(EVERY))
     assert len(once) == 2 + 5 * (2 + 3 * 2) + 2 + 3 * 20
     assert all(cost.flops > 0 for name, cost in once.items() if name != "data")
-    steps = {"codebook": {"vqgan": {"optim": {"total_steps": 24}, "gan": {"start_step": 16}}}}
+    steps = {"codebook": {"vqgan": {"optim": {"total_steps": 24}}}}
     assert cost_of("codebook@vqgan", EVERY | steps).flops == pytest.approx(2 * once["codebook@vqgan"].flops, rel=1e-3)
 
 

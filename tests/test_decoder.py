@@ -25,7 +25,8 @@ from stages.decoder.training import widths_from
 from stages.encoder.encoder import load_encoder
 
 GAN = {"decoder": {"onestep": {
-    "gan": {"weight": 0.02, "start_step": 30, "width": 8}, "optim": {"total_steps": 60, "lr_peak": 0.02}
+    "gan": {"weight": 0.02, "start_share": 0.5, "width": 8},
+    "optim": {"total_steps": 60, "lr_peak": 0.02, "warmup_share": 0.034, "eval_share": 0.067},
 }}}  # fmt: skip
 
 
@@ -54,8 +55,8 @@ def test_it_learns_and_shows_a_picture_per_evaluation(trained):
 
 def test_a_discriminator_that_chases_costs_less_because_its_term_is_off(trained, toy, tmp_path, monkeypatch, capsys):
     assert max(curve(trained, "adversarial_off")) == 0, "a discriminator that learns keeps its term"
-    gan = {"weight": 0.8, "lr": 0.5, "start_step": 0, "width": 8}
-    changes, psnr = {"gan": gan, "optim": {"total_steps": 80, "lr_peak": 0.02, "eval_every": 20}}, []
+    gan = {"weight": 0.8, "lr": 0.5, "start_share": 0.0, "width": 8}
+    changes, psnr = {"gan": gan, "optim": {"total_steps": 80, "lr_peak": 0.02, "eval_share": 0.25}}, []
     for ceiling in (discriminator.CEILING, math.inf):
         monkeypatch.setattr(discriminator, "CEILING", ceiling)
         root = shutil.copytree(toy, tmp_path / str(ceiling))
@@ -184,7 +185,7 @@ def test_other_weights_for_lpips_are_refused(tmp_path):
 def test_a_non_finite_loss_stops_training_with_step_and_batch(toy, tmp_path):
     root = tmp_path / "toy"
     shutil.copytree(toy, root)
-    toys.write_params(root, {"decoder": {"onestep": {"optim": {"lr_peak": 1e30, "warmup_steps": 0}}}})
+    toys.write_params(root, {"decoder": {"onestep": {"optim": {"lr_peak": 1e30, "warmup_share": 0.0}}}})
     with pytest.raises(UserError, match=r"non-finite loss or gradient at step \d+, on the batch \['0"):
         toys.run("decoder", root)
     assert not (root / "data/decoder").exists()
@@ -218,8 +219,8 @@ def test_a_broken_discriminator_leaves_finite_weights_after_a_whole_training(
 
     root = tmp_path / "toy"
     shutil.copytree(toy, root)
-    gan = {"weight": 0.5, "start_step": 2, "width": 8, "weighting": weighting}
-    toys.write_params(root, {"decoder": {"onestep": {"gan": gan, "optim": {"total_steps": 8, "eval_every": 4}}}})
+    gan = {"weight": 0.5, "start_share": 0.25, "width": 8, "weighting": weighting}
+    toys.write_params(root, {"decoder": {"onestep": {"gan": gan, "optim": {"total_steps": 8, "eval_share": 0.5}}}})
     sane = PatchDiscriminator.forward
     monkeypatch.setattr(PatchDiscriminator, "forward", lambda self, pixels: sane(self, pixels) * factor)
     toys.run("decoder", root)
@@ -230,7 +231,7 @@ def test_a_broken_discriminator_leaves_finite_weights_after_a_whole_training(
 def test_a_fixed_weight_and_a_feature_discriminator_train_it_too(toy, tmp_path):
     root = tmp_path / "toy"
     shutil.copytree(toy, root)
-    gan = {"weight": 0.1, "start_step": 2, "width": 8, "weighting": "fixed", "discriminator": "features"}
+    gan = {"weight": 0.1, "start_share": 0.5, "width": 8, "weighting": "fixed", "discriminator": "features"}
     toys.write_params(root, {"decoder": {"onestep": {"gan": gan, "optim": {"total_steps": 4}}}})
     toys.run("decoder", root)
     assert curve(root, "discriminator")[-1] > 0 and curve(root, "adversarial")

@@ -21,14 +21,14 @@ from stages.decoder.flow import Flow
 from stages.decoder.params import load_params
 
 PICK, TRAIN = (toys.COMMANDS[name].replace("onestep", "diffusion") for name in ("pixel_tokenizer", "decoder"))
-CHANGES = {"gan": {"start_step": 10, "width": 8}, "optim": {"total_steps": 40, "eval_every": 10, "lr_peak": 0.01}}
+CHANGES = {"gan": {"start_share": 0.25, "width": 8}, "optim": {"total_steps": 40, "eval_share": 0.25, "lr_peak": 0.01}}
 # Every ablation of the paper that is not the default, at once.
 ABLATION = {
     "conditioning": "adagn",
     "flow": {"gamma": 1.0, "output": "velocity", "path": "cosine", "times": "uniform"},
     "sampling": {"steps": 2, "spacing": "linear"},
     "perceptual_weight": 0.0,
-    "gan": {"start_step": 0, "context": "plain"},
+    "gan": {"start_share": 0.0, "context": "plain"},
     "optim": {"total_steps": 3},
 }
 
@@ -99,13 +99,13 @@ def test_every_ablation_of_the_paper_is_a_matter_of_params(trained, tmp_path):
     train(root, ABLATION)
     config = load_decoder(root / "data/decoder/kmeans-diffusion").config
     assert config["conditioning"] == "adagn" and config["flow"]["output"] == "velocity"
-    train(root, {**ABLATION, "gan": {"weight": 0.0, "start_step": 0}})
+    train(root, {**ABLATION, "gan": {"weight": 0.0, "start_share": 0.0}})
     assert not (root / "reports/decoder/kmeans-diffusion/plots/metrics/discriminator.tsv").exists()
 
 
 def test_decoders_that_differ_in_sampling_alone_have_the_same_weights(trained, tmp_path):
     shutil.copytree(trained, root := tmp_path / "toy")
-    short = {**toys.CONV, "gan": {"start_step": 2, "width": 8}, "optim": {**toys.OPTIM, "total_steps": 4}}
+    short = {**toys.CONV, "gan": {"start_share": 0.5, "width": 8}, "optim": {**toys.OPTIM, "total_steps": 4}}
     names, found = ("diffusion", "diffusion_linear"), []
     params = load_params("diffusion", toys.write_params(root, {"decoder": {"diffusion": short}})).model_dump()
     linear = {**params, "sampling": {**params["sampling"], "spacing": "linear"}}
@@ -146,7 +146,7 @@ def test_a_non_finite_loss_stops_training_with_step_and_batch(trained, tmp_path)
     shutil.copytree(trained, root, ignore=shutil.ignore_patterns("scratch"))
     shutil.rmtree(root / "data/decoder")
     with pytest.raises(UserError, match=r"non-finite loss or gradient at step \d+, on the batch \['0"):
-        train(root, {"optim": {"lr_peak": 1e30, "warmup_steps": 0}})
+        train(root, {"optim": {"lr_peak": 1e30, "warmup_share": 0.0}})
     assert not (root / "data/decoder").exists()
 
 
@@ -155,14 +155,14 @@ def test_a_broken_discriminator_leaves_finite_weights(trained, tmp_path, monkeyp
     shutil.copytree(trained, root := tmp_path / "toy")
     sane = TimedDiscriminator.forward
     monkeypatch.setattr(TimedDiscriminator, "forward", lambda self, *inputs: sane(self, *inputs) * factor)
-    train(root, {"gan": {"start_step": 2, "width": 8}, "optim": {"total_steps": 8, "eval_every": 4}})
+    train(root, {"gan": {"start_share": 0.25, "width": 8}, "optim": {"total_steps": 8, "eval_share": 0.5}})
     weights = load_file(root / "data/decoder/kmeans-diffusion/model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"perceptual_blocks": [9]}, "0 to 1"), ({"gan": {"start_step": 12}}, "start_step = 12: expected fewer than"),
+    [({"perceptual_blocks": [9]}, "0 to 1"), ({"gan": {"start_share": 1.0}}, "start_share = 1.0: input should be less"),
      ({"flow": {"gamma": 0.0}}, "flow.gamma = 0.0"), ({"sampling": {"steps": 0}}, "sampling.steps = 0")],
 )  # fmt: skip
 def test_impossible_params_are_refused(trained, tmp_path, changes, said):

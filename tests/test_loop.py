@@ -21,8 +21,8 @@ from stages.core.schemas import Optim
 from stages.core.train import Batch, Speed, fit, load_batches, micro_batches
 
 OPTIM = Optim(
-    total_steps=3, batch_size=2, lr_peak=0.1, warmup_steps=1, weight_decay=0.1, beta2=0.9, clip_norm=1.0,
-    ema_decay=0.9, eval_every=3, precision="fp32", seed=0,
+    total_steps=3, batch_size=2, lr_peak=0.1, warmup_share=0.33, weight_decay=0.1, beta2=0.9, clip_norm=1.0,
+    ema_decay=0.9, eval_share=1.0, precision="fp32", seed=0,
 )  # fmt: skip
 
 
@@ -48,9 +48,21 @@ def test_trainings_of_equal_values_under_two_names_are_the_same(tmp_path):
     assert torch.equal(trained(tmp_path, "one"), trained(tmp_path, "two"))
 
 
+@pytest.mark.parametrize(
+    ("total_steps", "warmup_share", "eval_share", "expected"),
+    [(280, 0.18, 0.25, (50, 70)), (28, 0.18, 0.25, (5, 7)), (3, 0.99, 0.01, (2, 1)), (1, 0.6, 1.0, (0, 1))],
+)
+def test_warm_up_and_evaluation_are_shares_of_the_steps_and_leave_one_to_train(
+    total_steps, warmup_share, eval_share, expected
+):
+    shares = {"total_steps": total_steps, "warmup_share": warmup_share, "eval_share": eval_share}
+    optim = Optim(**OPTIM.model_dump() | shares)
+    assert (optim.warmup_steps, optim.eval_every) == expected
+
+
 def test_a_warm_up_that_never_ends_is_refused():
-    with pytest.raises(ValidationError, match="warmup_steps = 3: expected fewer than total_steps, 3"):
-        Optim(**{**OPTIM.model_dump(), "warmup_steps": 3})
+    with pytest.raises(ValidationError, match="less than 1"):
+        Optim(**OPTIM.model_dump() | {"warmup_share": 1.0})
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])

@@ -40,7 +40,7 @@ def test_updates_and_state_are_those_of_torch(name):
 
 def test_trainings_do_not_import_what_compiles(toy, tmp_path):
     root = shutil.copytree(toy, tmp_path / "toy", ignore=shutil.ignore_patterns("scratch"))
-    toys.write_params(root, {"decoder": {"onestep": {"gan": {"weight": 0.5, "start_step": 0}}}})
+    toys.write_params(root, {"decoder": {"onestep": {"gan": {"weight": 0.5, "start_share": 0.0}}}})
     for name in ("decoder", "generator@kmeans-ar"):  # the two loops of training
         module, *words = shlex.split(toys.COMMANDS[name].removeprefix("python -m "))
         script = f"import sys; sys.argv = {['x', *words]}; from {module} import main; main()"

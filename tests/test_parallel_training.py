@@ -30,7 +30,7 @@ DECODERS = ("decoder", "decoder@diffusion", "decoder@render_ar", "decoder@render
 MEANS = (AR, MASKED, *DECODERS)  # whose loss is a mean over images: a batch may be cut
 OPTIM = {"batch_size": 12}
 # Two channels per group of the norms: with one, some biases have no effect and drift as rounding has it.
-CONV = {"widths": [16, 16, 16], "optim": OPTIM, "gan": {"weight": 0.5, "start_step": 3, "width": 16}}
+CONV = {"widths": [16, 16, 16], "optim": OPTIM, "gan": {"weight": 0.5, "start_share": 0.25, "width": 16}}
 CHANGES = {
     "tokenizers": ["kmeans", "vqgan"],
     "codebook": {

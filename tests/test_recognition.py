@@ -30,7 +30,7 @@ from stages.recognition.trainer import warp_labels
 from stages.recognition.training import Inputs
 
 CPU = torch.device("cpu")
-SHORT = {"total_steps": 6, "batch_size": 4, "warmup_steps": 1, "eval_every": 3, "precision": "fp32"}
+SHORT = {"total_steps": 6, "batch_size": 4, "warmup_share": 0.17, "eval_share": 0.5, "precision": "fp32"}
 TASKS = {name: {"optim": SHORT} for name in ("finetune", "segmentation", "detection")}
 TASKS["detection"] |= {"width": 8, "proposals": 8, "samples": 4}
 UPERNET = {**toys.YAML(typ="safe").load(toys.ROOT / "params.yaml")["recognition"]["segmentation"]}

@@ -12,7 +12,7 @@ import toy as toys
 from stages import check
 from stages.data.dvc_folder import NO_FOLDER
 
-SHORT = {"total_steps": 4, "batch_size": 4, "warmup_steps": 1, "eval_every": 2, "precision": "fp32"}
+SHORT = {"total_steps": 4, "batch_size": 4, "warmup_share": 0.25, "eval_share": 0.5, "precision": "fp32"}
 
 
 def test_the_commands_work_on_the_toy(toy, scenes, tmp_path):

@@ -23,7 +23,7 @@ OUTS = {
     "generator@kmeans-ar": "data/generator/kmeans-ar",
     "generator@kmeans-masked": "data/generator/kmeans-masked",
 }
-GAN = {"decoder": {"onestep": {"gan": {"weight": 0.5, "start_step": 3, "width": 8}}}}
+GAN = {"decoder": {"onestep": {"gan": {"weight": 0.5, "start_share": 0.25, "width": 8}}}}
 
 
 def workplace(toy: Path, root: Path, checkpoint_share: float) -> Path:

@@ -28,7 +28,7 @@ def trained(toy, tmp_path_factory):
     """vqgan, with a discriminator from step 6 of 24, and fsq, on the toy's images."""
     root = tmp_path_factory.mktemp("vqgan") / "toy"
     shutil.copytree(toy, root)
-    more = {"gan": {"start_step": 6, "width": 8}, "optim": {"total_steps": 24, "lr_peak": 0.01}}
+    more = {"gan": {"start_share": 0.25, "width": 8}, "optim": {"total_steps": 24, "lr_peak": 0.01}}
     toys.write_params(root, {"codebook": {"vqgan": more, "fsq": more}})
     for name in ("vqgan", "fsq"):
         toys.run_line(FIT.format(name), root)

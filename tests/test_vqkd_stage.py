@@ -78,7 +78,7 @@ def test_the_artifact_is_a_tokenizer_whose_codes_fit_its_encoder(trained):
 
 
 def test_a_little_training_lowers_the_cosine_loss(root):
-    fit(root, {"optim": {"total_steps": 40, "eval_every": 20, "lr_peak": 3.0e-3}})
+    fit(root, {"optim": {"total_steps": 40, "eval_share": 0.5, "lr_peak": 3.0e-3}})
     lines = (root / "reports/codebook/vqkd/plots/metrics/val/cosine_loss.tsv").read_text().splitlines()[1:]
     first, last = (float(line.split("\t")[1]) for line in lines)
     assert last < 0.95 * first

@@ -23,8 +23,8 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 IMAGES, CLASSES, IMG_PX = 64, ("bars", "columns", "dark", "light"), 16
 
-OPTIM = {"total_steps": 12, "batch_size": 8, "warmup_steps": 2, "eval_every": 4, "precision": "fp32"}
-CONV = {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "gan": {"start_step": 8}, "optim": OPTIM}
+OPTIM = {"total_steps": 12, "batch_size": 8, "warmup_share": 0.17, "eval_share": 0.33, "precision": "fp32"}
+CONV = {"widths": [16, 8, 8], "blocks": 1, "perceptual_blocks": [1], "gan": {"start_share": 0.67}, "optim": OPTIM}
 RENDER = {"model": {"dim": 32, "depth": 2, "heads": 2}, "optim": OPTIM}
 ADDP = {"encoder": {"dim": 32, "depth": 1, "heads": 2}, **RENDER}
 CHANGES = {

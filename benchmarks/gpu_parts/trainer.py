@@ -55,8 +55,8 @@ def machine_of(device: torch.device, workers: int = 0, compiled: bool = False) -
 def optim_of(batch_size: int, steps: int) -> Optim:
     """AdamW for so many steps in bf16, evaluated at the end alone."""
     return Optim(
-        total_steps=steps, batch_size=batch_size, lr_peak=1e-4, warmup_steps=2, weight_decay=0.05, beta2=0.98,
-        clip_norm=1.0, ema_decay=0.99, eval_every=steps, precision="bf16", seed=0,
+        total_steps=steps, batch_size=batch_size, lr_peak=1e-4, warmup_share=0.0, weight_decay=0.05, beta2=0.98,
+        clip_norm=1.0, ema_decay=0.99, eval_share=1.0, precision="bf16", seed=0,
     )  # fmt: skip
 
 

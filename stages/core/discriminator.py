@@ -66,10 +66,6 @@ class AdversarialLoss(ABC):
         """{"adaptive": factor of the adversarial term}, or nothing where the weight is fixed."""
         return {}
 
-    def active(self, step: int) -> bool:
-        """True from `gan.start_step` on, if the weight is not 0."""
-        return self.gan.weight > 0 and step >= self.gan.start_step
-
     def bounded_term(self, fake: Reconstruction) -> tuple[Tensor, Tensor]:
         """The loss of the network from the scores of its reconstructions, and the term that carries its gradient."""
         adversarial = self.generator_loss(self.discriminator(fake.pixels, *fake.context))

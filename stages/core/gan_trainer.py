@@ -1,4 +1,4 @@
-"""GAN training loop for decoders and autoencoders; the discriminator starts at `gan.start_step`.
+"""GAN training loop for decoders and autoencoders; the discriminator starts after `gan.start_share` of the steps.
 
 Decoders on frozen codes and autoencoders differ only in `reconstruct`.
 """
@@ -100,8 +100,8 @@ class GanTrainer:
             print(f"{self.name}: no adversarial term in {off} since the discriminator started")
 
     def step(self, step: int, batch: Batch, monitor: NonFiniteMonitor) -> Scalars:
-        """One optimizer step of the network and, from `gan.start_step` on, one of the discriminator."""
-        optim, active = self.config.optim, self.adversarial.active(step)
+        """One optimizer step of the network and, from `gan_start` on, one of the discriminator if it has a weight."""
+        optim, active = self.config.optim, self.config.gan.weight > 0 and step >= self.config.gan_start
         parts = [augmented(*part) for part in micro_batches(batch, self.machine.micro_batch_size)]
         set_lr(self.optimizer, lr_at(step, optim))
         self.network.train()

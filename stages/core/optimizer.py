@@ -117,7 +117,7 @@ class NonFiniteMonitor:
         if (step := int(self.first_bad)) < NEVER:
             raise UserError(
                 f"non-finite loss or gradient at step {step}, on the batch {batch_keys(step)}. Lower lr_peak, raise "
-                "warmup_steps, or set precision: fp32; each starts the training anew. Unchanged, it continues from "
+                "warmup_share, or set precision: fp32; each starts the training anew. Unchanged, it continues from "
                 "the last checkpoint, which is from before that step."
             )
 

@@ -27,37 +27,48 @@ class Affine(Section):
 
 
 class Optim(Section):
-    """AdamW, a linear warm-up followed by a cosine to zero, and averaged weights (EMA)."""
+    """AdamW, a linear warm-up followed by a cosine to zero, and averaged weights (EMA).
+
+    Warm-up and evaluation are shares of `total_steps`, as is the start of a discriminator: one number sets all lengths.
+    """
 
     total_steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     lr_peak: float = Field(gt=0)
-    warmup_steps: int = Field(ge=0)
+    warmup_share: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
     beta2: float = Field(gt=0, lt=1)
     clip_norm: float = Field(gt=0)
     ema_decay: float = Field(ge=0, lt=1)
-    eval_every: int = Field(gt=0)  # steps
+    eval_share: float = Field(gt=0, le=1)  # between two evaluations
     precision: Literal["fp32", "bf16"]
     seed: int = Field(ge=0)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of the linear warm-up."""
+        return self.steps_of(self.warmup_share)
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between two evaluations."""
+        return max(1, round(self.eval_share * self.total_steps))
+
+    def steps_of(self, share: float) -> int:
+        """A share below 1 of all steps, rounded; at least one step is left after it."""
+        return min(round(share * self.total_steps), self.total_steps - 1)
 
     def images_at_once(self, machine: Machine) -> int:
         """Images of one process whose activations are in memory together."""
         share = -(-self.batch_size // world_size())
         return min(share, machine.micro_batch_size or share)
 
-    @model_validator(mode="after")
-    def warm_up_ends(self) -> Self:
-        if self.warmup_steps >= self.total_steps:
-            raise ValueError(f"warmup_steps = {self.warmup_steps}: expected fewer than total_steps, {self.total_steps}")
-        return self
-
 
 class Gan(Section):
     """A discriminator and the weight of its loss; weight 0 trains without one."""
 
     weight: float = Field(ge=0)
-    start_step: int = Field(ge=0)
+    start_share: float = Field(ge=0, lt=1)  # of optim.total_steps that are over when the discriminator starts
     width: int = Field(ge=8, multiple_of=8)
     lr: float = Field(gt=0)
     disc_loss_floor: float = Field(ge=0)
@@ -86,6 +97,11 @@ class ReconstructionLossConfig(Section):
     optim: Optim
     networks: ClassVar[int] = 1  # convolutional networks of these widths that are trained
 
+    @property
+    def gan_start(self) -> int:
+        """The step at which the discriminator starts, counted from 0."""
+        return self.optim.steps_of(self.gan.start_share)
+
     def peak_bytes(self, widths: list[int], img_px: int, encoder: dict[str, int], batch: int) -> int:
         """Memory of a training; `encoder`: config of the frozen network in whose features distances are measured.
 
@@ -100,9 +116,6 @@ class ReconstructionLossConfig(Section):
     def values_fit(self) -> Self:
         if any(width < 8 or width % 8 for width in self.widths):
             raise ValueError(f"widths = {self.widths}: expected positive multiples of 8")
-        if self.gan.weight and self.gan.start_step >= self.optim.total_steps:
-            never = f"expected fewer than optim.total_steps, {self.optim.total_steps}, or gan.weight = 0"
-            raise ValueError(f"gan.start_step = {self.gan.start_step}: {never}")
         if self.lpips_vgg16 and (
             Path(self.lpips_vgg16).suffix != ".safetensors" or not Path(self.lpips_vgg16).is_file()
         ):

@@ -151,8 +151,8 @@ def fit(
     """Train `model` to its averaged weights. Continues from a checkpoint in `work`, bit-identical on a CPU.
 
     batch_at(step) makes this process's share of a batch, on the CPU; loss_fn(model, batch, step) returns its mean loss
-    and scalars for the curves, on the device; evaluate(step, averaged model) returns more scalars, every `eval_every`
-    steps and at the end. `name` labels the progress bar and enters no seed.
+    and scalars for the curves, on the device; evaluate(step, averaged model) returns more scalars, after every
+    `eval_share` of the steps and at the end. `name` labels the progress bar and enters no seed.
     What learns is a copy, perhaps sharded; `model` carries the averaged weights. The first process evaluates and logs
     for all. A training may resume with another number of processes.
     """
