@@ -112,14 +112,14 @@ class Costs:
         return Cost(f"{count:,} images of {side} px", 0, count * bytes_per_image(self.data), memory)
 
     def of_features(self) -> Cost:
-        count, encoder = self.feature_images, self.networks.encoder
+        count, (side, dim) = self.feature_images, self.networks.stored_map
         flops = count * self.networks.encode_flops([self.features.block])
-        return Cost(f"{count:,} images", flops, count * encoder.grid**2 * encoder.dim * 2, self.memory.features())
+        return Cost(f"{count:,} images", flops, count * side**2 * dim * 2, self.memory.features())
 
     def of_codebook(self, name: str, codes: Codes) -> Cost:
-        section, grid = codebook.load_params(name, self.path), self.networks.encoder.grid
+        section = codebook.load_params(name, self.path)
         if isinstance(section, codebook.Kmeans):
-            vectors = (self.feature_images - self.images.val) * grid**2
+            vectors = (self.feature_images - self.images.val) * codes.grid**2
             used = min(vectors, section.max_vectors or vectors)
             flops = 2 * used * codes.num_codes * codes.dim * section.iterations * section.redo
             own = self.feature_images * codes.network_flops if self.networks.reads_other_features(section) else 0

@@ -33,14 +33,15 @@ class Memory:
 
     def features(self) -> int:
         encoder = self.networks.encoder
-        return features.peak_bytes(FP32 * size_of(encoder), encoder.grid**2 * encoder.dim, self.machine)
+        return features.peak_bytes(FP32 * size_of(encoder), encoder.config, self.networks.features.block, self.machine)
 
     def codebook(self, name: str, codes: Codes, vectors: int) -> int:
         """`vectors`: those that k-means clusters."""
         section, encoder = codebook.load_params(name, self.path), self.networks.encoder
         if isinstance(section, codebook.Kmeans):
             layers = len(section.blocks) if section.layers == "concat" else 1
-            return section.peak_bytes(vectors, encoder.dim * max(1, layers))
+            block = (section.blocks or [self.networks.features.block])[0]
+            return section.peak_bytes(vectors, encoder.maps[block][1] * max(1, layers))
         if isinstance(section, codebook.Cluster):
             return section.peak_bytes(codes.count, codes.dim)
         if isinstance(section, codebook.Vqkd):

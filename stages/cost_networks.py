@@ -21,6 +21,7 @@ from stages.core import UserError, artifact
 from stages.core.code import import_kind
 from stages.core.metrics import code_dtype
 from stages.core.networks import ConvDecoder, ConvEncoder
+from stages.core.schemas import check_equal_maps
 from stages.cost_captions import given_to
 from stages.decoder import params as decoder
 from stages.decoder.render import RenderTransformer
@@ -28,7 +29,7 @@ from stages.decoder.training import widths_from
 from stages.decoder.unet import UNet
 from stages.encoder.encoder import Encoder
 from stages.encoder.params import EncoderParams
-from stages.encoder.sources import check_timm, create_timm
+from stages.encoder.timm_networks import describe
 from stages.encoder.vit import build_vit
 from stages.features.params import Params as Features
 from stages.generator import params as generator
@@ -115,9 +116,13 @@ class Networks:
             trained = artifact.read_config(EMBEDDED / name, "encoder")
             vit: Any = build_vit(**{**trained["shape"], "img_px": img_px}, seed=trained["seed"])
             return vit, {**trained, "img_px": img_px}
-        check_timm(self.encoder_params)
-        vit, config = create_timm(self.encoder_params)
-        return vit, {**config, "img_px": img_px}
+        network, config = describe(self.encoder_params, {})
+        return network, {**config, "img_px": img_px}
+
+    @property
+    def stored_map(self) -> tuple[int, int]:
+        """Side and width of the features that the stage `features` stores."""
+        return self.encoder.maps[self.features.block]
 
     def encode_flops(self, blocks: list[int]) -> int:
         """The frozen encoder up to the last of `blocks`, which may count from the end."""
@@ -127,17 +132,19 @@ class Networks:
 
     def codes(self, name: str) -> Codes:
         """The codes of a tokenizer."""
-        section, grid, own = codebook.load_params(name, self.params), self.encoder.grid, size_of(self.encoder)
+        section, own, (grid, width) = codebook.load_params(name, self.params), size_of(self.encoder), self.stored_map
         if isinstance(section, codebook.Kmeans):
             blocks = section.blocks or [self.features.block]
             apart, joined = (len(blocks), 1) if section.layers == "separate" else (1, len(blocks))
-            dim = section.pca_dim or joined * self.encoder.dim
+            check_equal_maps(f"codebook.{name}.blocks", blocks, self.encoder.maps)
+            grid, width = self.encoder.maps[blocks[0]]
+            dim = section.pca_dim or joined * width
             search = 2 * apart * grid**2 * section.num_codes * dim
             return Codes(grid, apart, apart * section.num_codes, dim, own, self.encode_flops(blocks), search)
         if isinstance(section, codebook.Cluster):
-            search = 2 * grid**2 * section.num_codes * self.encoder.dim
+            search = 2 * grid**2 * section.num_codes * width
             flops = self.encode_flops([self.features.block])
-            return Codes(grid, 1, section.num_codes, self.encoder.dim, own, flops, search)
+            return Codes(grid, 1, section.num_codes, width, own, flops, search)
         if isinstance(section, codebook.Vqkd):
             search = 2 * grid**2 * section.num_codes * section.dim
             build = partial(self.vqkd_encoder, section)
@@ -153,13 +160,14 @@ class Networks:
 
     def vqkd_encoder(self, section: codebook.Vqkd) -> VqkdEncoder:
         """The trained encoder of a vqkd tokenizer."""
-        shape = {"img_px": self.img_px, "patch_px": self.img_px // self.encoder.grid, **section.encoder.model_dump()}
+        shape = {"img_px": self.img_px, "patch_px": self.img_px // self.stored_map[0], **section.encoder.model_dump()}
         return VqkdEncoder({**shape, "seed": 0}, section.dim)
 
     def feature_decoder_flops(self, section: codebook.Vqkd) -> int:
         """The decoder of a vqkd tokenizer, from codes to the features of the frozen encoder."""
-        patches, own = self.encoder.grid**2, section.encoder
-        sizes = {"width": own.dim, "depth": section.decoder_depth, "heads": own.heads, "dim_out": self.encoder.dim}
+        (side, width), own = self.stored_map, section.encoder
+        patches = side**2
+        sizes = {"width": own.dim, "depth": section.decoder_depth, "heads": own.heads, "dim_out": width}
         build = partial(FeatureDecoder, section.dim, patches, **sizes)
         return self.once(lambda: build()(torch.empty(1, patches, section.dim)), "feature decoder", str(section))
 

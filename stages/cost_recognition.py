@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stages.core import UserError
 from stages.core.code import import_kind
 from stages.core.params import load_list
 from stages.cost_generators import build, look_flops
@@ -41,6 +42,8 @@ def shape_of(
         return recognition.Maps([dim], grid), 2 * dim**2 * grid**2, dim**2 + dim
     if not isinstance(network, recognition.GeneratorNetwork):
         encoder = networks.encoder
+        if not encoder.plain:
+            raise UserError("recognition needs a plain vision transformer as encoder")
         maps = recognition.Maps([encoder.dim] * len(network.blocks), encoder.grid)
         return maps, networks.encode_flops(network.blocks), size_of(encoder)
     own, name = codes[network.tokenizer], network.generator

@@ -161,7 +161,7 @@ def test_a_fetched_encoder_is_as_good_as_an_embedded_one_if_it_has_the_name(tmp_
     text = PARAMS.replace("  name: digits ", "  name: vit_other ").replace("  block: 2 ", "  block: 99 ")
     assert errors_of(text, tmp_path) == []
     Path("data/encoder").mkdir(parents=True)
-    Path("data/encoder/config.json").write_text('{"name": "vit_other", "depth": 12, "patch_px": 4}')
+    Path("data/encoder/config.json").write_text('{"name": "vit_other", "depth": 12, "dim": 8, "patch_px": 4}')
     assert len(errors_of(text, tmp_path)) == 1
     assert errors_of(text.replace("vit_other", "vit_another"), tmp_path) == []
     for damaged in ("", "[]", '{"name": "vit_other", "depth": []}'):

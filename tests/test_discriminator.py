@@ -222,7 +222,7 @@ def test_the_feature_discriminator_trains_heads_alone_and_scores_patches(toy):
     config = SimpleNamespace(gan=HingeGan.model_validate(HINGE | {"discriminator": "features"}))
     config.perceptual_blocks = [0, 1]
     net = make_discriminator(config, encoder)
-    assert isinstance(net, FeatureDiscriminator) and net(torch.zeros(3, 3, 16, 16)).shape == (3, 16, 2)
+    assert isinstance(net, FeatureDiscriminator) and net(torch.zeros(3, 3, 16, 16)).shape == (3, 32)
     assert all(name.startswith("heads.") for name in net.state_dict())
     adversarial = hinge(torch.ones(1), encoder, discriminator="features")
     for _ in range(60):

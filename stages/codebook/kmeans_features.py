@@ -23,6 +23,7 @@ from stages.core.hardware import barrier
 from stages.core.images import to_float
 from stages.core.params import Machine, impossible
 from stages.core.progress import bar
+from stages.core.schemas import check_equal_maps, maps_of
 from stages.core.scratch import read_hashed, write_hashed
 from stages.data.reader import ImageSplit
 from stages.encoder.encoder import block_number
@@ -61,13 +62,14 @@ class Layout:
 def layout_of(inputs: Inputs, params: Kmeans) -> Layout:
     """From the configs of the input artifacts; `UserError` for a block that the encoder does not have."""
     stored = artifact.read_config(inputs.features, "features")
-    depth, key = artifact.read_config(inputs.encoder, "encoder")["depth"], f"{inputs.section}.blocks"
-    blocks = [block_number(key, block, depth) for block in params.blocks] or [stored["block"]]
+    maps, key = maps_of(artifact.read_config(inputs.encoder, "encoder")), f"{inputs.section}.blocks"
+    blocks = [block_number(key, block, len(maps)) for block in params.blocks] or [stored["block"]]
     if len({*blocks}) < len(blocks):
         raise impossible(key, params.blocks, "expected different blocks")
-    codebooks = len(blocks) if params.layers == "separate" else 1
+    check_equal_maps(key, blocks, maps)
+    codebooks, (side, dim) = len(blocks) if params.layers == "separate" else 1, maps[blocks[0]]
     return Layout(
-        blocks, codebooks, stored["num_patches"], stored["dim"] * len(blocks) // codebooks, stored["final_norm"],
+        blocks, codebooks, side**2, dim * len(blocks) // codebooks, stored["final_norm"],
         computed=params.encoder == "random" or blocks != [stored["block"]],
         images={split: stored["splits"][split]["images"] for split in SPLITS},
     )  # fmt: skip

@@ -38,9 +38,14 @@ REMEDY = f"{REVIVE}, lower commitment, dim or num_codes, or train longer"  # for
 
 def shape_of(inputs: Inputs, params: Vqkd) -> dict[str, Any]:
     """The arguments of build_vit: as many patches per side as the teacher has."""
-    teacher, img_px = artifact.read_config(inputs.encoder, "encoder"), image_facts(inputs.images)["img_px"]
-    patch_px = img_px // (teacher["img_px"] // teacher["patch_px"])
-    return {"img_px": img_px, "patch_px": patch_px, **params.encoder.model_dump(), "seed": params.optim.seed}
+    num_patches = artifact.read_config(inputs.features, "features")["num_patches"]
+    img_px = image_facts(inputs.images)["img_px"]
+    return {
+        "img_px": img_px,
+        "patch_px": img_px // round(num_patches**0.5),
+        **params.encoder.model_dump(),
+        "seed": params.optim.seed,
+    }
 
 
 def check(inputs: Inputs, params: Vqkd) -> None:
@@ -67,7 +72,7 @@ def fit(inputs: Inputs, params: Vqkd, machine: Machine) -> None:
     device = pick_device(machine.device)
     torch.manual_seed(optim.seed)
     teacher = open_teacher(inputs, device)
-    model = build(shape, params, teacher.encoder.dim).to(device)
+    model = build(shape, params, teacher.encoder.maps[teacher.blocks[0]][1]).to(device)
     splits = {split: ImageSplit(inputs.images, split, machine.num_workers) for split in ("train", "val")}
     sources = [inputs.images, inputs.encoder, inputs.features]
     with process_group(), scratch(inputs.out, params, sources, meet=barrier) as work:

@@ -218,19 +218,20 @@ class FeatureDiscriminator(nn.Module):
     """A small head per block on a frozen encoder's patch features (projected GANs, Sauer et al. 2021).
 
     `features(pixels)` gives float [B, N, D] per block: a plain function, so that checkpoints hold the heads alone.
+    `dims`: the D of each block.
     """
 
-    def __init__(self, features: Callable[[Tensor], list[Tensor]], dim: int, blocks: int, width: int):
+    def __init__(self, features: Callable[[Tensor], list[Tensor]], dims: list[int], width: int):
         super().__init__()
         self.features = features
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(dim, width), nn.LeakyReLU(0.2), nn.Linear(width, 1)) for _ in range(blocks)
+            nn.Sequential(nn.Linear(dim, width), nn.LeakyReLU(0.2), nn.Linear(width, 1)) for dim in dims
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """float [B, 3, H, W] -> scores [B, N, blocks]."""
+        """float [B, 3, H, W] -> scores [B, patches of all blocks]."""
         found = self.features(pixels)
-        return torch.cat([head(feat_BND) for head, feat_BND in zip(self.heads, found, strict=True)], -1)
+        return torch.cat([head(feat_BND).flatten(1) for head, feat_BND in zip(self.heads, found, strict=True)], 1)
 
 
 def make_discriminator(config: HingeLossConfig, encoder: Any) -> nn.Module:
@@ -242,4 +243,4 @@ def make_discriminator(config: HingeLossConfig, encoder: Any) -> nn.Module:
     def features(pixels: Tensor) -> list[Tensor]:
         return encoder(pixels, blocks=blocks, final_norm=True)
 
-    return FeatureDiscriminator(features, encoder.dim, len(blocks), config.gan.width)
+    return FeatureDiscriminator(features, [encoder.maps[block][1] for block in blocks], config.gan.width)

@@ -12,6 +12,7 @@ from stages.core.progress import LARGE_BASE_BYTES
 
 # Memory in bytes, measured on a CPU (docs/log/speed.md).
 TRAINED = 32  # a parameter in training: weights twice, gradient, two moments, average, copies while they are saved
+FP32 = 4  # bytes
 BLOCK, PAIR, LOGIT = 60, 8, 12  # a transformer block's channel and position; two positions of a head; a logit
 RESIDUAL = 24  # a convolutional residual block's channel and pixel
 
@@ -154,10 +155,18 @@ class TransformerConfig(Section):
         return self
 
 
-def encoder_bytes(config: dict[str, int], images: int) -> int:
-    """Memory of the activations of a frozen vision transformer through which gradients pass; `config` is its own."""
-    patches = (config["img_px"] // config["patch_px"]) ** 2
-    return images * patches * config["dim"] * config["depth"] * BLOCK
+def maps_of(config: dict[str, Any]) -> list[tuple[int, int]]:
+    """(patches per side, values per patch) of every block of an encoder; `config` is its own."""
+    if "maps" in config:
+        return [(side, dim) for side, dim in config["maps"]]
+    return [(config["img_px"] // config["patch_px"], config["dim"])] * config["depth"]
+
+
+def encoder_bytes(config: dict[str, Any], images: int) -> int:
+    """Memory of the activations of a frozen encoder through which gradients pass; `config` is its own."""
+    if "activations" in config:
+        return images * config["activations"]["all"] * FP32
+    return images * BLOCK * sum(side**2 * dim for side, dim in maps_of(config))
 
 
 MaskSchedule = Literal["cosine", "linear", "arccos"]  # of how many codes are masked after each step of sampling
@@ -234,6 +243,13 @@ def check_shares(section: str, optim: Optim) -> None:
 def check_perceptual(section: str, config: ReconstructionLossConfig, depth: int) -> None:
     """`UserError` if the perceptual loss names blocks that an encoder of `depth` blocks does not have."""
     check_blocks(f"{section}.perceptual_blocks", config.perceptual_blocks, depth)
+
+
+def check_equal_maps(key: str, blocks: list[int], maps: list[tuple[int, int]]) -> None:
+    """`UserError` if blocks to be joined have other grids or widths than each other; nothing is resampled."""
+    if len({maps[block] for block in blocks}) > 1:
+        found = ", ".join("{0} x {0} of {1}".format(*maps[block]) for block in blocks)
+        raise impossible(key, blocks, f"expected blocks of one size; these have {found}")
 
 
 def check_blocks(key: str, blocks: list[int], depth: int) -> None:

@@ -42,7 +42,6 @@ def refuse_weights(embedded: Path, params: EncoderParams) -> None:
 
 def summary(params: EncoderParams, config: dict, count: int) -> str:
     """The line that says what was written."""
-    return (
-        f"encoder: {params.name}, {config['depth']} blocks of {config['dim']}, "
-        f"patch {config['patch_px']} px, {count:,} parameters"
-    )
+    sizes = ", ".join(f"{side} x {side} of {dim}" for side, dim in config.get("maps", []))
+    blocks = sizes or f"of {config['dim']}, patch {config['patch_px']} px"
+    return f"encoder: {params.name}, {config['depth']} blocks {blocks}, {count:,} parameters"

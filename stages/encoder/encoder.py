@@ -1,5 +1,8 @@
 """The frozen encoder: images -> patch features of any block.
 
+A block is one of the network's intermediate feature maps: a vision transformer has one per transformer block, a
+convolutional or hierarchical network one per stage. `Encoder.maps` holds the sides and widths of all.
+
 encoder = load_encoder("data/encoder")
 feat_BND = encoder(to_float(images_BHWC), blocks=[9], final_norm=True)[0]
 """
@@ -15,13 +18,18 @@ from stages.core import artifact
 from stages.core.hardware import compute
 from stages.core.networks import load_tensors
 from stages.core.params import Precision, impossible
+from stages.core.schemas import maps_of
 from stages.encoder.vit import build_vit
 
 WEIGHTS = "model.safetensors"  # of an encoder artifact
 
 
 class Encoder(nn.Module):
-    """A vision transformer with its own size, mean and std. Its weights never change; gradients pass through."""
+    """A network with its own size, mean and std. Its weights never change; gradients pass through.
+
+    `maps`: (patches per side, D) of every block; `grid`, `dim`: those of the last. `plain`: it is a vision transformer,
+    with one grid from its first to its last block.
+    """
 
     vit: Any
     mean: Tensor
@@ -31,9 +39,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.vit, self.config = vit.eval().requires_grad_(False), config
         self.img_px: int = config["img_px"]
-        self.grid: int = config["img_px"] // config["patch_px"]
-        self.dim: int = config["dim"]
-        self.final_norm = last_norm(vit)
+        self.maps, self.plain = maps_of(config), "maps" not in config
+        self.grid, self.dim = self.maps[-1]
+        self.final_norm = last_norm(vit) if len({*self.maps}) == 1 else nn.Identity()
         self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config["std"])[:, None, None], persistent=False)
 
@@ -56,9 +64,11 @@ class Encoder(nn.Module):
 
     def outputs(self, normed: Tensor, blocks: list[int]) -> list[Tensor]:
         """Float [B, 3, img_px, img_px], by mean and std -> [B, N, D] for each of the ascending `blocks`."""
-        return self.vit.forward_intermediates(
-            normed, indices=blocks, stop_early=True, output_fmt="NLC", intermediates_only=True
+        form = "NLC" if self.plain else "NCHW"
+        found = self.vit.forward_intermediates(
+            normed, indices=blocks, stop_early=True, output_fmt=form, intermediates_only=True
         )
+        return found if self.plain else [maps.flatten(2).transpose(1, 2) for maps in found]
 
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode: a frozen encoder has no training behavior."""
@@ -66,8 +76,13 @@ class Encoder(nn.Module):
 
 
 def last_norm(vit: Any) -> nn.Module:
-    """The normalization after the last block; networks made for average pooling keep it in fc_norm, some have none."""
-    return vit.norm if isinstance(vit.norm, nn.LayerNorm) or isinstance(vit.fc_norm, nn.Identity) else vit.fc_norm
+    """The normalization after the last block; networks made for average pooling keep it in fc_norm, some have none.
+
+    One that is no function of a single patch, such as a batch normalization of maps, counts as none.
+    """
+    norm, pooled = (getattr(vit, name, nn.Identity()) for name in ("norm", "fc_norm"))
+    found = norm if isinstance(norm, nn.LayerNorm) or isinstance(pooled, nn.Identity) else pooled
+    return nn.Identity() if isinstance(found, nn.ModuleList | nn.BatchNorm2d | nn.GroupNorm) else found
 
 
 def load_encoder(folder: str | Path, device: torch.device | str = "cpu") -> Encoder:
@@ -90,9 +105,20 @@ def build(config: dict[str, Any]) -> nn.Module:
     """The network of an encoder config with its initial weights: one of this repository's own, or timm's."""
     if "shape" in config:
         return build_vit(**config["shape"], seed=config["seed"])
+    return create(config["name"], config["img_px"], config.get("arguments", {}))
+
+
+def create(name: str, img_px: int, arguments: dict[str, Any]) -> Any:
+    """timm's network with initial weights, without classifier; only some networks take the size of their images."""
     import timm  # here, since it takes as long to import as torch
 
-    return timm.create_model(config["name"], pretrained=False, img_size=config["img_px"], num_classes=0)
+    options: dict[str, Any] = {"num_classes": 0, **arguments}
+    try:
+        return timm.create_model(name, pretrained=False, img_size=img_px, **options)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+    return timm.create_model(name, pretrained=False, **options)
 
 
 def block_number(key: str, block: int, depth: int) -> int:

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models import load_pretrained
@@ -12,17 +11,14 @@ from torch import nn
 
 from stages.core import UserError, artifact
 from stages.core.networks import load_tensors, save_tensors
-from stages.core.params import impossible
 from stages.encoder.embedded import is_embedded, refuse_weights, summary
-from stages.encoder.encoder import Encoder
-from stages.encoder.hub import address, offline_advice, quickgelu_name, reach
+from stages.encoder.encoder import create
+from stages.encoder.hub import address, offline_advice, reach
 from stages.encoder.params import EncoderParams
+from stages.encoder.timm_networks import describe, one_line, refuse_uneven, warn_of_activation
 from stages.encoder.vit import build_vit
 
-PLAIN = (
-    "expected a plain vision transformer, with one grid of patches from the first block to the last, "
-    "such as most of vit_*, deit*, beit*, eva*"
-)
+STATISTICS = ("running_mean", "running_var")  # buffers of batch normalizations, which files of weights hold, too
 
 
 def fetch(embedded: Path, out: Path, params: EncoderParams) -> None:
@@ -39,41 +35,11 @@ def fetch(embedded: Path, out: Path, params: EncoderParams) -> None:
 def check(embedded: Path, params: EncoderParams) -> None:
     """Refuse a network that cannot be opened at this image size, before anything is downloaded."""
     if not is_embedded(embedded, params):
-        check_timm(params)
+        describe(params, {})
+        warn_of_activation(params.name)
     else:
         refuse_weights(embedded, params)
         refuse_uneven(params, artifact.read_config(embedded / params.name, "encoder")["patch_px"])
-
-
-def check_timm(params: EncoderParams) -> None:
-    """Run the timm network on torch's meta device, where numbers take no memory: every block must give the patches."""
-    if not timm.is_model(params.name):
-        raise impossible("encoder.name", params.name, "neither in weights/ nor in timm; see timm.list_models('vit_*')")
-    try:
-        with torch.device("meta"):
-            vit, config = create_timm(params)
-            refuse_uneven(params, config["patch_px"])
-            encoder = Encoder(vit, {**config, "img_px": params.img_px})
-            found = encoder.outputs(torch.empty(1, 3, params.img_px, params.img_px), list(range(config["depth"])))
-    except UserError:
-        raise
-    except Exception as error:  # networks of other kinds fail anywhere in between
-        raise impossible("encoder.name", params.name, f"{PLAIN} ({_one_line(error)})") from None
-    shapes = {tuple(block.shape) for block in found}
-    if shapes != {(1, encoder.grid**2, encoder.dim)}:
-        raise impossible("encoder.name", params.name, f"{PLAIN} (features of shapes {sorted(shapes)})")
-    if other := quickgelu_name(params.name):
-        print(
-            f"warning: encoder.name = {params.name!r}: these weights were trained with another activation (QuickGELU) "
-            f"than this network computes. Use {other!r}.",
-            file=sys.stderr,
-        )
-
-
-def refuse_uneven(params: EncoderParams, patch_px: int) -> None:
-    """Raise unless the image size is a multiple of the patch size."""
-    if params.img_px % patch_px:
-        raise impossible("encoder.img_px", params.img_px, f"expected a multiple of the patch size, {patch_px} px")
 
 
 def open_embedded(embedded: Path, params: EncoderParams) -> tuple[nn.Module, dict[str, Any]]:
@@ -91,16 +57,10 @@ def open_embedded(embedded: Path, params: EncoderParams) -> tuple[nn.Module, dic
 
 def open_timm(params: EncoderParams) -> tuple[nn.Module, dict[str, Any]]:
     """A timm network with pretrained weights and its part of the config."""
-    vit, config = create_timm(params)
-    load_weights(vit, params)
-    return vit, config
-
-
-def create_timm(params: EncoderParams) -> tuple[Any, dict[str, Any]]:
-    """A timm network with initial weights and its part of the config."""
-    vit: Any = timm.create_model(params.name, pretrained=False, img_size=params.img_px, num_classes=0)
-    facts = {"patch_px": vit.patch_embed.patch_size[0], "dim": vit.embed_dim, "depth": len(vit.blocks)}
-    return vit, {**facts, "mean": list(vit.pretrained_cfg["mean"]), "std": list(vit.pretrained_cfg["std"])}
+    _, facts = describe(params, {})
+    network = create(params.name, params.img_px, {})
+    load_weights(network, params)
+    return network, facts
 
 
 def load_weights(vit: Any, params: EncoderParams) -> None:
@@ -108,8 +68,9 @@ def load_weights(vit: Any, params: EncoderParams) -> None:
 
     timm ignores missing tensors, so all are set to NaN first: a tensor that is still NaN was not in the file.
     """
+    tensors = dict(vit.named_parameters()) | {key: one for key, one in vit.named_buffers() if key.endswith(STATISTICS)}
     with torch.no_grad():
-        for tensor in vit.parameters():
+        for tensor in tensors.values():
             tensor.fill_(torch.nan)
     # custom_load: for some models (augreg) timm reads any file as a JAX checkpoint, which ours never is.
     local = {"file": params.weights, "source": None, "custom_load": False}
@@ -120,13 +81,9 @@ def load_weights(vit: Any, params: EncoderParams) -> None:
             reach(source)
         load_pretrained(vit, pretrained_cfg=source, num_classes=0, filter_fn=rename, strict=False)
     except Exception as error:  # whatever timm, the hub or the file raise, the user needs the same advice
-        raise UserError(_help(params, source, _one_line(error))) from error
-    if missing := [name for name, tensor in vit.named_parameters() if tensor.isnan().any()]:
+        raise UserError(_help(params, source, one_line(error))) from error
+    if missing := [name for name, tensor in tensors.items() if tensor.isnan().any()]:
         raise UserError(_help(params, source, f"{len(missing)} tensors are not in it, such as {missing[0]}"))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _help(params: EncoderParams, source: dict[str, Any], why: str) -> str:

@@ -1,9 +1,12 @@
 """Params of the features stage: which block of the encoder, and of which images."""
 
+from typing import Any
+
 from pydantic import Field
 
 from stages.core.params import Machine, Section
 from stages.core.progress import BASE_BYTES
+from stages.core.schemas import FP32, maps_of
 
 
 class Params(Section):
@@ -16,9 +19,12 @@ class Params(Section):
     seed: int = Field(ge=0)
 
 
-def peak_bytes(encoder_bytes: int, values: int, machine: Machine) -> int:
+def peak_bytes(encoder_bytes: int, encoder: dict[str, Any], block: int, machine: Machine) -> int:
     """Memory of one process: the encoder's weights twice while they are read, activations of a batch.
 
-    `values`: of an image's features, for each of which there are about 20 activations of 4 bytes.
+    `encoder`: its config. For each value of an image's features a vision transformer has about 20 activations; another
+    network holds what its largest layer reads and gives, and about as much again.
     """
-    return BASE_BYTES + 2 * encoder_bytes + machine.infer_batch_size * values * 80
+    side, dim = maps_of(encoder)[block]
+    values = 2 * encoder["activations"]["largest"] if "activations" in encoder else 20 * side**2 * dim
+    return BASE_BYTES + 2 * encoder_bytes + machine.infer_batch_size * values * FP32

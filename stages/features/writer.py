@@ -14,6 +14,7 @@ from stages.core.hardware import barrier, pick_device, process_group
 from stages.core.images import to_float
 from stages.core.params import Machine
 from stages.core.progress import bar, print_cost_estimate
+from stages.core.schemas import maps_of
 from stages.core.scratch import scratch
 from stages.data import shards
 from stages.data.reader import ImageSplit, num_images
@@ -30,10 +31,11 @@ def write_features(images: Path, encoder: Path, out: Path, params: Params, machi
     config = artifact.read_config(encoder, "encoder")
     block = block_number("features.block", params.block, config["depth"])
     parts = split_into_shards(images, params)
-    num_patches = (config["img_px"] // config["patch_px"]) ** 2
+    side, dim = maps_of(config)[block]
+    num_patches = side**2
     with process_group(), scratch(out, params, [images, encoder], meet=barrier) as work:
         count, weights = sum(len(index) for _, index in parts.values()), (encoder / WEIGHTS).stat().st_size
-        print_estimate(out, work, count, num_patches, config["dim"], weights, machine)
+        print_estimate(out, work, count, num_patches * dim, num_patches, peak_bytes(weights, config, block, machine))
         network = load_encoder(encoder, pick_device(machine.device))
         check_final_norm("features.final_norm", params.final_norm, network)
         sources = {split: ImageSplit(images, split, machine.num_workers) for split in SPLITS}
@@ -42,7 +44,7 @@ def write_features(images: Path, encoder: Path, out: Path, params: Params, machi
             shards.write_shards(work, list(parts), build, progress.update)
         barrier()
         if distributed.rank() == 0:
-            facts = {"block": block, "final_norm": params.final_norm, "num_patches": num_patches, "dim": config["dim"]}
+            facts = {"block": block, "final_norm": params.final_norm, "num_patches": num_patches, "dim": dim}
             inputs = {"images": artifact.digest(images), "encoder": artifact.digest(encoder)}
             publish(work, out, list(parts), {**facts, "inputs": inputs})
         barrier()
@@ -97,16 +99,13 @@ def publish(work: Path, out: Path, names: list[str], config: dict[str, Any]) -> 
             config["splits"][split] = shards.collect_split(work, folder, split, entries, hashes)
 
 
-def print_estimate(
-    out: Path, work: Path, count: int, num_patches: int, dim: int, encoder_bytes: int, machine: Machine
-) -> None:
+def print_estimate(out: Path, work: Path, count: int, values: int, num_patches: int, memory_bytes: int) -> None:
     """Print what the stage will cost: 2 bytes per value. Shards that an earlier attempt left need no more space."""
-    values = num_patches * dim
     done = sum(path.stat().st_size for path in work.glob("*.tar"))
     print_cost_estimate(
         "features",
         out,
         {"images": count, "vectors": count * num_patches},
         disk_bytes=max(0, count * (values * 2 + 1024) - done),
-        memory_bytes=peak_bytes(encoder_bytes, values, machine),
+        memory_bytes=memory_bytes,
     )

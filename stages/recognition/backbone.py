@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
+from stages.core import UserError
 from stages.core.networks import to_grid
 from stages.core.params import impossible
 from stages.encoder.encoder import block_number, last_norm, load_encoder, random_twin
@@ -124,6 +125,10 @@ def load_backbone(name: str, params: Network, folder: Path, img_px: int, device:
         twin = isinstance(params, Random)
         encoder = random_twin(folder / "encoder", params.seed) if twin else load_encoder(folder / "encoder")
         facts = encoder.config
+        if not encoder.plain:
+            raise UserError(
+                f"{key}: recognition needs a plain vision transformer; encoder.name = {facts['name']!r} is none"
+            )
         blocks = [block_number(f"{key}.blocks", block, facts["depth"]) for block in params.blocks]
         found = VitBackbone(encoder.vit, encoder.img_px, facts["patch_px"], blocks, facts["mean"], facts["std"])
         return found.to(device)

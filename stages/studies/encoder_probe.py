@@ -17,7 +17,7 @@ from stages.core.params import Machine
 from stages.core.results import enlarge, grid, save_png, write_metrics
 from stages.data.reader import ImageSplit, image_facts
 from stages.encoder.encoder import Encoder, block_number, check_final_norm, load_encoder, random_twin
-from stages.studies.layer_means import layers_of_pixels
+from stages.studies.layer_means import layers_of_pixels, means_of_maps
 from stages.studies.layer_scores import score
 from stages.studies.linear_probe import fit_classifier, has_classes
 from stages.studies.params import Probe
@@ -91,9 +91,12 @@ class Extractor:
         """`extract` of the images themselves, and in the same pass the mean of every layer; none without a network."""
         if self.network is None:
             return self.extract(split, index), []
+        parts = [index[start : start + self.batch_size] for start in range(0, len(index), self.batch_size)]
+        if not self.network.plain:
+            batches = (to_float(split.read(part), self.network.mean.device) for part in parts)
+            return self.extract(split, index), means_of_maps(self.network, batches)
         pooled: list[Tensor] = []
         layers = replace(layers_of_pixels(self.network), run=lambda pixels: pooled.append(self.pooled(pixels).cpu()))
-        parts = (index[start : start + self.batch_size] for start in range(0, len(index), self.batch_size))
         means = layers.means(to_float(split.read(part), self.network.mean.device) for part in parts)
         return torch.cat(pooled).numpy(), means
 

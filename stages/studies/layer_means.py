@@ -59,3 +59,13 @@ def layers_of_pixels(encoder: Encoder) -> Layers:
     last = encoder.config["depth"] - 1
     tokens = getattr(encoder.vit, "num_prefix_tokens", 0)  # timm's name; this repository's networks have none
     return Layers([*encoder.vit.blocks], lambda pixels: encoder(pixels, blocks=[last], final_norm=False), tokens)
+
+
+@torch.inference_mode()
+def means_of_maps(encoder: Encoder, batches: Iterable[Tensor]) -> list[np.ndarray]:
+    """Of other encoders than plain vision transformers: float32 [M, D] of the pixels and of each feature map."""
+    blocks, found = list(range(len(encoder.maps))), []
+    for pixels in batches:
+        maps = encoder(pixels, blocks=blocks, final_norm=False)
+        found.append([pixels.float().mean((2, 3)), *(features.mean(1) for features in maps)])
+    return [torch.cat(of_layer).cpu().numpy() for of_layer in zip(*found, strict=True)]
