@@ -45,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
     seeds = commands.add_parser("seeds", help="add trainings that differ by seed only, for the spread between them")
     seeds.add_argument("section", help="a tokenizer, decoder or generator in use, such as codebook.kmeans")
     seeds.add_argument("seeds", nargs="+", type=int, metavar="SEED", help="such as 1 2: adds kmeans_s1 and kmeans_s2")
+    compare = commands.add_parser("compare", help="experiments or commits side by side: params, numbers, pictures")
+    names = "a name of `dvc exp list`, a commit, a branch, or workspace; with one, the other side is the workspace"
+    compare.add_argument("experiments", nargs="+", metavar="EXP", help=names)
+    compare.add_argument("--out", type=Path, default=Path("reports/compare.html"), help="page to write")
     commands.add_parser("status", help="each stage: up to date or why not, and how long it took last time")
     cost = commands.add_parser("cost", help="what the main stages would cost: work, operations, data, time")
     cost.add_argument("--gpu", metavar="NAME", help="time on one such GPU, such as h100, instead of this machine")

@@ -1,6 +1,8 @@
-"""Read and replace small text files."""
+"""Read and replace small text files; ask git."""
 
 import os
+import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -21,3 +23,11 @@ def write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
+
+
+def git(*arguments: str) -> str:
+    """Output of a git command; empty if it fails or git is not installed."""
+    if not shutil.which("git"):
+        return ""
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", timeout=30)
+    return done.stdout if done.returncode == 0 else ""

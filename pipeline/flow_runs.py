@@ -1,41 +1,59 @@
-"""Flow runs on the Prefect server: tag a run with its process, ask if it is cancelled, end those of dead processes."""
+"""Flow runs on the Prefect server: tag a run, ask if it is cancelled, end those of dead processes."""
 
 import logging
 import os
 import socket
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psutil
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterId, TaskRunFilter
 from prefect.context import FlowRunContext
-from prefect.states import Crashed
+from prefect.states import Crashed, Running
 
-from pipeline import server
+from pipeline import beats, server
+from pipeline.files import git
 from pipeline.finding import Finding
 
 FLOW = "semtok"
 FIX = "semtok doctor --fix"
 
 
-def tag_with_process() -> None:
-    """Tag the current run with its pid and host, so that `semtok doctor` can detect that its process has died."""
+def tags_of_process() -> list[str]:
+    """Where a run comes from: folder, branch and commit; and pid and host, by which `semtok doctor` finds dead runs."""
+    facts = {"folder": str(Path.cwd()), "branch": git("rev-parse", "--abbrev-ref", "HEAD").strip()}
+    facts |= {"commit": git("rev-parse", "--short", "HEAD").strip(), "pid": str(os.getpid())}
+    facts["host"] = socket.gethostname()
+    return [beats.TAG, *(f"{name}:{value}" for name, value in facts.items() if value)]
+
+
+def tag_run() -> UUID:
+    """Tag the current run, unless it was begun with these tags; its id."""
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None
-    tags = [*context.flow_run.tags, f"pid:{os.getpid()}", f"host:{socket.gethostname()}"]
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(context.flow_run.id, tags=tags)
+    run, tags = context.flow_run, {*context.flow_run.tags, *tags_of_process()}
+    if tags != {*run.tags}:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(run.id, tags=sorted(tags))
+    return run.id
 
 
 def is_cancelled() -> bool:
-    """Whether the current run is being cancelled; False if the server cannot be asked."""
+    """Whether the current run is being cancelled; False if the server cannot be asked.
+
+    A run that was called Crashed, since its machine slept, is set to Running again: this process lives.
+    """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or not server.answers():
         return False
     try:
         with get_client(sync_client=True) as client:
             state = client.read_flow_run(context.flow_run.id).state
+            if state is not None and state.is_crashed():
+                client.set_flow_run_state(context.flow_run.id, Running(message="its process goes on"), force=True)
     except Exception as error:  # a stage must not fail because the server does
         logging.getLogger(__name__).debug("the server does not answer: %s", error)
         return False
@@ -56,17 +74,22 @@ def dead_runs(fix: bool) -> list[Finding]:
     done = "set to Crashed, its process has ended"
     if fix:
         return [Finding("ok", "repaired", f"flow run {run.name}: {done}") for run in dead]
-    text = "flow run {run.name}: {run.state_name}, but its process has ended"
-    return [Finding("warn", "prefect", text.format(run=run), FIX) for run in dead]
+    why = {False: "its process has ended", True: "tasks of it are open"}
+    texts = [f"flow run {run.name}: {run.state_name}, but {why[run.state.is_final()]}" for run in dead]
+    return [Finding("warn", "prefect", text, FIX) for text in texts]
 
 
 def open_runs(client: SyncPrefectClient) -> list[Any]:
-    """Runs of our flow that have begun and not ended."""
-    state = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
-    return client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
-        flow_run_filter=FlowRunFilter.model_validate({"state": state}),
+    """Runs of our flow that have begun and not ended, and crashed ones whose tasks have not: the automation of
+    beats.py sets flow runs alone."""
+    ours = FlowFilter(name=FlowFilterName(any_=[FLOW]))
+    begun, crashed = (
+        FlowRunFilter.model_validate({"state": {"type": {"any_": types}}})
+        for types in (["RUNNING", "PENDING", "CANCELLING"], ["CRASHED"])
     )
+    going = TaskRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING"]}}})
+    half_open = client.read_flow_runs(flow_filter=ours, flow_run_filter=crashed, task_run_filter=going)
+    return [*client.read_flow_runs(flow_filter=ours, flow_run_filter=begun), *half_open]
 
 
 def has_ended(run: Any) -> bool:
@@ -87,4 +110,5 @@ def set_to_crashed(client: SyncPrefectClient, run: Any) -> None:
     for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))):
         if task.state is not None and not task.state.is_final():
             client.set_task_run_state(task.id, crashed, force=True)
-    client.set_flow_run_state(run.id, crashed, force=True)
+    if not run.state.is_final():
+        client.set_flow_run_state(run.id, crashed, force=True)

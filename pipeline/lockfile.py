@@ -5,8 +5,6 @@ after every stage. A truncated file that DVC can read is no issue: DVC restores 
 """
 
 import re
-import shutil
-import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 from voluptuous import Invalid
 
 from pipeline.errors import PipelineError
-from pipeline.files import WORK, read, write
+from pipeline.files import WORK, git, read, write
 
 LOCKFILE, COPY, BROKEN = Path("dvc.lock"), WORK / "dvc.lock", WORK / "dvc.lock.broken"
 CONFLICT = re.compile(r"^(<{7} |={7}$|>{7} )", re.M)
@@ -79,11 +77,3 @@ def restore() -> str:
             return f"{LOCKFILE} {why}: replaced by {source}. The old file is {BROKEN}."
     LOCKFILE.unlink(missing_ok=True)
     return f"{LOCKFILE} {why} and there is no copy: removed. DVC restores what its run cache has."
-
-
-def git(*arguments: str) -> str:
-    """Output of a git command; empty if it fails or git is not installed."""
-    if not shutil.which("git"):
-        return ""
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30)
-    return done.stdout if done.returncode == 0 else ""

@@ -20,7 +20,7 @@ from dvc.scm import SCMError
 
 from pipeline import dvc_locks, lockfile
 from pipeline.errors import PipelineError
-from pipeline.files import read
+from pipeline.files import git, read
 
 EXPERIMENTS = Path(".dvc/tmp/exps")  # workspaces of `dvc queue start` and `dvc exp run --temp` have their own locks
 TEMPORARY = re.compile(r".*\.[\w-]{22}\.tmp")  # names of files that DVC renames once they are whole
@@ -82,7 +82,7 @@ def lockfile_issue() -> list[Issue]:
 
 def git_locks() -> list[Path]:
     """Git's locks on refs of experiments; git itself holds one for moments."""
-    folder = Path(lockfile.git("rev-parse", "--git-path", "refs/exps").strip() or ".")
+    folder = Path(git("rev-parse", "--git-path", "refs/exps").strip() or ".")
     locks = folder.rglob("*.lock") if folder.name == "exps" else []
     return [path for path in locks if age_secs(path) > GIT_SECS]
 

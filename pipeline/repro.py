@@ -25,12 +25,15 @@ import psutil
 UNCHANGED = re.compile(r"^((Stage )?'.+' didn't change, skipping|Verifying .* in frozen .*)$")
 RESTORED = re.compile(r"^Stage '.+' is cached - skipping run, checking out outputs$")
 BAR = re.compile(r"\d+%\|")  # a progress bar of tqdm
+BEFORE_ERROR = re.compile(r"^.*\d+%\|.*?(?=error:|ERROR:)")  # a bar does not end its line
 BAR_SECS = 10.0
 ADVICE = re.compile(
     r"^\s*(To track the changes|git add|To enable auto staging|dvc config core\.autostage|Use `dvc push`)"
 )
 STOP_SECS = 15.0
 SHOWN = 3  # lines of a failed stage
+GO_ON = "the same command continues from its last checkpoint"
+KILLED = re.compile(r"exited with (-9|137)\b")
 
 
 class StageFailed(Exception):
@@ -63,7 +66,7 @@ class Child:
     def _read(self, printed: queue.Queue[str | None]) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if (text := line.rstrip()) and not ADVICE.match(text):
+            if (text := BEFORE_ERROR.sub("", line.rstrip())) and not ADVICE.match(text):
                 printed.put(text)
         printed.put(None)
 
@@ -79,13 +82,19 @@ class Child:
     def outcome(self) -> str:
         """What DVC did, according to its messages; call it after all `lines` were read."""
         if status := self.process.wait():
-            errors = [line for line in self.output if line.startswith("error:")]
-            errors = errors or [line for line in self.output if line.startswith("ERROR:")]
-            lines = errors[-SHOWN:] or self.output[-SHOWN:]
-            raise StageFailed("; ".join(lines) or f"{self.stage} ended with status {status}")
+            raise StageFailed(self._why() or f"{self.stage}: DVC ended with status {status}")
         if any(UNCHANGED.match(line) for line in self.output):
             return "unchanged"
         return "restored" if any(RESTORED.match(line) for line in self.output) else "ran"
+
+    def _why(self) -> str:
+        """The stage's own errors, else DVC's, else its last lines but progress bars."""
+        said = [line for line in self.output if not BAR.search(line)]
+        if any(KILLED.search(line) for line in said):
+            return f"{self.stage}: its process was killed, as the system does where memory runs out; {GO_ON}"
+        errors = [line for line in said if line.startswith("error:")]
+        errors = errors or [line for line in said if line.startswith("ERROR:")]
+        return "; ".join(errors[-SHOWN:] or said[-SHOWN:])
 
     def stop(self) -> None:
         """End the stage below DVC, so that DVC itself ends in order; after STOP_SECS kill them all."""

@@ -5,11 +5,13 @@ import sys
 from typing import Any, NoReturn
 
 import httpx
+from prefect import tags
 from prefect.settings import temporary_settings
 
 from pipeline import server
 from pipeline.errors import PipelineError
 from pipeline.flow import semtok
+from pipeline.flow_runs import tags_of_process
 
 
 def main(targets: list[str], **options: Any) -> int:
@@ -17,11 +19,13 @@ def main(targets: list[str], **options: Any) -> int:
     print(f"watch it at {server.ui_url()}", flush=True)
     flow: Any = semtok
     try:
-        # Only automations of deployments need heartbeats, and their thread may sleep for a second after the run's end.
-        with temporary_settings({"flows.heartbeat_frequency": None}):
+        # Prefect's heartbeats, whose thread may sleep for a second after the run's end, are replaced by beats.py's.
+        with temporary_settings({"flows.heartbeat_frequency": None}), tags(*tags_of_process()):
             state = flow(targets=targets, **options, return_state=True)
     except httpx.TransportError:
         exit_without_server()
+    if state.is_cancelled():
+        print(state.message, file=sys.stderr)
     if state.name == "Refused":
         raise PipelineError(state.message)
     return 130 if state.is_cancelled() else 0 if state.is_completed() else 1

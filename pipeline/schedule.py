@@ -70,8 +70,23 @@ class Run:
 
     def execute(self) -> dict[str, State]:
         """Run each node as a task, at most `jobs` of those at once that DVC would not skip; their final states."""
+        futures = dict[str, PrefectFuture]()
+        try:
+            self.submit_all(futures)
+        except BaseException:  # interrupted: tasks that run become Cancelled before the run does
+            self.children.stop()
+            self.beside.shutdown(cancel_futures=True)
+            raise
+        finally:
+            for future in futures.values():
+                future.wait()  # until then its state is the server's, which may lag
+        self.beside.shutdown()
+        return {name: future.state for name, future in futures.items()}
+
+    def submit_all(self, futures: dict[str, PrefectFuture]) -> None:
+        """Submit each node once its upstreams have ended; return when all have ended."""
         todo, running, ended = dict(self.nodes), dict[str, list[str]](), queue.Queue()
-        futures, fresh = dict[str, PrefectFuture](), set[str]()
+        fresh = set[str]()
         while todo or running:
             for node in [node for node in todo.values() if self.is_ready(node, futures, running)]:
                 if not self.force and self.freshness.is_fresh(node):
@@ -86,10 +101,6 @@ class Run:
             self.gpus.release(running.pop(name := next_ended(ended)))
             if name not in fresh:
                 import_module("pipeline.cleanup").remove_accepted()
-        self.beside.shutdown()
-        for future in futures.values():
-            future.wait()  # until then its state is the server's, which may lag
-        return {name: future.state for name, future in futures.items()}
 
     def is_ready(self, node: Node, futures: dict[str, Any], running: dict[str, Any]) -> bool:
         """Whether all upstreams of this run have ended."""

@@ -6,12 +6,15 @@
 Its log is semtok-server.log in Prefect's home folder (~/.prefect).
 """
 
+import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from http.client import HTTPException
+from importlib import import_module
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -61,26 +64,49 @@ def answers() -> bool:
 
 
 def require() -> None:
-    """`PipelineError` that says what to do if no server answers."""
-    if not answers():
-        raise PipelineError(
-            f"no Prefect server answers at {api_url()}. Start one with `semtok ui`, or run the same stages without "
-            "Prefect: `dvc repro`."
-        )
+    """Start a server if none answers, and say so: it goes on after the command that needed it."""
+    if answers():
+        return
+    print(f"no Prefect server answers at {api_url()}: starting one", flush=True)
+    try:
+        start()
+    except PipelineError as error:
+        raise PipelineError(f"{error}\nThe same stages run without Prefect: `dvc repro`.") from None
+    print("started; it goes on when this command has ended: `semtok ui --stop` stops it", flush=True)
 
 
 def start() -> None:
     """Start a server in the background at the address of the settings, which must be on this machine."""
     where = urlsplit(api_url())
     if where.hostname not in LOOPBACK:
-        raise PipelineError(f"{api_url()} does not answer and is not on this machine: start it there")
-    process = launch(where.hostname, where.port or 80)
-    give_up = time.monotonic() + START_SECS
+        raise PipelineError(f"{api_url()} does not answer and is not on this machine: start a Prefect server there.")
+    log_file().parent.mkdir(parents=True, exist_ok=True)
+    with open(log_file().with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another command may be starting one at this moment
+        if not answers():
+            start_alone(where.hostname, where.port or 80)
+    import_module("pipeline.beats").create_automation()
+
+
+def start_alone(host: str, port: int) -> None:
+    """Start a server and wait until it answers."""
+    if is_taken(host, port):
+        raise PipelineError(f"another program listens on port {port} of {host}: choose another one by PREFECT_API_URL.")
+    process, give_up = launch(host, port), time.monotonic() + START_SECS
     while not answers():
         if process.poll() is not None or time.monotonic() > give_up:
             process.kill()
             raise PipelineError(f"the server did not start; the end of {log_file()}:\n{log_file().read_text()[-2000:]}")
         time.sleep(0.2)
+
+
+def is_taken(host: str, port: int) -> bool:
+    """Whether a program listens on a port."""
+    try:
+        socket.create_connection((host, port), ANSWER_SECS).close()
+    except OSError:
+        return False
+    return True
 
 
 def launch(host: str, port: int) -> subprocess.Popen[bytes]:
@@ -89,7 +115,6 @@ def launch(host: str, port: int) -> subprocess.Popen[bytes]:
     place = {"PREFECT_SERVER_API_HOST": host, "PREFECT_SERVER_API_PORT": str(port)}
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
     origins = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in PAGE_HOSTS)}
-    log_file().parent.mkdir(parents=True, exist_ok=True)
     with open(log_file(), "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start"], env={**origins, **os.environ, **place, **quiet},

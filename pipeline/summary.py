@@ -26,8 +26,12 @@ def publish(nodes: dict[str, Node], states: dict[str, State], outcomes: Outcomes
     ]
     counts = Counter(outcome for _, outcome, _, _ in rows)
     line = f"{len(rows)} stages: " + ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+    same = [name for name, outcome, _, _ in rows if outcome == "unchanged"]
     for cells in rows:
-        get_run_logger().info("%-28s %-10s %7s  %s", *cells)
+        if cells[1] != "unchanged":
+            get_run_logger().info("%-28s %-10s %7s  %s", *cells)
+    if same:
+        get_run_logger().info("unchanged: %s", ", ".join(same))
     get_run_logger().info("%s", line)
     if server.answers():
         create_markdown_artifact("\n\n".join([line, table(rows), *diffs(counts), report_link()]), "summary", line)

@@ -1,8 +1,9 @@
 """One stage as a Prefect task: DVC's output as logs, the stage's events as artifacts, DVC's decision as the state.
 
-States: Completed (it ran), Cached (unchanged, or restored from DVC's cache; the message says which), Failed.
+States: Completed (it ran), Cached (unchanged, or restored from DVC's cache; the message says which), Failed, Cancelled.
 """
 
+import logging
 import time
 from concurrent.futures import Executor
 from contextvars import copy_context
@@ -10,11 +11,11 @@ from importlib import import_module
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, Failed, State
+from prefect.states import Cancelled, Completed, Failed, State
 
 from pipeline.files import WORK
 from pipeline.graph import Node
-from pipeline.repro import Children, StageFailed
+from pipeline.repro import GO_ON, Children, StageFailed
 from pipeline.watch import POLL_SECS, Watcher
 
 EVENTS = WORK / "events"
@@ -24,6 +25,18 @@ MESSAGES = {
 }
 
 
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of Prefect's about a task says what no other line says.
+
+    The run lists what is Cached in one line. A failed task's last line has its message: the one before has it, too,
+    and below it, since there is no exception, `NoneType: None`.
+    """
+    return record.exc_info != (None, None, None) and not record.getMessage().startswith("Finished in state Cached(")
+
+
+logging.getLogger("prefect.task_runs").addFilter(is_news)
+
+
 @task(name="stage", cache_policy=NO_CACHE)
 def run_stage(node: Node, fresh: bool, force: bool, env: dict[str, str], children: Children, beside: Executor) -> State:
     """Let DVC run, restore or skip one stage; the state's message says which. `beside` publishes for skipped ones."""
@@ -31,7 +44,7 @@ def run_stage(node: Node, fresh: bool, force: bool, env: dict[str, str], childre
     try:
         outcome = "unchanged" if fresh else repro(node, force, env, children, watcher)
     except StageFailed as error:
-        return Failed(message=str(error))
+        return Cancelled(message=f"ended with the run; {GO_ON}") if children.stopped else Failed(message=str(error))
     seconds = time.monotonic() - started
     children.outcomes[node.name] = (outcome, seconds)
     if outcome == "unchanged":

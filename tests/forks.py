@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,7 @@ def _become(folder: str, root: str, env: dict[str, str], command: str, *argument
     os.environ.update(env)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, by all children too
     sys.argv = [command, *arguments]
     sys.exit({"dvc": _dvc, "semtok": _semtok, "python": _python}[command](*arguments))
 

@@ -4,7 +4,7 @@
                 └─► right@{1,2} ─┘        alone
 
 Each stage adds its params' value to those of its inputs, step by step, with a checkpoint after each. All depend on what
-`code` writes, the hashes of the files that they import.
+`code` writes, the hashes of the files that they import; `alone` has a module of its own.
 """
 
 import contextlib
@@ -71,18 +71,19 @@ def main():
 if __name__ == "__main__":
     runtime.run(main)
 '''
+MODULES = ("run", "other")  # the second of the stage `alone`
 STAGES = {"code", "first", "left", "right@1", "right@2", "join", "last", "alone"}
 VALUES = {
     name: {"value": 10**n, "steps": 6} for n, name in enumerate(("first", "left", "right", "join", "last", "alone"))
 }
 
 
-def stage(name: str, needs: str, matrix: list[int] | None = None) -> dict:
+def stage(name: str, needs: str, matrix: list[int] | None = None, module: str = "run") -> dict:
     member = "-${item.n}" if matrix else ""
     facts = {
         "desc": f"adds {name}",
-        "cmd": f"python -m stages.steps.run {name}{f' --needs {needs}' if needs else ''} --out data/{name}{member}",
-        "deps": ["data/code/steps.run", *(f"data/{need}" for need in needs.split(",") if need)],
+        "cmd": f"python -m stages.steps.{module} {name} --needs '{needs}' --out data/{name}{member}",
+        "deps": [f"data/code/steps.{module}", *(f"data/{need}" for need in needs.split(",") if need)],
         "params": [name],
         "outs": [f"data/{name}{member}"],
         "metrics": [{f"reports/{name}{member}/metrics.json": {"cache": False}}],
@@ -96,7 +97,8 @@ def build(root: Path, members: tuple[int, ...] = (1, 2)) -> Path:
     shutil.copytree(ROOT / "stages/core", root / "stages/core", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "stages/__init__.py", root / "stages")
     (root / "stages/steps").mkdir()
-    (root / "stages/steps/run.py").write_text(STEPS.lstrip())
+    for module in MODULES:
+        (root / f"stages/steps/{module}.py").write_text(STEPS.lstrip())
     write_params(root)
     write_dvc_yaml(root, members)
     for name in (".dvcignore", ".gitignore", "prefect.toml"):
@@ -119,7 +121,7 @@ def write_dvc_yaml(root: Path, members: tuple[int, ...] = (1, 2)) -> None:
     stages = {
         "code": {"cmd": "python -m stages.core.code --out data/code", "deps": ["stages"], "outs": ["data/code"]},
         "first": stage("first", ""), "left": stage("left", "first"), "right": stage("right", "first", list(members)),
-        "join": stage("join", needs), "last": stage("last", "join"), "alone": stage("alone", ""),
+        "join": stage("join", needs), "last": stage("last", "join"), "alone": stage("alone", "", module="other"),
     }  # fmt: skip
     with open(root / "dvc.yaml", "w") as file:
         YAML(typ="safe").dump({"stages": stages}, file)

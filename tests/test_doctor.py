@@ -202,16 +202,23 @@ def test_runs_whose_process_is_gone_are_set_to_crashed_and_no_others(server, tmp
     task = server.ask(
         "task_runs/", {"flow_run_id": left, "task_key": "x", "dynamic_key": "0", "name": "x", "state": running}
     )
+    half = begin(f"pid:{dead.pid}", f"host:{host}")
+    open_task = server.ask(
+        "task_runs/", {"flow_run_id": half, "task_key": "x", "dynamic_key": "0", "name": "x", "state": running}
+    )
+    server.ask(f"flow_runs/{half}/set_state", {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True})
     others = [begin(f"pid:{os.getpid()}", f"host:{host}"), begin(f"pid:{dead.pid}", "host:elsewhere"), begin()]
 
     def state(kind: str, name: str) -> str:
         return server.ask(f"{kind}/{name}")["state"]["type"]
 
-    [[word, text]] = look(fix=False)
+    [[word, text], [_, other]] = look(fix=False)
     assert word == "warn" and "Running, but its process has ended" in text and state("flow_runs", left) == "RUNNING"
-    [[word, text]] = look(fix=True)
+    assert "Crashed, but tasks of it are open" in other, "the server's automation sets runs alone"
+    [[word, text], _] = look(fix=True)
     assert word == "ok" and "set to Crashed" in text
-    assert state("flow_runs", left) == state("task_runs", task["id"]) == "CRASHED"
+    crashed = [state("flow_runs", left), state("task_runs", task["id"]), state("task_runs", open_task["id"])]
+    assert crashed == ["CRASHED"] * 3
     assert {state("flow_runs", other) for other in others} == {"RUNNING"}
     assert "no run of a dead process" in look(fix=False)[0][1]
 

@@ -17,6 +17,8 @@ import psutil
 import pytest
 import serving
 
+from pipeline import beats
+
 
 def test_a_second_ui_says_where_the_first_is_and_starts_nothing(server):
     pid = server.pid()
@@ -25,6 +27,8 @@ def test_a_second_ui_says_where_the_first_is_and_starts_nothing(server):
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     listening = {c.laddr.ip for one in family for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
+    names = [one["name"] for one in server.ask("automations/filter", {})]
+    assert names.count(beats.NAME) == 1, "silent runs become Crashed"
 
 
 def test_its_settings_are_the_repositorys(server):
@@ -88,15 +92,15 @@ def test_a_server_that_accepts_connections_and_never_answers_is_no_server(server
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
         done = server.semtok("run", status=2, PREFECT_API_URL=f"http://127.0.0.1:{deaf.getsockname()[1]}/api")
-    assert "Start one with `semtok ui`" in done.stderr
+    assert "another program listens on port" in done.stderr and "dvc repro" in done.stderr
 
 
-def test_without_a_server_it_says_at_once_how_to_start_one(server):
+def test_where_no_server_answers_and_none_can_be_started_it_says_at_once_what_to_do(server):
     with processor_secs() as importing:
         subprocess.run([sys.executable, "-c", "import prefect"], env={**os.environ, **server.env}, check=True)
     with processor_secs() as took:
-        done = server.semtok("run", status=2, PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert "semtok ui" in done.stderr and "dvc repro" in done.stderr
+        done = server.semtok("run", status=2, PREFECT_API_URL="http://server.invalid:9/api")
+    assert "not on this machine: start a Prefect server there" in done.stderr and "dvc repro" in done.stderr
     assert took[0] < 1.5 * importing[0] + 0.5, "nearly all is the import of Prefect, which knows the address"
 
 
@@ -110,9 +114,11 @@ def processor_secs() -> Iterator[list[float]]:
     found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
-def test_it_is_stopped_by_the_command_that_it_named(server):
+def test_it_is_stopped_by_the_command_that_it_named_and_started_by_the_next_run(server):
     process = psutil.Process(server.pid())
     assert "stopped" in server.semtok("ui", "--stop").stdout
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     assert "no server of `semtok ui` is running" in server.semtok("ui", "--stop", status=2).stderr
-    server.start()  # other tests use it, too
+    done = server.semtok("run", status=2)
+    assert "starting one" in done.stdout and "`semtok ui --stop` stops it" in done.stdout
+    assert "no Prefect server" not in done.stderr and server.ask("health") is True, "other tests use it, too"
