@@ -47,6 +47,15 @@ def toy(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def trained(toy, tmp_path_factory) -> Path:
+    """The data folder of the toy pipeline with a decoder, two generators and samples of `ar`. Read only."""
+    root = shutil.copytree(toy, tmp_path_factory.mktemp("trained") / "toy")
+    for command in ("decoder", "generator@kmeans-ar", "generator@kmeans-masked", "samples@kmeans-ar"):
+        toys.run(command, root)
+    return root / "data"
+
+
+@pytest.fixture(scope="session")
 def digits_toy(tmp_path_factory) -> SimpleNamespace:
     """The artifacts of toy_pipeline.build, by name. Read only, except samples of new names."""
     import toy_pipeline  # here, since xdist's controlling process runs no test and needs no torch

@@ -27,7 +27,7 @@ UPSTREAM = {  # what a room may import of others beside core: the data flows fro
     "tokens": {"data", "codebook"},
     "decoder": {"data", "encoder", "codebook"},
     "text": {"data"},
-    "generator": {"encoder", "tokens", "decoder", "codebook", "text"},  # codebook: images to edit become codes
+    "generator": {"data", "encoder", "tokens", "decoder", "codebook", "text"},  # data, codebook: images to edit
     "evaluate": {"data", "encoder", "codebook", "decoder", "generator"},
     "recognition": {"data", "encoder", "codebook", "generator"},
     "report": set(),

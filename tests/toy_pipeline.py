@@ -107,6 +107,7 @@ def write_codebook(toy: SimpleNamespace) -> np.ndarray:
         "codebooks": 1,
         "grid": 4,
         "num_patches": 16,
+        **{"img_px": 16, "crop": "center", "background": "#ffffff"},
         "inputs": {"encoder": artifact.digest(toy.encoder)},
     }
     with artifact.new_artifact(toy.codebook, "codebook", config) as folder:

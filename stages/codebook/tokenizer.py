@@ -1,7 +1,7 @@
 """The tokenizer: images -> codes, code -> vector; one interface for all kinds.
 
 tokenizer = load_tokenizer("data/codebook/kmeans")
-codes_BN = tokenizer.encode(images_BHWC)
+codes_BN = tokenizer.encode(images)     # arrays, PIL images or paths: see `encode`
 """
 
 from collections.abc import Generator, Sequence
@@ -20,6 +20,9 @@ from stages.core.code import import_kind
 from stages.core.images import to_float
 from stages.core.metrics import checked_codes, code_dtype
 from stages.core.networks import save_tensors
+from stages.data.given import Count, Device, Range, checked
+from stages.data.reader import image_facts
+from stages.data.squares import Square, batches, recorded, squares
 
 ARTIFACT = "codebook"
 
@@ -35,18 +38,38 @@ class Tokenizer:
         self.num_codes, self.dim = codebook.vectors.shape
         self.grid: int = config["grid"]
         self.num_patches: int = config["num_patches"]
+        self.square = Square(config["img_px"], config["crop"], config["background"])
 
     @property
     def device(self) -> torch.device:
         """Where images are encoded."""
         return self.codebook.vectors.device
 
+    @checked
     @torch.inference_mode()
-    def encode(self, images: np.ndarray | Tensor, batch_size: int = 256) -> np.ndarray:
-        """uint8 [B, H, W, 3] -> int64 [B, N], row-major."""
-        starts = range(0, len(images), batch_size)
-        codes = [self.encode_pixels(to_float(images[i : i + batch_size], self.device)) for i in starts]
-        return torch.cat(codes).cpu().numpy() if codes else np.empty((0, self.num_patches), np.int64)
+    def encode(self, images: Any, batch_size: Count = 256, value_range: Range | None = None) -> np.ndarray:
+        """One image or several -> int64 [B, N], row-major; B is 1 for one image.
+
+        `images`: an array [H, W, 3] or [B, H, W, 3] of NumPy or torch, a PIL image, the path of an image file, or a
+        list of single ones. Arrays are uint8; floats need `value_range`, (0, 1) or any other (low, high), and are
+        rounded to 8 bits. Images of another size than `square.img_px` are cropped and resized as `prepare` does it.
+        """
+        parts = [self.encode_squares(part) for part in batches(images, self.square, batch_size, value_range)]
+        return np.concatenate(parts) if parts else np.empty((0, self.num_patches), np.int64)
+
+    @checked
+    def prepare(self, images: Any, value_range: Range | None = None) -> np.ndarray:
+        """What `encode` makes of images first, uint8 [B, img_px, img_px, 3]: squares like the training images.
+
+        `square.crop` is its setting `data.crop`: center takes the central square, pad keeps the whole image on
+        `square.background`, resize stretches it. Resizing is bicubic and antialiased.
+        """
+        return squares(images, self.square, value_range)
+
+    @torch.inference_mode()
+    def encode_squares(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [B, H, W, 3], neither cropped nor resized -> int64 [B, N]."""
+        return self.encode_pixels(to_float(images, self.device)).cpu().numpy()
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """float [B, 3, H, W] in [-1, 1] -> int64 [B, N]."""
@@ -61,10 +84,13 @@ class Tokenizer:
         return self.codebook.vectors[torch.from_numpy(checked_codes(codes, self.num_codes)).to(self.device)]
 
 
-def load_tokenizer(folder: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
+@checked
+def load_tokenizer(folder: str | Path, device: Device = "cpu") -> Tokenizer:
     """The tokenizer of a codebook artifact; the folder holds all it needs and may have been moved."""
     folder = Path(folder)
     config = artifact.read_config(folder, ARTIFACT)
+    if "crop" not in config:
+        raise UserError(f"{folder}: of another version, without the size and crop of images. Run `dvc repro codebook`.")
     if config["kind"] not in KINDS:
         raise UserError(f"{folder}: kind {config['kind']!r}: expected one of {', '.join(KINDS)}")
     encoder = import_kind(KINDS[config["kind"]].load).load(folder, config)
@@ -83,7 +109,8 @@ def new_codebook(
     num_codes, dim = vectors_KD.shape
     config = {
         "kind": kind, "name": inputs.name, "num_codes": num_codes, "dim": dim, "dtype": code_dtype(num_codes),
-        "normalize": normalize, "codebooks": codebooks, "grid": grid, "num_patches": codebooks * grid**2, **facts,
+        "normalize": normalize, "codebooks": codebooks, "grid": grid, "num_patches": codebooks * grid**2,
+        **recorded(image_facts(inputs.images)), **facts,
         "inputs": {name: artifact.digest(getattr(inputs, name)) for name in sources},
     }  # fmt: skip
     with artifact.new_artifact(inputs.out, ARTIFACT, config) as folder:

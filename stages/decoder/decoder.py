@@ -22,6 +22,7 @@ from stages.core.images import to_uint8
 from stages.core.metrics import checked_codes
 from stages.core.networks import to_grid
 from stages.core.params import Precision
+from stages.data.given import Count, Device, checked
 from stages.decoder.params import KINDS, Inputs
 
 
@@ -60,18 +61,21 @@ class Decoder(ABC):
         """Decoding steps; None for kinds without this setting."""
         return None
 
-    def with_steps(self, steps: int) -> Self:
+    @checked
+    def with_steps(self, steps: Count) -> Self:
         """The same decoder with another number of decoding steps."""
-        if self.steps is None or steps < 1:
-            raise UserError(f"steps = {steps}: expected at least 1, and a decoder that takes steps")
+        if self.steps is None:
+            raise UserError(f"steps = {steps}: a decoder of kind {self.config['kind']} takes no steps")
         return self._with(sampling={**self.config["sampling"], "steps": steps})
 
-    def enlarged(self, scale: int) -> Self:
+    @checked
+    def enlarged(self, scale: Count) -> Self:
         """The same decoder for code grids and images `scale` times as wide and high as in training."""
         if not self.any_size:
             raise UserError(f"a decoder of kind {self.config['kind']} decodes images of its training size only")
         return self._with(grid=scale * self.config["grid"], img_px=scale * self.config["img_px"])
 
+    @checked
     def in_precision(self, precision: Precision) -> Self:
         """The same decoder in another number format."""
         other = copy(self)
@@ -90,9 +94,10 @@ class Decoder(ABC):
         All randomness of image i comes from seed i, through `normal` or `uniform`.
         """
 
+    @checked
     @torch.inference_mode()
-    def decode(self, codes: Any, generator: torch.Generator | None = None, batch_size: int = 256) -> np.ndarray:
-        """Codes of any integer type [B, N] -> uint8 [B, H, W, 3].
+    def decode(self, codes: Any, generator: torch.Generator | None = None, batch_size: Count = 256) -> np.ndarray:
+        """Codes of any integer type [B, N], arrays, tensors or lists, -> uint8 [B, H, W, 3]; [N] is one image.
 
         One seed is drawn from `generator` (0 without one). An image depends on that seed and on its codes. The batch
         that it is decoded in changes float rounding only: at most one gray level per value, except in RenderDecoder.
@@ -107,12 +112,14 @@ class Decoder(ABC):
     def validated(self, codes: Any) -> Tensor:
         """int64 [B, N] on the CPU; `UserError` for codes of another type, range or shape."""
         found = torch.from_numpy(checked_codes(codes, self.num_codes))
-        if found.ndim != 2 or found.shape[1] != self.num_patches:
-            raise UserError(f"codes: shape {list(found.shape)}: expected [B, {self.num_patches}]")
-        return found
+        if found.shape not in ((0,), (self.num_patches,)) and found.shape[1:] != (self.num_patches,):
+            wanted = f"[B, {self.num_patches}], the codes of an image one after the other"
+            raise UserError(f"codes: shape {list(found.shape)}: expected {wanted}")
+        return found.view(found.numel() // self.num_patches, self.num_patches)
 
 
-def load_decoder(folder: str | Path, device: torch.device | str = "cpu", precision: Precision = "fp32") -> Decoder:
+@checked
+def load_decoder(folder: str | Path, device: Device = "cpu", precision: Precision = "fp32") -> Decoder:
     """The decoder artifact in `folder`, with its EMA weights; reads no file outside `folder`.
 
     On a CPU with instructions for it bf16 takes less than half the time, and changes values by a gray level or two.

@@ -9,42 +9,48 @@ Every code whose patch overlaps the masked pixels is drawn anew; all others stay
 pixels are hidden from the tokenizer, which may look further than a patch.
 """
 
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from stages.core import UserError
 from stages.core.distributed import seed_of
+from stages.data.decode import Size, to_square
+from stages.data.squares import Square, opened_image
 
-HIDDEN = 128  # gray level of hidden pixels where no pixel of the image is known
-
-
-def batch_of(images: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] or [B, H, W, 3] -> [B, H, W, 3]; `UserError` for other arrays."""
-    images = np.asarray(images)
-    found = images[None] if images.ndim == 3 else images
-    if found.ndim != 4 or found.shape[3] != 3 or found.dtype != np.uint8 or not found.size:
-        raise UserError(f"images: {images.dtype} {list(images.shape)}: expected uint8 [H, W, 3] or [B, H, W, 3]")
-    return found
+HIDDEN = 128  # gray level of hidden pixels where no pixel of the image is known; from here on a mask's are white
 
 
-def masks_of(mask: np.ndarray, images_BHWC: np.ndarray) -> np.ndarray:
-    """bool [H, W] or [B, H, W], True where pixels are drawn anew -> [B, H, W]; `UserError` for a mask of nothing."""
-    mask, shape = np.asarray(mask), images_BHWC.shape[:3]
-    if mask.dtype != bool or mask.shape not in (shape, shape[1:]):
-        raise UserError(f"mask: {mask.dtype} {list(mask.shape)}: expected bool {list(shape[1:])} or {list(shape)}")
-    found = np.broadcast_to(mask, shape)
-    if empty := np.flatnonzero(~found.any((1, 2))).tolist():
-        raise UserError(f"mask: marks no pixel of image {empty[0]}: True marks what is drawn anew")
-    return found
+def masks_of(mask: Any, sizes: list[Size], square: Square) -> np.ndarray:
+    """Masks of images of these sizes, cropped and resized with them: bool [B, img_px, img_px].
+
+    `mask` is bool [H, W] or [B, H, W], a PIL image or the path of one, in which white is True: what is drawn anew.
+    `UserError` for other masks, and for one that marks nothing of an image.
+    """
+    if isinstance(mask, str | Path | Image.Image):
+        mask = np.asarray(opened_image(mask, square.background, None).convert("L")) >= HIDDEN
+    found = np.asarray(mask)
+    expected = f"expected bool [H, W] or [{len(sizes)}, H, W], True where pixels are drawn anew"
+    if found.dtype != bool or found.shape[:-2] not in ((), (len(sizes),)):
+        raise UserError(f"mask: {found.dtype} {list(found.shape)}: {expected}")
+    if other := [size for size in sizes if size != (found.shape[-1], found.shape[-2])]:
+        raise UserError(f"mask: {list(found.shape)}: expected the {other[0][1]} x {other[0][0]} pixels of its image")
+    rows = np.broadcast_to(found, (len(sizes), *found.shape[-2:]))
+    masks = np.array([squared_mask(row, square) for row in rows]).reshape(-1, square.img_px, square.img_px)
+    if empty := np.flatnonzero(~masks.any((1, 2))).tolist():
+        raise UserError(f"mask: marks no pixel of image {empty[0]}: expected True where pixels are drawn anew")
+    return masks
 
 
-def check_size(images_BHWC: np.ndarray, img_px: int) -> None:
-    """`UserError` for images of another size than the decoder's."""
-    if images_BHWC.shape[1:3] != (img_px, img_px):
-        raise UserError(f"images: {list(images_BHWC.shape)}: expected {img_px} x {img_px} pixels, as in training")
+def squared_mask(mask: np.ndarray, square: Square) -> np.ndarray:
+    """bool [H, W] -> bool [img_px, img_px], as its image is cropped, to nearest pixels."""
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(to_square(image, square.img_px, square.crop, 0, nearest=True)) > 0
 
 
 def overlapped(mask_BHW: np.ndarray, grid: int, codebooks: int) -> np.ndarray:

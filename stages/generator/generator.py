@@ -6,49 +6,38 @@ sample = generator.inpaint(images, mask, classes=[3])           # also outpaint 
 sample = generator.sample(captions=["a red star", None])        # with condition: caption
 """
 
-import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import SkipValidation
 
 from stages.codebook.tokenizer import Tokenizer, load_tokenizer
 from stages.core import UserError, artifact
 from stages.core.params import Precision
+from stages.data.given import Device, Pixels, Range, Seed, checked, one_line, plain_integer
+from stages.data.squares import sizes_of, whole
 from stages.decoder.decoder import Decoder, check_drawn, load_decoder
-from stages.generator.editing import (
-    batch_of,
-    check_fills,
-    check_size,
-    extended,
-    hidden,
-    masks_of,
-    overlapped,
-    random_codes,
-)
-from stages.generator.neighbors import data_folder, only_decoder, sampling_of
+from stages.generator.drawn import Sample
+from stages.generator.editing import check_fills, extended, hidden, masks_of, overlapped, random_codes
+from stages.generator.neighbors import held, only_decoder, sampling_of
 from stages.generator.open_network import open_network
 from stages.generator.params import Sampling
+from stages.generator.settings import changed, documented
 from stages.generator.transformer import check_unconditional
 from stages.text.reader import ENCODER, load_encoder
 
 NAMES_SHOWN = 20  # class names in an error message
-Classes = Sequence[int | str | None]  # a class name, a class number, or None for no class
-Captions = Sequence[str | None]  # a text, or None for no caption
-Condition = tuple[Classes | None, Captions | None]  # one of them, as the generator is conditioned; none: unconditional
-
-
-@dataclass(frozen=True)
-class Sample:
-    codes: np.ndarray  # int64 [B, N]
-    images: np.ndarray  # uint8 [B, H, W, 3]
+Classes = SkipValidation[Sequence[int | str | None]]  # a class name, a class number, or None for no class
+Captions = SkipValidation[Sequence[str | None]]  # a text, or None for no caption
+Condition = tuple[Any, Any]  # classes and captions; one of them, as the generator is conditioned; none: unconditional
+METHODS = ("sample", "inpaint", "outpaint", "vary")
 
 
 class Generator:
@@ -61,57 +50,59 @@ class Generator:
         self.network, self.kind, self.config, self.decoder, self.sampling = network, kind, config, decoder, sampling
         self.codebook, self.folder = codebook, folder
         self.classes: list[str] = config["classes"]
+        for name in METHODS:
+            setattr(self, name, documented(getattr(self, name), sampling))
 
+    @checked
     def sample(
-        self, classes: Classes | None = None, seed: int = 0, captions: Captions | None = None, **changes: Any
+        self, classes: Classes | None = None, seed: Seed = 0, captions: Captions | None = None, **changes: Any
     ) -> Sample:
         """One sample per entry of `classes`: a class name, a class number, or None for an unconditional sample.
 
         A generator with condition: caption takes `captions` instead, texts or None; `UserError` for unknown words.
-        `changes` replaces sampling settings, such as temperature=0.9.
+        Sampling settings can be replaced, such as temperature=0.9.
         """
-        given, sampling = self._checked(classes, captions, changes)
-        return self._decoded(self.kind.sample(self.network, given, sampling, seed), seed)
+        given, sampling = self._asked((classes, captions), changes)
+        return self._decoded(self.kind.sample(self.network, given, sampling, seed) if len(given) else None, seed)
 
+    @checked
     def inpaint(
-        self, images: np.ndarray, mask: np.ndarray, classes: Classes | None = None, seed: int = 0,
-        captions: Captions | None = None, **changes: Any,
+        self, images: Any, mask: Any, classes: Classes | None = None, seed: Seed = 0, captions: Captions | None = None,
+        value_range: Range | None = None, **changes: Any,
     ) -> Sample:  # fmt: skip
         """Every code whose patch overlaps the mask is drawn anew, the others are those of the images.
 
-        `images` uint8 [H, W, 3] or [B, H, W, 3] of the size of training; `mask` bool [H, W] or [B, H, W], True where
-        pixels are drawn; what they hide has no influence. `classes` or `captions`: one per image, or None; the
-        rest as in `sample`.
+        `images`: one or several, as `Tokenizer.encode` takes them, with `value_range`. `mask`: bool [H, W] or
+        [B, H, W], a PIL image or the path of one; True or white where pixels are drawn anew, which have no influence.
+        It is as large as the images, and cropped and resized with them. `classes` or `captions`: one per image, or
+        None; the rest as in `sample`.
         """
-        batch = batch_of(images)
-        check_size(batch, self.decoder.config["img_px"])
-        return self._inpaint(batch, masks_of(mask, batch), (classes, captions), seed, changes)
+        check_fills(self.kind, self.config["kind"])
+        batch = self.tokenizer.prepare(images, value_range)
+        masks = masks_of(mask, sizes_of(images, value_range), self.tokenizer.square)
+        return self._inpaint(batch, masks, (classes, captions), seed, changes)
 
+    @checked
     def outpaint(
-        self,
-        images: np.ndarray,
-        *,
-        left: int = 0,
-        right: int = 0,
-        top: int = 0,
-        bottom: int = 0,
-        classes: Classes | None = None,
-        seed: int = 0,
-        captions: Captions | None = None,
-        **changes: Any,
-    ) -> Sample:
-        """As `inpaint`, of smaller images that are extended by so many pixels to the size of training."""
+        self, images: Any, *, left: Pixels = 0, right: Pixels = 0, top: Pixels = 0, bottom: Pixels = 0,
+        classes: Classes | None = None, seed: Seed = 0, captions: Captions | None = None,
+        value_range: Range | None = None, **changes: Any,
+    ) -> Sample:  # fmt: skip
+        """As `inpaint`, of smaller images of one size that are extended by so many pixels to the size of training."""
+        check_fills(self.kind, self.config["kind"])
         sides = {"left": left, "right": right, "top": top, "bottom": bottom}
-        batch, mask = extended(batch_of(images), sides, self.decoder.config["img_px"])
+        inner = whole(images, self.tokenizer.square.background, value_range)
+        batch, mask = extended(inner, sides, self.decoder.config["img_px"])
         return self._inpaint(batch, mask, (classes, captions), seed, changes)
 
+    @checked
     def vary(
-        self, images: np.ndarray, strength: float, classes: Classes | None = None, seed: int = 0,
-        captions: Captions | None = None, **changes: Any,
+        self, images: Any, strength: float, classes: Classes | None = None, seed: Seed = 0,
+        captions: Captions | None = None, value_range: Range | None = None, **changes: Any,
     ) -> Sample:  # fmt: skip
         """A random share `strength` of the codes, above 0 and at most 1, is drawn anew; otherwise as `inpaint`."""
-        batch = batch_of(images)
-        check_size(batch, self.decoder.config["img_px"])
+        check_fills(self.kind, self.config["kind"])
+        batch = self.tokenizer.prepare(images, value_range)
         drawn = random_codes(len(batch), self.decoder.num_patches, strength, seed)
         return self._fill(batch, drawn, (classes, captions), seed, changes)
 
@@ -125,27 +116,29 @@ class Generator:
         self, images: np.ndarray, drawn: np.ndarray, condition: Condition, seed: int, changes: dict[str, Any]
     ) -> Sample:
         """Encode uint8 [B, H, W, 3], draw the codes that are true in bool [B, N] and decode all."""
-        check_fills(self.kind, self.config["kind"])
         if all(one is None for one in condition):
             condition = (None, [None] * len(images)) if self.by_caption else ([None] * len(images), None)
-        given, sampling = self._checked(*condition, changes)
+        given, sampling = self._asked(condition, changes)
         if len(given) != len(images):
             what = "captions" if self.by_caption else "classes"
             raise UserError(f"{what}: {len(given)} for {len(images)} images: expected one per image, or None")
+        if not len(images):
+            return self._decoded(None, seed)
         codes = torch.from_numpy(self.tokenizer.encode(images))
         known = codes.masked_fill(torch.from_numpy(drawn), self.network.num_codes).to(self.network.device)
         return self._decoded(self.kind.fill(self.network, given, known, sampling, seed), seed)
 
-    def _checked(
-        self, classes: Classes | None, captions: Captions | None, changes: dict[str, Any]
-    ) -> tuple[torch.Tensor, Sampling]:
+    def _asked(self, condition: Condition, changes: dict[str, Any]) -> tuple[torch.Tensor, Sampling]:
         """The input of the network, [B, …], and sampling settings; `UserError` for impossible ones."""
-        sampling, given = changed(self.sampling, changes), self.given(classes, captions)
-        if None in ((captions or ()) if classes is None else classes) or sampling.guidance != 1:
+        sampling, wanted = changed(self.sampling, changes), self._wanted(condition)
+        if None in wanted or sampling.guidance != 1:
             check_unconditional("this generator", self.config, f"None or guidance {sampling.guidance}")
-        return given.to(self.network.device), sampling
+        return self._given(wanted).to(self.network.device), sampling
 
-    def _decoded(self, codes: torch.Tensor, seed: int) -> Sample:
+    def _decoded(self, codes: torch.Tensor | None, seed: int) -> Sample:
+        """The sample of drawn codes; an empty one for None."""
+        if codes is None:
+            codes = torch.empty(0, self.decoder.num_patches, dtype=torch.int64)
         return Sample(codes.cpu().numpy(), self.decoder.decode(codes.cpu(), torch.Generator().manual_seed(seed)))
 
     @cached_property
@@ -162,14 +155,22 @@ class Generator:
         """Whether captions condition it, not classes."""
         return "text_encoder" in self.config
 
-    def given(self, classes: Classes | None, captions: Captions | None) -> torch.Tensor:
-        """The input of the network, [B, …]; `UserError` unless exactly a list of what conditions this generator."""
-        wanted, other = (captions, classes) if self.by_caption else (classes, captions)
-        if wanted is None or other is not None or isinstance(wanted, str | int):
-            what = "captions" if self.by_caption else "classes"
-            raise UserError(f"{self.folder}: expected {what}=[…], and nothing else")
+    def _wanted(self, condition: Condition) -> list[Any]:
+        """The classes or captions as a list; `UserError` unless exactly a list of what conditions this generator."""
+        wanted, other = reversed(condition) if self.by_caption else condition
+        wanted = wanted.tolist() if isinstance(wanted, np.ndarray | torch.Tensor) else wanted
+        what = "captions" if self.by_caption else "classes"
+        if other is not None or wanted is None:
+            got = f"classes = {one_line(condition[0])}, captions = {one_line(condition[1])}"
+            raise UserError(f"{self.folder}: {got}: expected {what}=[…], and nothing else")
+        if not isinstance(wanted, list | tuple | range):
+            raise UserError(f"{what} = {one_line(wanted)}: expected a list, one entry per sample")
+        return list(wanted)
+
+    def _given(self, wanted: list[Any]) -> torch.Tensor:
+        """The input of the network, [B, …]."""
         if self.by_caption:
-            return torch.stack([self.caption_row(one) for one in wanted]) if len(wanted) else self.network.null(0)
+            return torch.stack([self.caption_row(one) for one in wanted]) if wanted else self.network.null(0)
         return torch.tensor([self.class_number(one) for one in wanted], dtype=torch.int64)
 
     def caption_row(self, caption: Any) -> torch.Tensor:
@@ -185,7 +186,7 @@ class Generator:
         """The encoder of captions, which stands in the artifact."""
         return load_encoder(self.folder / ENCODER)
 
-    def class_number(self, given: int | str | None) -> int:
+    def class_number(self, given: Any) -> int:
         """The number of a class given by name or number; num_classes for None."""
         count = self.network.num_classes
         if given is None:
@@ -194,8 +195,9 @@ class Generator:
             if given not in self.classes:
                 raise UserError(unknown_class(given, self.classes))
             return self.classes.index(given)
-        if not 0 <= (number := operator.index(given)) < count:
-            raise UserError(f"class {number}: expected a number from 0 to {count - 1}, a class name, or None")
+        number = plain_integer(given)
+        if not isinstance(number, Integral) or isinstance(number, bool) or not 0 <= number < count:
+            raise UserError(f"class {one_line(given)}: expected a number from 0 to {count - 1}, a class name, or None")
         return number
 
 
@@ -207,20 +209,11 @@ def unknown_class(name: str, classes: list[str]) -> str:
     return f"class {name!r}: unknown; {'did you mean' if close else 'there is'} {shown}{more}{'?' if close else ''}"
 
 
-def changed(sampling: Sampling, changes: dict[str, Any]) -> Sampling:
-    """The settings with some values replaced; `UserError` for an unknown or impossible one."""
-    try:
-        return type(sampling)(**{**sampling.model_dump(), **changes})
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc']))} = {item['input']!r}: {item['msg']}" for item in error.errors()]
-        known = ", ".join(type(sampling).model_fields)
-        raise UserError(f"sampling: {'; '.join(lines)}; the settings are {known}") from None
-
-
+@checked
 def load_generator(
     folder: str | Path,
     decoder: str | Path | None = None,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
     decoding_precision: Precision = "fp32",
     codebook: str | Path | None = None,
 ) -> Generator:
@@ -238,5 +231,5 @@ def load_generator(
     if (decoded := loaded.config["tokenizer"]) != config["tokenizer"]:
         raise UserError(f"{chosen}: decodes codes of {decoded}, {folder} draws codes of {config['tokenizer']}")
     check_drawn(folder, config, chosen)
-    beside = data_folder(folder) / "codebook" / config["tokenizer"]
-    return Generator(network, kind, config, loaded, sampling_of(folder, config), Path(codebook or beside), folder)
+    own = held(folder, "codebook", Path("codebook", config["tokenizer"]))
+    return Generator(network, kind, config, loaded, sampling_of(folder, config), Path(codebook or own), folder)

@@ -1,4 +1,7 @@
-"""What stands beside a generator in the folder of all artifacts: a decoder of its codes, and its sampling settings."""
+"""What stands beside a generator in the folder of all artifacts: a decoder of its codes, and its sampling settings.
+
+An exported generator (stages/export.py) holds them in its own folder: `decoder`, `codebook`, `samples`.
+"""
 
 import os
 import sys
@@ -18,6 +21,8 @@ def only_decoder(folder: Path, config: dict[str, Any]) -> Path:
 
     Decoders of an older codebook count only if all are of one.
     """
+    if (folder / "decoder" / artifact.CONFIG).is_file():
+        return folder / "decoder"
     beside, tokenizer = data_folder(folder) / "decoder", config["tokenizer"]
     every = sorted(path.parent for path in beside.glob(f"*/{artifact.CONFIG}"))
     named = [path for path in every if artifact.read_config(path, "decoder")["tokenizer"] == tokenizer]
@@ -33,7 +38,8 @@ def only_decoder(folder: Path, config: dict[str, Any]) -> Path:
 
 def sampling_of(folder: Path, config: dict[str, Any]) -> Sampling:
     """The settings of the samples artifact beside the generator, if drawn from this one; else those in its config."""
-    samples, settings = data_folder(folder) / "samples" / config["tokenizer"] / config["name"], config["sampling"]
+    samples = held(folder, "samples", Path("samples", config["tokenizer"], config["name"]))
+    settings = config["sampling"]
     if samples.is_dir():
         facts, member = artifact.read_config(samples, "samples"), f"{config['tokenizer']}-{config['name']}"
         if facts["inputs"].get("generator") == artifact.digest(folder):
@@ -48,6 +54,11 @@ def sampling_of(folder: Path, config: dict[str, Any]) -> Sampling:
         raise UserError(
             f"{folder}: of another version, with other sampling settings ({names}). Run `dvc repro`."
         ) from None
+
+
+def held(folder: Path, name: str, beside: Path) -> Path:
+    """The folder `name` in an exported generator, else the path `beside` in the folder of all artifacts."""
+    return folder / name if (folder / name).is_dir() else data_folder(folder) / beside
 
 
 def data_folder(folder: Path) -> Path:

@@ -107,11 +107,11 @@ class SampleDraws(Draws):
 class Sampling(Section):
     """How a code is drawn from logits."""
 
-    temperature: float = Field(gt=0)
-    top_k: int = Field(ge=0)
-    top_p: float = Field(gt=0, le=1)
-    guidance: Guidance
-    precision: Literal["fp32", "bf16"]  # of the network
+    temperature: float = Field(gt=0, description="divides the logits; above 0")
+    top_k: int = Field(ge=0, description="draws from the k most probable codes only; 0: from all")
+    top_p: float = Field(gt=0, le=1, description="draws from the most probable codes of this total probability; 1: all")
+    guidance: Guidance = Field(description="a: (1 - a) unconditional + a conditional logits; 1: none; or a schedule")
+    precision: Literal["fp32", "bf16"] = Field(description="number format of the network's products, fp32 or bf16")
 
     SKIPS_UNGUIDED: ClassVar[bool] = True  # where the guidance scale is 1, the pass without the class is left out
 
@@ -128,9 +128,9 @@ class Sampling(Section):
 class MaskedSampling(Sampling):
     """The same with the steps of MaskGIT."""
 
-    steps: int = Field(gt=0, le=1024)
-    choice_temperature: float = Field(ge=0)
-    mask_schedule: MaskSchedule
+    steps: int = Field(gt=0, le=1024, description="forward passes per image")
+    choice_temperature: float = Field(ge=0, description="noise in the choice of the codes that a step keeps; 0: none")
+    mask_schedule: MaskSchedule = Field(description="how the number of masked codes falls: cosine, linear or arccos")
 
     def passes(self, codes: int) -> float:
         return self.steps * self.guidance_cost(self.steps)
@@ -140,15 +140,17 @@ class BitSampling(Sampling):
     """The same of bits, with the steps of a code: their number, or how many bits each of them sets."""
 
     SKIPS_UNGUIDED: ClassVar[bool] = False
-    bit_steps: Annotated[int, Field(gt=0)] | Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
+    bit_steps: Annotated[int, Field(gt=0)] | Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)] = Field(
+        description="steps per code, or a list: how many bits each step sets"
+    )
 
 
 class ParallelSampling(Sampling):
     """The same with the steps of group decoding."""
 
     SKIPS_UNGUIDED: ClassVar[bool] = False
-    steps: int = Field(gt=0, le=65_536)
-    schedule: MaskSchedule
+    steps: int = Field(gt=0, le=65_536, description="forward passes per image, at most one per code")
+    schedule: MaskSchedule = Field(description="how the number of codes left falls: cosine, linear or arccos")
 
     def passes(self, codes: int) -> float:
         """Twice: each code is asked for at its place, and read by later ones."""

@@ -76,7 +76,7 @@ class Pipeline:
         Every batch starts from the same seed, so that the batch size changes no image.
         """
         originals = read_enlarged(self.images, self.val, numbers, scale)
-        codes, size = self.tokenizer.encode(originals), len(numbers)
+        codes, size = self.tokenizer.encode_squares(originals), len(numbers)
         return {"original": originals} | {
             name: decoder.enlarged(scale).decode(codes, torch.Generator().manual_seed(self.seed), size)
             for name, decoder in self.decoders.items()
