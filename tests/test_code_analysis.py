@@ -1,5 +1,6 @@
 """What codes mean, against brute force and codes of known meaning. Run: pytest tests/test_code_analysis.py"""
 
+import dataclasses
 import json
 import math
 
@@ -169,11 +170,11 @@ def test_classes_that_have_codes_of_their_own_are_read_from_them():
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 4
     codes = labels[:, None] * 2 + rng.integers(0, 2, (40, 9))
-    known = Survey(np.arange(40), codes, rng.normal(size=(40, 3)).astype(np.float32), labels)
+    known = Survey(np.arange(40), codes, rng.normal(size=(40, 3)).astype(np.float32), labels, rng.random((40, 9, 3)))
     params = CodeAnalysis.model_construct(inverse_regularization=10.0, bootstrap_draws=3, seed=0)
     found = class_metrics(known, known, rng.normal(size=(8, 8)).astype(np.float32), params)
     assert found["bag"] == found["vectors"] == 1 > found["features"]
-    nobody = Survey(known.index, codes, known.mean_features, np.full(40, -1))
+    nobody = dataclasses.replace(known, labels=np.full(40, -1))
     assert class_metrics(nobody, nobody, np.ones((8, 2)), params) == {"skipped": "no classes"}
 
 
@@ -212,7 +213,7 @@ def run(toy, report, settings) -> dict:
 
 def test_the_stage_says_what_the_toys_codes_are_worth_twice_the_same(toy, tmp_path, settings):
     metrics = run(toy, tmp_path / "one", settings)
-    assert {*metrics} == {"images", "usage", "class", "color", "lookup", "protocol"}
+    assert {*metrics} == {"images", "usage", "class", "retrieval", "color", "lookup", "protocol"}
     assert metrics["protocol"][0]["val_images"] + metrics["protocol"][0]["train_images"] == toys.IMAGES
     assert metrics["lookup"]["psnr_db"] > metrics["lookup"]["one_patch_psnr_db"]
     assert metrics["color"]["features"] > metrics["color"]["vectors"]

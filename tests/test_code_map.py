@@ -27,7 +27,7 @@ class Split:
 
 
 def save(folder, codes: list[int], plane: list[list[float]]):
-    survey = Survey(np.arange(2), CODES, np.zeros((2, 3)), np.array([0, 1]))
+    survey = Survey(np.arange(2), CODES, np.zeros((2, 3)), np.array([0, 1]), np.zeros((2, 4, 3)))
     table = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
     layout = Layout(np.zeros((0, 2)), np.array(codes, int), np.array(plane, float).reshape(-1, 2))
     save_map(folder, Split(), survey, table, 2, layout, load("code_analysis", CodeAnalysis, ROOT / "params.yaml"))

@@ -18,6 +18,14 @@ DESCRIPTIONS = {  # title of a description -> names of the metrics of class and 
     "code vectors": ("vectors", "vectors"),
     "continuous features": ("features", "features"),
 }
+RETRIEVED = {
+    "bag": "nearest by codes",
+    "bag_map": "mAP by codes",
+    "features": "nearest by features",
+    "features_map": "mAP by features",
+    "colors": "nearest by colors",
+    "colors_map": "mAP by colors",
+}
 ABLATION_PLOTS = {  # group and name of a metric -> title of its plot
     ("features", "quantization_error"): "share of variance lost",
     ("class", "bag"): "class from bag of codes",
@@ -62,11 +70,13 @@ def code_analysis(reports: Reports) -> Section | None:
         for title, keys in DESCRIPTIONS.items()
     ]
     lookups = [Row([name], lookup_cells(one), protocol_of(one, "code_analysis")) for name, one in found.items()]
+    ranked = [Row([name], retrieval_cells(one["retrieval"]), protocol_of(one, "code_analysis"))
+              for name, one in found.items() if "bag" in one.get("retrieval", {})]  # fmt: skip
     folders = {name: reports.folder("code_analysis", name) for name in found}
     shown = pictures({f"{name}: gallery of codes": folder / "gallery.png" for name, folder in folders.items()})
     planes = {f"{name}: t-SNE of features and code vectors": folder / "tsne.png" for name, folder in folders.items()}
     shown += pictures(planes, plot=True)
-    both = [*tables(["tokenizer", "probe of"], rows), *tables(["tokenizer"], lookups)]
+    both = [*tables(["tokenizer", "probe of"], rows), *tables(["tokenizer"], lookups), *tables(["tokenizer"], ranked)]
     maps = [("code_map", one) for one in code_maps(reports)]
     return Section("code_analysis", "Code analysis", {"skipped": parts_skipped(found)}, both, shown, parts=maps)
 
@@ -80,6 +90,12 @@ def parts_skipped(found: dict[str, Metrics]) -> list[str]:
 def probe_cells(metrics: Metrics, of_class: str, of_color: str) -> dict[str, str]:
     """Class and color from one description; without classes or colors, a dash."""
     return {"class": spread(metrics["class"], of_class), "color R²": spread(metrics["color"], of_color)}
+
+
+def retrieval_cells(found: Metrics) -> dict[str, str]:
+    """Whether the nearest image has the same class, and mean average precision, beside chance."""
+    by = {title: spread(found, key) for key, title in RETRIEVED.items()}
+    return {**by, "chance": number(found["chance"]), "chance, mAP": number(found["chance_map"])}
 
 
 def usage_cells(usage: Metrics) -> dict[str, str]:

@@ -25,6 +25,7 @@ from stages.studies.code_survey import Batch, Survey, survey
 from stages.studies.linear_probe import LinearMap, class_hits, has_classes
 from stages.studies.params import CodeAnalysis
 from stages.studies.patches import PatchTable, lookup_psnr, patch_side
+from stages.studies.retrieval import retrieval
 from stages.studies.tsne import FeatureSubset, lay_out, save_tsne
 
 
@@ -54,6 +55,7 @@ def analyze(inputs: Inputs, report: Path, params: CodeAnalysis, machine: Machine
     metrics: dict[str, Any] = {
         "usage": usage(count_codes(val.codes, len(vectors))),
         "class": class_metrics(train, val, vectors, params),
+        "retrieval": retrieval(train, val, len(vectors), params.bootstrap_draws, params.seed),
         "color": probe.metrics(params.bootstrap_draws, params.seed),
         "lookup": lookup.metrics(params.bootstrap_draws, params.seed),
     }
@@ -190,6 +192,7 @@ def protocol(
         "train_images": len(chosen["train"]),
         "val_images": len(chosen["val"]),
         "class": "logistic regression, penalty relative to the mean variance",
+        "retrieval": "of train images",
         "color": "ridge regression",
         **params.model_dump(exclude={"gallery", "tsne"}),
     }]  # fmt: skip

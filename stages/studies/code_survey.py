@@ -32,12 +32,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Survey:
-    """Of M images: numbers in the split, codes int64 [M, N], mean features float32 [M, D], labels int64 [M]."""
+    """Of M images: numbers in the split, codes int64 [M, N], mean features float32 [M, D], labels int64 [M], and the
+    patches' mean colors float32 [M, N, 3]."""
 
     index: np.ndarray
     codes: np.ndarray
     mean_features: np.ndarray
     labels: np.ndarray
+    colors: np.ndarray
 
 
 def survey(
@@ -45,16 +47,18 @@ def survey(
     collectors: Iterable[Callable[[Batch], Any]],
 ) -> Survey:  # fmt: skip
     """Pass the numbered images through the tokenizer; every collector is called with every batch."""
-    codes, mean_features = [], []
+    codes, mean_features, colors = [], [], []
     with bar("code_analysis", len(index), 0, "image") as progress:
         for start in range(0, len(index), batch_size):
             batch = tokenize(split, index[start : start + batch_size], tokenizer, start)
             codes.append(batch.codes)
             mean_features.append(batch.features.mean(1))
+            colors.append(batch.colors.astype(np.float32))
             for collect in collectors:
                 collect(batch)
             progress.update(len(batch.codes))
-    return Survey(index, np.concatenate(codes), np.concatenate(mean_features), split.labels[index])
+    kept = map(np.concatenate, (codes, mean_features))
+    return Survey(index, *kept, split.labels[index], np.concatenate(colors))
 
 
 @torch.inference_mode()
