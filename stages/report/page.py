@@ -21,6 +21,8 @@ from stages.report.claims import Claim, verdicts
 from stages.report.claims_table import by_verdict, claims_section
 from stages.report.columns import describe
 from stages.report.gather import Reports, read_evaluations
+from stages.report.origin import Origin, origin
+from stages.report.probe import probe, weak_encoder
 from stages.report.recognition import recognition
 from stages.report.sample_counts import by_count
 from stages.report.sections import Evaluations, Section
@@ -48,16 +50,17 @@ def write_page(reports: Reports, out: Path) -> None:
     """Write the page `out`, and print its size and what is missing."""
     evaluations = read_evaluations(reports)
     claims = verdicts(reports)
-    groups, missing = collect(reports, evaluations, claims)
+    made = origin(reports)
+    groups, missing = collect(reports, evaluations, claims, made)
     missing += [] if reports.params else ["params (no dvc.lock)"]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, render(groups, missing, reports, evaluations, claims).encode())
+    write_atomically(out, render(groups, missing, reports, evaluations, claims, made).encode())
     notes = {"missing": missing, "stale": list(reports.stale())}
     said = "".join(f"; {note}: {', '.join(names)}" for note, names in notes.items() if names)
     print(f"report: {out}, {out.stat().st_size / 1e6:.1f} MB{said}")
 
 
-def parts_of(reports: Reports, evaluations: Evaluations, claims: list[Claim]) -> dict[str, Parts]:
+def parts_of(reports: Reports, evaluations: Evaluations, claims: list[Claim], made: Origin) -> dict[str, Parts]:
     """{group: {part, as the page names it where it is missing: its sections}}, in the order of the page."""
     return {
         "Generation": {
@@ -78,7 +81,7 @@ def parts_of(reports: Reports, evaluations: Evaluations, claims: list[Claim]) ->
             "noise robustness": lambda: [studies.noise_robustness(reports, evaluations), layers.code_noise(reports)],
         },
         "Recognition": {
-            "encoder probe": lambda: [studies.probe(reports), layers.layer_probe(reports), *recognition(reports)],
+            "encoder probe": lambda: [probe(reports), layers.layer_probe(reports), *recognition(reports)],
         },
         "Claims": {"claims": lambda: [claims_section(claims)]},
         "Training": {
@@ -86,50 +89,57 @@ def parts_of(reports: Reports, evaluations: Evaluations, claims: list[Claim]) ->
             "PCA and LDA": lambda: [studies.pca_vs_lda(reports)],
         },
         "Pipeline": {
-            "stages": lambda: [stages_of(reports)],
+            "stages": lambda: [stages_of(reports, made)],
             "all metrics": lambda: [sections.all_metrics(evaluations)],
         },
     }  # fmt: skip
 
 
-def collect(reports: Reports, evaluations: Evaluations, claims: list[Claim]) -> tuple[list[Group], list[str]]:
+def collect(
+    reports: Reports, evaluations: Evaluations, claims: list[Claim], made: Origin
+) -> tuple[list[Group], list[str]]:
     """The groups of the page that have sections, and the names of the parts without metrics."""
     groups, missing = [], []
-    for title, parts in parts_of(reports, evaluations, claims).items():
+    for title, parts in parts_of(reports, evaluations, claims, made).items():
         found = {name: [section for section in part() if section] for name, part in parts.items()}
         missing += [name for name, part in found.items() if not part]
         groups.append(Group(title, [section for part in found.values() for section in part]))
     return [group for group in groups if group.sections], missing
 
 
-def stages_of(reports: Reports) -> Section:
-    """The graph of the stages, a table of what they do, and the params with which they ran."""
+def stages_of(reports: Reports, made: Origin) -> Section:
+    """The graph of the stages, a table of what they do, the params with which they ran, and which of those are not
+    the committed ones."""
     drawn = graph.draw(reports.stages)
     rows = [
         [one.name, one.does, one.takes or "–", str(one.count), ", ".join(one.parents) or "–"] for one in drawn.nodes
     ]
     table = Table(["stage", "what it does", "time and size", "runs", "reads from"], rows)
     facts = {"params": as_yaml(reports.params)}
-    return Section("stages", "Stages", facts, tables=[table], parts=[("graph", drawn)])
+    changed = Table(["parameter", "committed", "of this run"], [[*one] for one in made.changed])
+    tables = [table, changed] if made.changed else [table]
+    return Section("stages", "Stages", facts, tables=tables, parts=[("graph", drawn)])
 
 
 def render(
-    groups: list[Group], missing: list[str], reports: Reports, evaluations: Evaluations, claims: list[Claim]
-) -> str:
+    groups: list[Group], missing: list[str], reports: Reports, evaluations: Evaluations, claims: list[Claim],
+    made: Origin,
+) -> str:  # fmt: skip
     """The page's HTML."""
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(source_of),
-    )
-    environment.filters["describe"] = describe
-    environment.filters["protocol_lines"] = protocol_lines
-    return environment.get_template(TEMPLATES[0]).render(
+    return environment().get_template(TEMPLATES[0]).render(
         groups=groups, missing=missing, left_out=reports.left_out(), images=reports.images, stale=reports.stale(),
-        summary=summary(reports, evaluations), claims=by_verdict(claims),
+        summary=summary(reports, evaluations, made.said), weak=weak_encoder(reports), claims=by_verdict(claims),
     )  # fmt: skip
+
+
+def environment() -> Environment:
+    """The templates beside this file, with the filters that they use."""
+    loader = FunctionLoader(source_of)
+    found = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
+    )  # fmt: skip
+    found.filters |= {"describe": describe, "protocol_lines": protocol_lines}
+    return found
 
 
 def source_of(name: str) -> str:

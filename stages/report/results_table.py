@@ -12,8 +12,9 @@ from pathlib import Path
 
 from stages.core import UserError, code, runtime
 from stages.core.artifact import write_atomically
-from stages.report import claims, studies
+from stages.report import claims
 from stages.report.gather import Reports, read_evaluations, read_reports
+from stages.report.probe import probe
 from stages.report.sections import generated_images, reconstructions
 from stages.report.tables import Table
 
@@ -41,7 +42,7 @@ def committed() -> Reports:
 def tables_of(reports: Reports) -> str:
     """The report's tables of reconstructions, samples and probe, as Markdown."""
     evaluations = read_evaluations(reports)
-    sections = [reconstructions(reports, evaluations), generated_images(evaluations), studies.probe(reports)]
+    sections = [reconstructions(reports, evaluations), generated_images(evaluations), probe(reports)]
     return "".join(
         f"\n{section.title}{differs(table)}:\n\n{markdown(table)}"
         for section in sections

@@ -1,4 +1,4 @@
-"""Sections of the studies of encoder and codes: probe, code analysis, ablation, noise robustness, PCA and LDA."""
+"""Sections of the studies of codes: code analysis, ablation, noise robustness, PCA and LDA."""
 
 from functools import partial
 
@@ -11,8 +11,6 @@ from stages.report.plots import Picture, pictures
 from stages.report.sections import Section, likelihood_cells
 from stages.report.tables import Row, by_protocol, metric_table, number, protocol_of, spread, tables
 
-PROBES = {"raw": "raw pixels", "random_twin": "the same network untrained", "encoder": "the encoder"}
-PROBED = {"clean": "clean", "augmented": "augmented", "few_clean": "few, clean", "few_augmented": "few, augmented"}
 DESCRIPTIONS = {  # title of a description -> names of the metrics of class and of color
     "which code": ("bag", "one_hot"),
     "code vectors": ("vectors", "vectors"),
@@ -40,24 +38,6 @@ ROBUSTNESS = {
 }
 RATIOS = ("change", "foreground_change")  # also shown as multiples of the baseline's
 PROJECTIONS = {"pca": "PCA", "lda": "LDA", "bayes": "Bayes limit in the plane"}
-
-
-def probe(reports: Reports) -> Section | None:
-    """Linear probes of the encoder."""
-    if (metrics := reports.metrics("probe").get("")) is None:
-        return None
-    shown = pictures({"val images above their augmented versions": reports.folder("probe") / "augmented.png"})
-    facts = {"skipped": metrics.get("skipped", "")}
-    rows = [
-        Row(
-            [title],
-            {column: spread(metrics[key], name) for name, column in PROBED.items()},
-            protocol_of(metrics, "probe"),
-        )
-        for key, title in PROBES.items()
-        if key in metrics
-    ]
-    return Section("probe", "Encoder probe", facts, tables(["features"], rows), shown)
 
 
 def code_analysis(reports: Reports) -> Section | None:
