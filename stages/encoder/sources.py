@@ -1,16 +1,19 @@
 """Sources of the encoder that need torch: a timm network with hub or local weights, an embedded one at another size."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from timm.layers import resample_abs_pos_embed
 from timm.models import load_pretrained
 from torch import nn
 
 from stages.core import UserError, artifact
 from stages.core.networks import load_tensors, save_tensors
+from stages.core.params import impossible
 from stages.encoder.embedded import is_embedded, refuse_weights, summary
 from stages.encoder.encoder import create
 from stages.encoder.hub import address, offline_advice, reach
@@ -18,6 +21,7 @@ from stages.encoder.params import EncoderParams
 from stages.encoder.timm_networks import describe, one_line, refuse_uneven, warn_of_activation
 from stages.encoder.vit import build_vit
 
+METADATA = "semtok"  # key in the metadata of a file that import_weights wrote
 STATISTICS = ("running_mean", "running_var")  # buffers of batch normalizations, which files of weights hold, too
 
 
@@ -35,7 +39,7 @@ def fetch(embedded: Path, out: Path, params: EncoderParams) -> None:
 def check(embedded: Path, params: EncoderParams) -> None:
     """Refuse a network that cannot be opened at this image size, before anything is downloaded."""
     if not is_embedded(embedded, params):
-        describe(params, {})
+        describe(params, imported(params).get("arguments", {}))
         warn_of_activation(params.name)
     else:
         refuse_weights(embedded, params)
@@ -57,10 +61,25 @@ def open_embedded(embedded: Path, params: EncoderParams) -> tuple[nn.Module, dic
 
 def open_timm(params: EncoderParams) -> tuple[nn.Module, dict[str, Any]]:
     """A timm network with pretrained weights and its part of the config."""
-    _, facts = describe(params, {})
-    network = create(params.name, params.img_px, {})
+    known = imported(params)
+    _, facts = describe(params, known.get("arguments", {}))
+    network = create(params.name, params.img_px, facts.get("arguments", {}))
     load_weights(network, params)
-    return network, facts
+    return network, facts | ({"mean": known["mean"], "std": known["std"], "origin": known} if known else {})
+
+
+def imported(params: EncoderParams) -> dict[str, Any]:
+    """What `import_weights` wrote into the file of `encoder.weights`; empty for other files, and without one."""
+    if not params.weights:
+        return {}
+    try:
+        with safe_open(params.weights, "pt") as file:
+            known = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+    except (SafetensorError, OSError):  # load_weights says so
+        return {}
+    if known and known["name"] != params.name:
+        raise impossible("encoder.name", params.name, f"{params.weights} was imported as {known['name']!r}")
+    return known
 
 
 def load_weights(vit: Any, params: EncoderParams) -> None:
