@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
@@ -44,7 +45,7 @@ def semtok(
     their downstream, with `single` the targets alone; with `force` also what is up to date. At most `jobs` stages at
     once, `per_gpu` of them on one GPU (default: as many as the GPUs take, else 1)."""
     try:
-        with beating(tag_run()), only_run() as turn:
+        with beating(tag_run()), TagsContext(current_tags=set()), only_run() as turn:  # of tasks: those of dvc.yaml
             return coordinate(turn, targets or [], downstream, single, force, jobs, per_gpu)
     except PipelineError as error:
         return Failed(name="Refused", message=str(error))

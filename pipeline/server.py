@@ -1,7 +1,8 @@
 """The Prefect server of this repository: at the address of prefect.toml (or PREFECT_API_URL), on this machine.
 
-    semtok ui            start it if none answers, and print its address
-    semtok ui --stop     stop it
+    semtok run           starts it if none answers, and leaves it running
+    semtok ui            the same, and prints its address
+    semtok ui --stop     stops it
 
 Its log is semtok-server.log in Prefect's home folder (~/.prefect).
 """

@@ -146,6 +146,7 @@ def test_independent_stages_overlap_with_two_jobs_each_with_its_own_log_and_a_gp
     spans = [(runs[name]["start_time"], runs[name]["end_time"]) for name in ("left", "right@1", "right@2")]
     starts, ends = zip(*sorted(spans), strict=True)
     assert starts[1] < ends[0], "two at once"
+    assert not any(one["tags"] for one in runs.values()), "those of the run are the run's alone"
     assert runs["join"]["start_time"] > max(ends)
     parents = {one["id"] for name, one in runs.items() if name in ("code", "left", "right@1", "right@2")}
     waits = runs["join"]["task_inputs"]["wait_for"]
