@@ -92,7 +92,8 @@ def argument(text: str) -> tuple[str, Any]:
 def open_network(source: Path, facts: dict[str, Any]) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """The architecture with the weights of the file, with its classifier if they are there, and its tensors."""
     found, why = read(source, facts["part"]), []
-    for classes in ({}, {"num_classes": 0}):
+    headless: dict[str, Any] = {"num_classes": 0}
+    for classes in ({}, headless):
         try:
             network = timm.create_model(facts["name"], pretrained=False, **classes, **facts["arguments"])
             state = fit(found, network.state_dict(), ordered=source.suffix != ".safetensors")

