@@ -11,8 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from pipeline.dvc_status import read_status
 from pipeline.errors import PipelineError
 from pipeline.files import WORK, write
 from pipeline.graph import reach
-from pipeline.params_check import find_errors
+from pipeline.params_check import said_of
 from pipeline.params_file import (
     BASE,
     COLUMNS,
@@ -59,10 +58,10 @@ def apply(values_for: Callable[[dict], dict]) -> int:
     if not changes:
         print(f"{PARAMS} has these values already: nothing changed")
         return 0
-    before = replace_if_possible(render(old, new, text))
+    before, notes = replace_if_possible(render(old, new, text))
     for key, change in changes.items():
         print(f"{key}  {change}"[:COLUMNS])
-    print("\n" + "\n".join(effect(before, read_status(), {*changes})))
+    print("\n" + "\n".join([*notes, *effect(before, read_status(), {*changes})]))
     return 0
 
 
@@ -115,8 +114,9 @@ def similar_keys(key: str, params: dict) -> str:
     """`; it has …` with keys of the same last name and of similar spelling."""
     known = [name for name, _ in leaves(params)]
     same_name = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    similar = dict.fromkeys([*same_name, *get_close_matches(key, known, cutoff=0.5)])
-    return f"; it has {', '.join([*similar][:5])}" if similar else ""
+    similar = {*same_name, *get_close_matches(key, known, cutoff=0.5)}
+    nearest = sorted(similar, key=lambda name: (-SequenceMatcher(None, key, name).ratio(), name))
+    return f"; it has {', '.join(nearest[:5])}" if similar else ""
 
 
 def merge(values: dict, more: dict) -> None:
@@ -128,21 +128,20 @@ def merge(values: dict, more: dict) -> None:
             values[name] = value
 
 
-def replace_if_possible(text: str) -> Status:
-    """Replace params.yaml, atomically, if the stages accept every value; the status before. Both are asked at once."""
+def replace_if_possible(text: str) -> tuple[Status, list[str]]:
+    """Replace params.yaml, atomically, if the stages accept every value; the status before, and notes on the values."""
     write(CANDIDATE, text)
     try:
-        with ThreadPoolExecutor(1) as beside:
-            checked = beside.submit(find_errors, CANDIDATE)
-            before = read_status()
-        if errors := checked.result():
-            lines = "\n".join(f"  {line.removeprefix(f'{CANDIDATE}: ')}" for line in errors)
+        notes, errors = said_of(CANDIDATE, "--here")
+        if errors:
+            lines = "\n".join(f"  {line.removeprefix(f'{CANDIDATE}: ').removeprefix(f'{PARAMS}: ')}" for line in errors)
             raise PipelineError(f"{PARAMS} is left as it was, since this is impossible:\n{lines}")
+        before = read_status()
         shutil.copymode(PARAMS, CANDIDATE)
         os.replace(CANDIDATE, PARAMS)
     finally:
         CANDIDATE.unlink(missing_ok=True)
-    return before
+    return before, notes
 
 
 def effect(before: Status, after: Status, keys: set[str]) -> list[str]:

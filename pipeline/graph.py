@@ -57,7 +57,7 @@ def to_node(stage: Any, upstream: Iterable[Any]) -> Node:
         desc=stage.desc or "",
         frozen=stage.frozen,
         settings=to_settings(stage.addressing, (stage.meta or {}).get("prefect", {})),
-        metrics=tuple(out.def_path for out in stage.outs if out.metric),
+        metrics=tuple(out.def_path for out in stage.outs if out.metric or out.def_path.endswith("/metrics.json")),
         plots=tuple(out.def_path for out in stage.outs if out.plot),
     )
 

@@ -11,9 +11,18 @@ SECS = 60
 
 def find_errors(path: Path = Path("params.yaml")) -> list[str]:
     """What is wrong in a params file, one line per value; nothing in a project without stages/check.py."""
+    return said_of(path)[1]
+
+
+def said_of(path: Path, *options: str) -> tuple[list[str], list[str]]:
+    """Notes on a params file and what is wrong in it, one line per value.
+
+    With the option --here, what this machine and the artifacts in data/ cannot take is wrong, too.
+    """
     if not Path("stages/check.py").is_file():
-        return []
-    return ask("stages.check", "--params", str(path), secs=SECS)[1]
+        return [], []
+    printed, errors = ask("stages.check", "--params", str(path), *options, secs=SECS)
+    return printed.splitlines(), errors
 
 
 def check_params() -> None:

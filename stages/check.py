@@ -1,7 +1,8 @@
 """Is every value of params.yaml possible? Every section that a stage of dvc.yaml reads, against its schema.
 
-Run:    python -m stages.check [--params params.yaml] [--lists]
-Expect: nothing and status 0, or a line per impossible, missing or unknown value and status 2; a second.
+Run:    python -m stages.check [--params params.yaml] [--lists | --here]
+Expect: nothing and status 0, or a line per impossible, missing or unknown value and status 2; a second. With --here
+        notes on what is named and not read, or asked for and left out.
 
 Of a tokenizer, decoder or generator that no list names, only the name is checked. A value that is impossible only for
 certain artifacts is refused by the stage that reads them; what the encoder's config shows is checked here.
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages import encoder_fit, names
+from stages import at_hand, encoder_fit, names
 from stages.codebook import params as codebook
 from stages.core import UserError
 from stages.core.params import Machine, Section, load, load_file, load_list, shown
@@ -94,7 +95,9 @@ def errors_in(path: Path, lists_only: bool = False) -> list[str]:
     if not isinstance(stages, dict):
         raise UserError(f"{PIPELINE}: expected stages")
     checks = list_checks(params, stages, path) + ([] if lists_only else other_checks(params, stages, path))
-    return list(dict.fromkeys(line for check in checks for line in refusals(check)))
+    lines = dict.fromkeys(line for check in checks for line in refusals(check))
+    absent = tuple(f"{section}.kind: this section is missing" for section in names.absent(params))
+    return [line for line in lines if not line.endswith(absent)]  # the check of the list names them
 
 
 def list_checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> list[Check]:
@@ -146,10 +149,10 @@ def check_section(key: str, path: Path) -> None:
 
 def check_pixel_tokenizers(path: Path) -> None:
     """Refuse a decoder in use whose pixel tokenizer is missing, of another kind, or not in use."""
-    chosen, lines = decoder.load_pixel_tokenizers(path), []
-    for name in load_list("decoders", path):
-        if not decoder.KINDS[decoder.load_params(name, path).kind].needs_pixel_tokenizer:
-            continue
+    used, lines = load_list("decoders", path), []
+    needing = [name for name in used if decoder.KINDS[decoder.load_params(name, path).kind].needs_pixel_tokenizer]
+    chosen = decoder.load_pixel_tokenizers(path) if needing else {}
+    for name in needing:
         if (tokenizer := chosen.get(name)) is None:
             lines.append(f"pixel_tokenizer.{name}: missing; expected the name of a tokenizer of kind {pixel_kinds()}")
         elif tokenizer not in load_list("tokenizers", path):
@@ -170,7 +173,6 @@ def check_noise_decoders(path: Path) -> None:
 def check_captions(path: Path) -> None:
     """Refuse a generator in use whose captions are asked for and missing, or there and not asked for."""
     chosen, by_class, lines = load_chosen(path), [*load_list(alternating.LIST, path, empty=True)], []
-    prompts = load("samples.draws", generator.SampleDraws, path).prompts
     for name in load_list("generators", path):
         check_chosen(name, chosen, path)
         if generator.load_params(name, path).training.condition == "class":
@@ -180,10 +182,18 @@ def check_captions(path: Path) -> None:
             lines.append(f"captions.{name}: missing; expected one of text_encoders ({names})")
     for name in (name for name in by_class if name in chosen):
         lines.append(f"captions.{name} = {shown(chosen[name])}: this generator's condition is class, not caption")
-    if prompts != generator.NO_PROMPTS and {*load_list("generators", path)} <= {*by_class}:
-        lines.append(f"samples.draws.prompts = {shown(prompts)}: no generator in use has condition: caption")
     if lines:
         raise UserError("\n".join(f"{path}: {line}" for line in lines))
+
+
+def notes_on(path: Path) -> list[str]:
+    """What is named in a possible params file and not read, one line each."""
+    prompts = load("samples.draws", generator.SampleDraws, path).prompts
+    trainings = [generator.load_params(name, path).training for name in load_list("generators", path)]
+    by_caption = any(training.condition == "caption" for training in trainings)
+    unasked = prompts != generator.NO_PROMPTS and not by_caption
+    why = f"samples.draws.prompts = {prompts}: not read, as no generator in use has condition: caption"
+    return [*load("data", Data, path).unread(), *load("reference", ReferenceParams, path).unread(), *[why] * unasked]
 
 
 def pixel_kinds() -> str:
@@ -209,13 +219,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--lists", action="store_true", help="check only the lists that matrices of dvc.yaml run over")
+    parser.add_argument("--here", action="store_true", help="check also what this machine and data/ can take")
     options = parser.parse_args()
     try:
         errors = errors_in(options.params, options.lists)
+        if options.here and not errors:
+            errors = [line for check in at_hand.checks(options.params) for line in refusals(check)]
     except UserError as error:
         errors = str(error).splitlines()
     for line in errors:
         print(f"error: {line}", file=sys.stderr)
+    for line in [] if errors or not options.here else [*notes_on(options.params), *at_hand.notes(options.params)]:
+        print(f"note: {line}")
     sys.exit(2 if errors else 0)
 
 

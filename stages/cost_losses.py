@@ -4,7 +4,7 @@ import torch
 from torchvision.models import vgg16
 
 from stages.core.discriminator import PatchDiscriminator
-from stages.core.schemas import HingeGan, ReconstructionLossConfig
+from stages.core.schemas import ReconstructionLossConfig
 from stages.cost_networks import PASSES, Networks
 from stages.decoder.diffusion_training import TimedDiscriminator
 from stages.decoder.params import TrajectoryGan
@@ -35,7 +35,7 @@ def adversarial_flops(networks: Networks, section: ReconstructionLossConfig) -> 
     for the real and the reconstructed image. R1 takes the gradient of that of the real image: three passes more.
     """
     gan, side = section.gan, networks.img_px
-    if isinstance(gan, HingeGan) and gan.discriminator == "features":  # heads on the frozen encoder
+    if gan.reads_features:  # heads on the frozen encoder
         return 4 * networks.encode_flops(section.perceptual_blocks)
     if not isinstance(gan, TrajectoryGan):
         return (2 + 2 * PASSES) * networks.on_image(lambda: PatchDiscriminator(gan.width), "discriminator", gan.width)

@@ -42,6 +42,7 @@ def checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> list[C
     depth, patch_px = len(maps), facts.get("patch_px", 1)
     tokenizers = [item["item.tokenizer"] for item in names.items(stages["codebook"], params)]
     decoders = [item["item.decoder"] for item in names.items(stages["pixel_tokenizer"], params)]
+    pairs = [] if side % patch_px else [*product(tokenizers, decoders)]  # check_side says so
     networks = [item["item.network"] for item in names.items(stages["recognition_network"], params)]
     return [
         partial(check_side, patch_px, path),
@@ -51,7 +52,7 @@ def checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> list[C
         *(partial(check_tokenizer, name, maps, img_px, path) for name in tokenizers),
         *(partial(check_decoder, name, depth, path) for name in decoders),
         *(partial(check_network, name, facts, img_px, path) for name in networks),
-        *(partial(check_grid, *pair, maps, img_px, path) for pair in product(tokenizers, decoders)),
+        *(partial(check_grid, *pair, maps, img_px, path) for pair in pairs),
     ]
 
 

@@ -61,6 +61,13 @@ def sections(stages: dict[str, Any], params: dict[str, Any]) -> Iterator[str]:
                 yield re.sub(r"\$\{([\w.]+)\}", lambda match, item=item: item[match[1]], key)
 
 
+def absent(params: dict[str, Any]) -> list[str]:
+    """The sections that lists name and that are not there, such as codebook.kmean."""
+    listed = [(owner, value_at(params, key)) for key, owner in OWNERS.items()]
+    sections = [f"{owner}.{name}" for owner, found in listed if isinstance(found, list) for name in found]
+    return [section for section in sections if value_at(params, section) is None]
+
+
 def check_list(key: str, params: dict[str, Any], path: Path) -> None:
     """Refuse a list with impossible or equal names, or with a name that has no section."""
     names, owner = load_list(key, path, key in MAY_BE_EMPTY), params.get(OWNERS.get(key, ""))

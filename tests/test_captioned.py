@@ -8,10 +8,10 @@ import torch
 from test_generator import AR, MASKED
 
 from stages.core.sampling import guide
-from stages.core.schemas import StepGuidance
 from stages.core.transformer import for_sampling
 from stages.generator import ar, masked
 from stages.generator.ar import NextLogits
+from stages.generator.guidance import StepGuidance
 from stages.generator.places import LocalMixing, rotary_tables
 from stages.generator.prefix import CaptionPrefix, attention_mask
 from stages.generator.transformer import TokenTransformer

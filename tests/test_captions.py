@@ -140,12 +140,6 @@ def test_captions_in_both_places_are_refused(photos, tmp_path):
     assert refused == {"name": "0.png", "reason": f"has captions in {path} and in 0.txt: expected one of them"}
 
 
-@pytest.mark.parametrize("source", ["digits", "scenes", "webdataset"])
-def test_cocos_json_is_for_folders(photos, source):
-    with pytest.raises(ValueError, match="read with source: folder alone"):
-        make("data/code/no_folder" if source != "webdataset" else photos, source=source, captions="x.json")
-
-
 def test_a_json_that_is_not_there_is_refused_at_the_door(photos):
     with pytest.raises(ValueError, match="expected COCO's captions JSON, or a folder with captions"):
         make(photos, captions="x.json")

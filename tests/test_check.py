@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import toy as toys
 
-from stages.check import errors_in
+from stages.check import errors_in, notes_on
 from stages.codebook.params import KINDS as TOKENIZERS
 from stages.core import UserError
 from stages.decoder.params import KINDS as DECODERS
@@ -129,13 +129,28 @@ def test_an_impossible_value_about_captions_is_named(old, new, message, tmp_path
     assert any(message in line for line in lines), lines
 
 
-def test_prompts_that_no_generator_reads_are_refused(tmp_path):
+def test_what_is_named_and_not_read_is_a_note_and_no_error(tmp_path):
     (tmp_path / "prompts.txt").write_text("a red star\n")
-    old, new = "prompts: data/code/no_folder", f"prompts: {tmp_path / 'prompts.txt'}"
-    (tmp_path / "data/code").mkdir(parents=True)
-    assert errors_of(CAPTIONED.replace(old, new), tmp_path) == []
-    [line] = errors_of(PARAMS.replace(old, new), tmp_path)
-    assert "samples.draws.prompts = " in line and "no generator in use has condition: caption" in line
+    path = tmp_path / "params.yaml"
+    for key in ("prompts", "folder", "captions", "statistics"):
+        named = tmp_path / "prompts.txt" if key == "prompts" else tmp_path
+        path.write_text(PARAMS.replace(f" {key}: data/code/no_folder", f" {key}: {named}", 1))
+        (tmp_path / "captions.json").touch()
+        assert errors_in(path) == []
+        [line] = notes_on(path)
+        assert f"{key} = {named}: not read" in line
+    path.write_text(CAPTIONED.replace("prompts: data/code/no_folder", f"prompts: {tmp_path / 'prompts.txt'}"))
+    assert notes_on(path) == []
+
+
+def test_a_value_that_the_loss_does_not_read_is_not_compared_with_the_encoder(tmp_path):
+    deep = PARAMS.replace("    perceptual_blocks: [0, 2]", "    perceptual_blocks: [0, 9]").replace(
+        "render_ar: vqgan", "render_ar: [vqgan]"
+    )
+    [line] = [line for line in errors_of(deep, tmp_path) if "onestep" in line]
+    assert "decoder.onestep.perceptual_blocks = [9]: expected block numbers from 0 to 3" in line
+    off = deep.replace("perceptual_weight: 0.2", "perceptual_weight: 0.0")
+    assert errors_of(off, tmp_path) == []
 
 
 def test_all_errors_come_at_once_each_on_its_line_and_nothing_else(tmp_path):

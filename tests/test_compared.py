@@ -140,7 +140,7 @@ def test_statistics_that_cannot_be_read_are_named(toy, tmp_path):
     [
         ({"compare_with": "statistics"}, "expected a .npz file or a folder of images"),
         ({"compare_with": "statistics", "statistics": "absent.npz"}, "expected a .npz file or a folder of images"),
-        ({"statistics": "there.npz"}, "read with compare_with: statistics alone"),
+        ({"statistics": "absent.npz"}, "with compare_with: train, expected .*, or data/code/no_folder"),
         ({"compare_with": "statistics", "statistics": "there.npz"}, "statistics_by = 'inception': no extractor in use"),
         ({"compare_with": "test"}, "compare_with"),
         (

@@ -63,13 +63,9 @@ def test_split_without_every_digit_is_refused(workdir, val_fraction):
         (
             "folder: data/code/no_folder",
             "folder: photos",
-            "folder = 'photos': source: digits reads no folder, expected d",
+            "folder = 'photos': with source: digits, expected a folder of images, or data/code/no_folder",
         ),
-        (
-            "folder: data/code/no_folder",
-            'folder: ""',
-            "folder = '': source: digits reads no folder, expected data/code/n",
-        ),
+        ("folder: data/code/no_folder", 'folder: ""', "folder = '': with source: digits, expected a folder"),
         ("format: png", "format: gif", "data.format = 'gif': input should be 'png' or 'jpg'"),
         ("val_fraction: 0.16528", "val_fraction: 1.0", "data.val_fraction = 1.0: input should be less than 1"),
         ("seed: 0", "seed: 0, sed: 1", "data.sed = 1: unknown key"),

@@ -9,8 +9,8 @@ from test_generator import AR, MASKED, network
 
 from stages.core import UserError, sampling
 from stages.core.params import load
-from stages.core.schemas import guidance_scales
 from stages.generator import ar, masked
+from stages.generator.guidance import guidance_scales
 from stages.generator.params import KINDS, Sampling
 from stages.generator.transformer import TokenTransformer, uniforms
 

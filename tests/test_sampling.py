@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.core import sampling
-from stages.core.schemas import LinearGuidance, PowerCosineGuidance, StepGuidance, guidance_scales
+from stages.generator.guidance import LinearGuidance, PowerCosineGuidance, StepGuidance, guidance_scales
 
 
 def test_guidance_identity():

@@ -238,7 +238,7 @@ def test_shards_and_threads_change_no_image(tmp_path, monkeypatch):
         ("nuisance: 0.5", "nuisance: 1.5", "data.scenes.nuisance = 1.5: input should be less than or equal to 1"),
         ("max_objects: 3", "max_objects: 0", "data.scenes.max_objects = 0"),
         ("count: 60", "count: 60, colors: 3", "data.scenes.colors = 3: unknown key; data.scenes has count, max_obj"),
-        ("folder: data/code/no_folder", "folder: photos", "source: scenes reads no folder"),
+        ("folder: data/code/no_folder", "folder: photos", "with source: scenes, expected a folder"),
         ("val_fraction: 0.25", "val_fraction: 0.1", "data.val_fraction = 0.1: 6 of 60 scenes in val; both splits need"),
     ],
 )

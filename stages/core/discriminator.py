@@ -236,7 +236,7 @@ class FeatureDiscriminator(nn.Module):
 
 def make_discriminator(config: HingeLossConfig, encoder: Any) -> nn.Module:
     """The discriminator that `gan.discriminator` names; `features` reads the perceptual blocks of the encoder."""
-    if config.gan.discriminator == "patch":
+    if not config.gan.reads_features:
         return PatchDiscriminator(config.gan.width)
     blocks = config.perceptual_blocks
 

@@ -1,10 +1,9 @@
 """Parts of params.yaml that several stages share: optimization, augmentation, losses, transformer sizes."""
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from stages.core.distributed import world_size
 from stages.core.params import DIFFERENT, Machine, Section, impossible
@@ -74,6 +73,11 @@ class Gan(Section):
     lr: float = Field(gt=0)
     disc_loss_floor: float = Field(ge=0)
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether the discriminator reads features of the encoder instead of pixels."""
+        return False
+
 
 class HingeGan(Gan):
     """VQGAN: weighting adaptive. LlamaGen: weighting fixed and a late start."""
@@ -81,6 +85,10 @@ class HingeGan(Gan):
     weighting: Literal["adaptive", "fixed"]
     max_adaptive: float = Field(gt=0)
     discriminator: Literal["patch", "features"]
+
+    @property
+    def reads_features(self) -> bool:
+        return self.discriminator == "features"
 
 
 class ReconstructionLossConfig(Section):
@@ -117,14 +125,11 @@ class ReconstructionLossConfig(Section):
     def values_fit(self) -> Self:
         if any(width < 8 or width % 8 for width in self.widths):
             raise ValueError(f"widths = {self.widths}: expected positive multiples of 8")
-        if self.lpips_vgg16 and (
-            Path(self.lpips_vgg16).suffix != ".safetensors" or not Path(self.lpips_vgg16).is_file()
-        ):
-            raise ValueError(
-                f"lpips_vgg16 = {self.lpips_vgg16!r}: expected '' or torchvision's VGG-16 weights as .safetensors "
-                "(download vgg16-397923af.pth from download.pytorch.org/models and convert it with "
-                "safetensors.torch.save_file)"
-            )
+        vgg16 = Path(self.lpips_vgg16)
+        if self.lpips_vgg16 and self.perceptual_weight and not (vgg16.suffix == ".safetensors" and vgg16.is_file()):
+            convert = "vgg16-397923af.pth from download.pytorch.org/models, converted with safetensors.torch.save_file"
+            wanted = f"expected '' or torchvision's VGG-16 weights as .safetensors ({convert})"
+            raise ValueError(f"lpips_vgg16 = {self.lpips_vgg16!r}: {wanted}")
         return self
 
 
@@ -173,59 +178,6 @@ MaskSchedule = Literal["cosine", "linear", "arccos"]  # of how many codes are ma
 MaskRatio = Literal["cosine", "truncated-normal"]  # of how many codes are masked in training
 
 
-class LinearGuidance(Section):
-    """Guidance that grows from 1 towards `scale`, over the sequence or the steps."""
-
-    schedule: Literal["linear"]
-    scale: float = Field(ge=0)
-
-    def at(self, share: float) -> float:
-        return 1 + (self.scale - 1) * share
-
-
-class PowerCosineGuidance(Section):
-    """Guidance that grows from 1 towards `scale` along a cosine, the later the larger `power` is (RAR)."""
-
-    schedule: Literal["power-cosine"]
-    scale: float = Field(ge=0)
-    power: float = Field(gt=0)
-
-    def at(self, share: float) -> float:
-        return 1 + (self.scale - 1) * (1 - math.cos(math.pi * share**self.power)) / 2
-
-
-class StepGuidance(Section):
-    """No guidance before the share `start` of the sequence or the steps, `scale` from there on (GigaTok)."""
-
-    schedule: Literal["step"]
-    scale: float = Field(ge=0)
-    start: float = Field(ge=0, le=1)
-
-    def at(self, share: float) -> float:
-        return self.scale if share >= self.start else 1.0
-
-
-def _schedule_of(guidance: Any) -> Any:
-    found = guidance.get("schedule") if isinstance(guidance, dict) else getattr(guidance, "schedule", "constant")
-    return found if isinstance(found, str) else "constant"
-
-
-Guidance = Annotated[  # classifier-free guidance: one number, or a schedule
-    Annotated[float, Field(ge=0), Tag("constant")]
-    | Annotated[LinearGuidance, Tag("linear")]
-    | Annotated[PowerCosineGuidance, Tag("power-cosine")]
-    | Annotated[StepGuidance, Tag("step")],
-    Discriminator(_schedule_of),
-]
-
-
-def guidance_scales(guidance: Guidance, count: int) -> list[float]:
-    """The scale of guidance at each of `count` positions or steps, of which a schedule sees the share before."""
-    if isinstance(guidance, int | float):
-        return [float(guidance)] * count
-    return [guidance.at(place / count) for place in range(count)]
-
-
 class Draws(Section):
     """Samples per class on average, or in all without classes, for each seed."""
 
@@ -241,8 +193,10 @@ def check_shares(section: str, optim: Optim) -> None:
 
 
 def check_perceptual(section: str, config: ReconstructionLossConfig, depth: int) -> None:
-    """`UserError` if the perceptual loss names blocks that an encoder of `depth` blocks does not have."""
-    check_blocks(f"{section}.perceptual_blocks", config.perceptual_blocks, depth)
+    """`UserError` if a part of the loss reads blocks that an encoder of `depth` blocks does not have."""
+    perceptual = config.perceptual_weight > 0 and not config.lpips_vgg16
+    if perceptual or (config.gan.weight > 0 and config.gan.reads_features):
+        check_blocks(f"{section}.perceptual_blocks", config.perceptual_blocks, depth)
 
 
 def check_equal_maps(key: str, blocks: list[int], maps: list[tuple[int, int]]) -> None:

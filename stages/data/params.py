@@ -12,6 +12,7 @@ from stages.data.dvc_folder import NO_FOLDER, refuse_unreadable
 SCHEMES = ("http://", "https://", "gs://", "hf://", "ais://", "sftp://", "ftps://", "scp://")  # not pipe:, a command
 URL = re.compile(f"(?:{'|'.join(SCHEMES)})\\S+$")
 FIELD = r"^([A-Za-z0-9_]+|json\..+)?$"  # a field, or a key of the field json
+READ_FILES = {"folder": "images", "webdataset": "shards"}  # source that reads a folder -> what is in it
 VAL_START = 50_000_000  # number of the first val scene; keys have eight digits
 
 
@@ -66,32 +67,35 @@ class Params(Section):
         for key in ("folder", "val_folder"):
             self.check_folder(key, getattr(self, key))
         first, second = Path(self.folder).resolve(), Path(self.val_folder).resolve()
-        if self.has_val_folder and (first.is_relative_to(second) or second.is_relative_to(first)):
+        nested = first.is_relative_to(second) or second.is_relative_to(first)
+        if self.source in READ_FILES and self.has_val_folder and nested:
             raise ValueError(f"val_folder = {self.val_folder!r}: lies in folder or around it, expected other images")
         return self
 
     def check_folder(self, key: str, path: str) -> None:
-        """`ValueError` for a folder that is needed and not there, or there and not needed."""
-        of_files = self.source in ("folder", "webdataset")
-        if not of_files and path != NO_FOLDER:
-            raise ValueError(f"{key} = {path!r}: source: {self.source} reads no folder, expected {NO_FOLDER}")
+        """`ValueError` for a folder that is not there. DVC reads every named one, the source or not."""
         elsewhere = self.source == "webdataset" and all(map(URL.match, self.webdataset.shards or [""]))
-        if not of_files or (path == NO_FOLDER and (key == "val_folder" or elsewhere)):
+        needed = self.source in READ_FILES and key == "folder" and not elsewhere
+        if path == NO_FOLDER and not needed:
             return
         if not Path(path or "?").is_dir():
-            what = "images" if self.source == "folder" else "shards"
+            what = READ_FILES.get(self.source, f"images, or {NO_FOLDER}")
             raise ValueError(f"{key} = {path!r}: with source: {self.source}, expected a folder of {what}")
         refuse_unreadable(key, Path(path))
 
     @model_validator(mode="after")
     def captions_are_there(self) -> Self:
-        path, what = Path(self.captions or "?"), f"captions = {self.captions!r}"
-        if self.has_captions and self.source != "folder":
-            where = {"webdataset": "webdataset.caption_field names their field"}.get(self.source, f"or {NO_FOLDER}")
-            raise ValueError(f"{what}: read with source: folder alone; {where}")
+        path = Path(self.captions or "?")
         if self.has_captions and not path.is_file() and not any(path.glob("captions*.json")):
-            raise ValueError(f"{what}: expected COCO's captions JSON, or a folder with captions*.json")
+            wanted = "expected COCO's captions JSON, or a folder with captions*.json"
+            raise ValueError(f"captions = {self.captions!r}: {wanted}")
         return self
+
+    def unread(self) -> list[str]:
+        """What is named and not read from this source, one note per key."""
+        read = {"folder": ("folder", "webdataset"), "val_folder": ("folder", "webdataset"), "captions": ("folder",)}
+        named = [key for key in read if getattr(self, key) != NO_FOLDER and self.source not in read[key]]
+        return [f"data.{key} = {getattr(self, key)}: not read with data.source: {self.source}" for key in named]
 
     @property
     def has_captions(self) -> bool:

@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     params, machine = load("data", Params, args.params), load("machine", Machine, args.params)
+    for line in params.unread():
+        print(f"note: {line}", flush=True)
 
     from stages.data.writer import write_images
 

@@ -115,16 +115,21 @@ class ReferenceParams(Section):
         """Whether samples are compared with a mean and a covariance alone."""
         return self.compare_with == "statistics" and Path(self.statistics).is_file()
 
+    def unread(self) -> list[str]:
+        """What is named and not read, one note per key."""
+        if self.statistics == NO_STATISTICS or self.compare_with == "statistics":
+            return []
+        return [f"reference.statistics = {self.statistics}: not read with reference.compare_with: {self.compare_with}"]
+
     @model_validator(mode="after")
     def statistics_are_there(self) -> Self:
-        what = f"statistics = {self.statistics!r}"
-        if self.compare_with != "statistics":
-            if self.statistics != NO_STATISTICS:
-                raise ValueError(f"{what}: read with compare_with: statistics alone, else expected {NO_STATISTICS}")
+        path, compared = Path(self.statistics or "?"), self.compare_with == "statistics"
+        if self.statistics == NO_STATISTICS and not compared:
             return self
-        path = Path(self.statistics or "?")
         if self.statistics == NO_STATISTICS or not (path.is_dir() or (path.suffix == ".npz" and path.is_file())):
-            raise ValueError(f"{what}: with compare_with: statistics, expected a .npz file or a folder of images")
+            or_none = "" if compared else f", or {NO_STATISTICS}"
+            wanted = f"with compare_with: {self.compare_with}, expected a .npz file or a folder of images{or_none}"
+            raise ValueError(f"statistics = {self.statistics!r}: {wanted}")
         if self.from_npz and self.statistics_by not in (known := ["embedded", "classifier", *self.extractors]):
             listed = ", ".join(known)
             raise ValueError(f"statistics_by = {self.statistics_by!r}: no extractor in use; expected one of {listed}")

@@ -15,11 +15,12 @@ from stages.core import artifact
 from stages.core.hardware import compute
 from stages.core.networks import load_tensors
 from stages.core.sampling import draw, guide, masked_share, probabilities
-from stages.core.schemas import MaskSchedule, guidance_scales
+from stages.core.schemas import MaskSchedule
 from stages.core.transformer import for_sampling
 from stages.decoder.decoder import load_decoder
 from stages.decoder.onestep import OneStep
 from stages.generator.addp_network import Addp, AddpNetwork, picture
+from stages.generator.guidance import guidance_scales
 from stages.generator.params import MaskedSampling
 from stages.generator.transformer import nothing_known, uniforms
 

@@ -6,8 +6,8 @@ from torch import Tensor
 from stages.core import UserError
 from stages.core.hardware import compute
 from stages.core.sampling import autoregressive_loss, autoregressive_nats, guide, sample_autoregressive
-from stages.core.schemas import guidance_scales
 from stages.core.transformer import Cache, for_sampling
+from stages.generator.guidance import guidance_scales
 from stages.generator.params import Sampling
 from stages.generator.transformer import TokenTransformer, uniforms
 

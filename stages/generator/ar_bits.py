@@ -13,9 +13,9 @@ from stages.core import UserError
 from stages.core.distributed import num_shares, share_of
 from stages.core.hardware import compute
 from stages.core.sampling import draw, guide, probabilities
-from stages.core.schemas import guidance_scales
 from stages.core.transformer import for_sampling
 from stages.generator.bit_head import MASKED, BitTransformer, bits_of, codes_of
+from stages.generator.guidance import guidance_scales
 from stages.generator.params import BitSampling
 from stages.generator.transformer import uniforms
 

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from stages.core.hardware import compute
 from stages.core.sampling import guide, masked_loss, masked_nats, sample_maskgit
-from stages.core.schemas import guidance_scales
 from stages.core.transformer import for_sampling
+from stages.generator.guidance import guidance_scales
 from stages.generator.params import MaskedSampling
 from stages.generator.transformer import TokenTransformer, nothing_known, uniforms
 

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from stages.core.distributed import num_shares, share_of
 from stages.core.hardware import compute
 from stages.core.sampling import draw, guide, masked_share, probabilities
-from stages.core.schemas import MaskSchedule, guidance_scales
+from stages.core.schemas import MaskSchedule
 from stages.core.transformer import for_sampling
+from stages.generator.guidance import guidance_scales
 from stages.generator.params import ParallelSampling
 from stages.generator.random_order import RandomOrderTransformer
 from stages.generator.transformer import nothing_known, uniforms

@@ -14,7 +14,8 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from stages.core.params import Machine, Section, impossible, kind_of, load
 from stages.core.progress import BASE_BYTES
-from stages.core.schemas import Draws, Guidance, MaskRatio, MaskSchedule, Optim, TransformerConfig, guidance_scales
+from stages.core.schemas import Draws, MaskRatio, MaskSchedule, Optim, TransformerConfig
+from stages.generator.guidance import Guidance, guidance_scales
 
 LIKELIHOOD_BATCH = 64  # images per batch, a constant because the masks are drawn per batch
 NO_PROMPTS = "data/code/no_folder"  # a path that exists, as DVC needs it

@@ -115,7 +115,8 @@ def read_stage(stage: dict[str, Any], params: Path, root: Path) -> Stage:
     lists = [load_value(given.strip("${}"), params) if isinstance(given, str) else given for given in matrix.values()]
     chosen = [[str(value) for value in values] for values in product(*lists)]
     items = {"-".join(values): dict(zip(matrix, values, strict=True)) for values in chosen}
-    metrics = [root / Path(path).relative_to("reports") for path in paths_of(stage, "metrics")]
+    written = [Path(path) for path in paths_of(stage, "outs")]
+    metrics = [root / path.relative_to("reports") for path in written if path.name == "metrics.json"]
     folders = {name: Path(fill(str(path.parent), item)) for name, item in items.items() for path in metrics}
     trains = any(path.endswith("plots/metrics") for path in paths_of(stage, "plots"))
     reads, writes = patterns_of(stage, "deps"), patterns_of(stage, "outs", "metrics", "plots")

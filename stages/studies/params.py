@@ -54,6 +54,12 @@ class Tsne(Section):
     perplexity: float = Field(gt=1)
     iterations: int = Field(ge=250)
 
+    @model_validator(mode="after")
+    def neighbors_are_there(self) -> Self:
+        if self.perplexity >= self.features:
+            raise ValueError(f"perplexity = {self.perplexity}: expected less than features = {self.features}")
+        return self
+
 
 class CodeAnalysis(Section):
     """What the codes of a tokenizer mean."""

@@ -13,7 +13,6 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from stages.core.distributed import random_subset
-from stages.core.params import impossible
 from stages.core.results import save_figure
 from stages.studies.code_gallery import most_used
 from stages.studies.code_survey import Batch, Survey
@@ -36,9 +35,6 @@ class FeatureSubset:
         self.labels = labels[self.images]
         self.collected: list[np.ndarray] = []
         self.perplexity = params.perplexity
-        if params.perplexity >= params.features:
-            allowed = f"expected less than the {params.features} features"
-            raise impossible("code_analysis.tsne.perplexity", params.perplexity, allowed)
 
     def collect(self, batch: Batch) -> None:
         """Keep the chosen features of a batch."""
