@@ -53,7 +53,7 @@ def read_onnx(path: Path) -> dict[str, Tensor]:
 
     A linear map is exported as a product with a nameless constant, and a sum with its bias, which has a name: the
     constant, transposed, is the weight beside that bias. Other nameless constants [1, n, D] are the rows of one table
-    of positions, which the exporter has cut.
+    of positions, which the exporter has cut: the class token's comes before those of the patches.
     """
     from onnx import load, numpy_helper  # here, since it is installed for imports alone
 
@@ -72,7 +72,8 @@ def read_onnx(path: Path) -> dict[str, Tensor]:
                 rows.append(tensor)
             else:
                 raise ValueError(f"{name} {list(tensor.shape)} of {node.op_type} cannot be named")
-    return {**({"::positions": torch.cat(rows, 1)} if rows else {}), **found}
+    table = {"::positions": torch.cat(sorted(rows, key=lambda part: part.shape[1]), 1)} if rows else {}
+    return {**table, **found}
 
 
 def both_ways(pair: Any) -> list[tuple[str, str]]:
