@@ -54,6 +54,14 @@ def parser() -> argparse.ArgumentParser:
     cost.add_argument("--gpu", metavar="NAME", help="time on one such GPU, such as h100, instead of this machine")
     numbers, what = ("TRAIN", "VAL", "CLASSES"), "for images that are not here: their numbers, and that of classes"
     cost.add_argument("--images", nargs=3, type=int, metavar=numbers, help=what)
+    export = commands.add_parser("export", help="a tokenizer, decoder or generator as a folder that stands alone")
+    export.add_argument("name", help="such as kmeans, kmeans-onestep or kmeans-ar, or an artifact's folder")
+    export.add_argument(
+        "--to", type=os.path.abspath, required=True, metavar="FOLDER", help="the folder to write; it must not exist"
+    )
+    export.add_argument("--decoder", metavar="NAME", help="of a generator: which decoder it takes along")
+    export.add_argument("--format", choices=["torch"], help="also as a program of torch.export, such as encoder.pt2")
+    export.add_argument("--push", metavar="OWNER/NAME", help="also upload it to the Hugging Face Hub")
     doctor = commands.add_parser("doctor", help="check the installation, the GPU, the disk, and what a crash has left")
     doctor.add_argument("--fix", action="store_true", help="repair what can be repaired, remove what is not needed")
     return top

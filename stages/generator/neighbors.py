@@ -1,6 +1,6 @@
 """What stands beside a generator in the folder of all artifacts: a decoder of its codes, and its sampling settings.
 
-An exported generator (stages/export.py) holds them in its own folder: `decoder`, `codebook`, `samples`.
+An exported generator (stages/export.py) holds them, and its tokenizer, in a folder of its own: `beside`.
 """
 
 import os
@@ -15,14 +15,16 @@ from stages.decoder.decoder import codebook_of, samples_stage
 from stages.generator.alternating_params import kind_named
 from stages.generator.params import Sampling
 
+BESIDE = "beside"  # in an exported generator: what the pipeline keeps beside it
+
 
 def only_decoder(folder: Path, config: dict[str, Any]) -> Path:
     """The decoder beside the generator that decodes the same tokenizer's codes; `UserError` unless there is one.
 
     Decoders of an older codebook count only if all are of one.
     """
-    if (folder / "decoder" / artifact.CONFIG).is_file():
-        return folder / "decoder"
+    if (folder / BESIDE / "decoder").is_dir():
+        return folder / BESIDE / "decoder"
     beside, tokenizer = data_folder(folder) / "decoder", config["tokenizer"]
     every = sorted(path.parent for path in beside.glob(f"*/{artifact.CONFIG}"))
     named = [path for path in every if artifact.read_config(path, "decoder")["tokenizer"] == tokenizer]
@@ -57,8 +59,9 @@ def sampling_of(folder: Path, config: dict[str, Any]) -> Sampling:
 
 
 def held(folder: Path, name: str, beside: Path) -> Path:
-    """The folder `name` in an exported generator, else the path `beside` in the folder of all artifacts."""
-    return folder / name if (folder / name).is_dir() else data_folder(folder) / beside
+    """The folder `name` of an exported generator, else the path `beside` in the folder of all artifacts."""
+    own = folder / BESIDE
+    return own / name if own.is_dir() else data_folder(folder) / beside
 
 
 def data_folder(folder: Path) -> Path:
