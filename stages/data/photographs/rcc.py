@@ -49,13 +49,18 @@ def walk(content: bytes, node: int, folder: str) -> Iterator[tuple[str, bytes]]:
 def name_of(content: bytes, at: int) -> str:
     """The name that stands at this offset."""
     (length,) = struct.unpack_from(">H", content, at)
-    return content[at + 6 : at + 6 + 2 * length].decode("utf-16-be")
+    return part(content, at + 6, 2 * length).decode("utf-16-be")
 
 
 def file_of(content: bytes, at: int, flags: int, path: str) -> bytes:
     """The file whose data stand at this offset."""
     (length,) = struct.unpack_from(">I", content, at)
-    stored = content[at + 4 : at + 4 + length]
+    stored = part(content, at + 4, length)
     if flags & ZSTD:
         raise UserError(f"{path}: compressed by zstd; only zlib is read")
     return zlib.decompress(stored[4:]) if flags & COMPRESSED else stored
+
+
+def part(content: bytes, at: int, length: int) -> bytes:
+    """So many bytes from this offset; `struct.error` if there are fewer."""
+    return struct.unpack_from(f"{length}s", content, at)[0]
