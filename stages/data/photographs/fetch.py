@@ -1,6 +1,6 @@
 """Photographs for a run without ImageNet: two Debian packages -> class/image files with captions and attribution.
 
-Run:    uv run --group photos python -m stages.data.photographs.fetch --out photographs
+Run:    uv run --group debian python -m stages.data.photographs.fetch --out photographs
 Expect: half a minute of CPU, a download of 205 MB; 493 pictures in 12 classes, 31 MB: photographs/images/CLASS/NAME,
         with captions in NAME.txt, and photographs/ATTRIBUTION.md with who made each, under which license.
 
