@@ -22,6 +22,12 @@ from stages.core.schemas import MaskRatio, MaskSchedule
 
 MAGE_RATIO, MAGE_SPREAD, MAGE_LEAST = 0.55, 0.25, 0.5  # mean and deviation of a normal distribution, cut off below
 
+Watch = Callable[[Tensor], object]  # is shown int64 [B, N] after each step of drawing, `num_codes` where nothing is yet
+
+
+def unwatched(codes_BN: Tensor) -> None:
+    """Nobody looks on while codes are drawn."""
+
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
     """Classifier-free guidance: (1 - a) u + a c; a = 1 is conditional, a = 0 unconditional."""
@@ -202,6 +208,7 @@ def sample_maskgit(
     choice_temperature: float,
     mask_schedule: MaskSchedule = "cosine",
     known_BN: Tensor | None = None,
+    watch: Watch = unwatched,
 ) -> Tensor:
     """int64 [B, N] from uniforms [B, T, 2, N].
 
@@ -210,6 +217,7 @@ def sample_maskgit(
     Each of the T steps fills all masked positions and keeps those of highest confidence,
     log p + choice_temperature * (1 - (t+1)/T) * Gumbel; a code once kept is never masked again. With `known_BN`, int64
     [B, N], it begins with these codes, `num_codes` where unknown; the schedule is that of a row's unknown codes.
+    `watch` is given the codes after each step, `num_codes` where masked.
     """
     batch, steps, _, num_patches = uniform.shape
     masked = torch.full((batch, num_patches), num_codes, device=uniform.device)
@@ -227,6 +235,7 @@ def sample_maskgit(
         surest_last, counts_B = confidence.argsort(stable=True, dim=1), counts_BT[:, step]
         again = torch.arange(num_patches, device=codes.device) < counts_B[:, None]
         codes.scatter_(1, surest_last, codes.gather(1, surest_last).masked_fill(again, num_codes))
+        watch(codes)
     return codes
 
 

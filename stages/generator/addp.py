@@ -14,7 +14,7 @@ from torch import Tensor
 from stages.core import artifact
 from stages.core.hardware import compute
 from stages.core.networks import load_tensors
-from stages.core.sampling import draw, guide, masked_share, probabilities
+from stages.core.sampling import Watch, draw, guide, masked_share, probabilities, unwatched
 from stages.core.schemas import MaskSchedule
 from stages.core.transformer import for_sampling
 from stages.decoder.decoder import load_decoder
@@ -44,15 +44,18 @@ def pixels_of(folder: Path, device: torch.device | str) -> OneStep:
     return network.requires_grad_(False)
 
 
-def sample(model: Addp, labels_B: Tensor, sampling: MaskedSampling, seed: int, first: int = 0) -> Tensor:
+def sample(
+    model: Addp, labels_B: Tensor, sampling: MaskedSampling, seed: int, first: int = 0, watch: Watch = unwatched
+) -> Tensor:
     """int64 [B, N] codes for the given classes. `first`: number of the first sample."""
-    return fill(model, labels_B, nothing_known(model, len(labels_B)), sampling, seed, first)
+    return fill(model, labels_B, nothing_known(model, len(labels_B)), sampling, seed, first, watch)
 
 
 @torch.inference_mode()
 def fill(
-    model: Addp, labels_B: Tensor, known_BN: Tensor, sampling: MaskedSampling, seed: int, first: int = 0
-) -> Tensor:
+    model: Addp, labels_B: Tensor, known_BN: Tensor, sampling: MaskedSampling, seed: int, first: int = 0,
+    watch: Watch = unwatched,
+) -> Tensor:  # fmt: skip
     """int64 [B, N]: the known codes, and others drawn around them; `known_BN` int64, `num_codes` where unknown."""
     shape = (sampling.steps, 2, model.num_patches)
     uniform = uniforms(seed, first, len(labels_B), shape, labels_B.device)
@@ -61,11 +64,13 @@ def fill(
         fast = for_sampling(model, len(labels_B) * model.num_patches)
         for count in filter(None, counts_B.unique().tolist()):  # rows of a batch mask equally many
             rows = counts_B == count
-            codes_BN[rows] = alternate(fast, labels_B[rows], codes_BN[rows], uniform[rows], sampling)
+            codes_BN[rows] = alternate(fast, labels_B[rows], codes_BN[rows], uniform[rows], sampling, watch)
     return codes_BN
 
 
-def alternate(model: Addp, labels_B: Tensor, codes_BN: Tensor, uniform: Tensor, sampling: MaskedSampling) -> Tensor:
+def alternate(
+    model: Addp, labels_B: Tensor, codes_BN: Tensor, uniform: Tensor, sampling: MaskedSampling, watch: Watch
+) -> Tensor:
     """Draw what is masked in codes int64 [B, N], equally many in every row, from uniforms [B, steps, 2, N]."""
     codes_BN, mask_BN = codes_BN.clone(), codes_BN == model.num_codes
     images, total = picture(model.pixels, codes_BN, mask_BN, None), int(mask_BN[0].sum())
@@ -82,6 +87,7 @@ def alternate(model: Addp, labels_B: Tensor, codes_BN: Tensor, uniform: Tensor, 
         again = least(sure, still_masked(step, sampling.steps, total, sampling.mask_schedule))
         images = picture(model.pixels, codes_BN, again, logits_MK.softmax(-1)[again[mask_BN]])
         mask_BN = again
+        watch(codes_BN.masked_fill(mask_BN, model.num_codes))
     return codes_BN
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from stages.core.hardware import compute
-from stages.core.sampling import guide, masked_loss, masked_nats, sample_maskgit
+from stages.core.sampling import Watch, guide, masked_loss, masked_nats, sample_maskgit, unwatched
 from stages.core.transformer import for_sampling
 from stages.generator.guidance import guidance_scales
 from stages.generator.params import MaskedSampling
@@ -16,15 +16,19 @@ FILLS = "any"  # draws codes at any positions around known ones
 loss, nats = masked_loss, masked_nats  # given the class, int64 [B], or the caption
 
 
-def sample(model: TokenTransformer, given: Tensor, sampling: MaskedSampling, seed: int, first: int = 0) -> Tensor:
+def sample(
+    model: TokenTransformer, given: Tensor, sampling: MaskedSampling, seed: int, first: int = 0,
+    watch: Watch = unwatched,
+) -> Tensor:  # fmt: skip
     """int64 [B, N] codes for classes or captions. `first`: number of the first sample."""
-    return fill(model, given, nothing_known(model, len(given)), sampling, seed, first)
+    return fill(model, given, nothing_known(model, len(given)), sampling, seed, first, watch)
 
 
 @torch.inference_mode()
 def fill(
-    model: TokenTransformer, given: Tensor, known_BN: Tensor, sampling: MaskedSampling, seed: int, first: int = 0
-) -> Tensor:
+    model: TokenTransformer, given: Tensor, known_BN: Tensor, sampling: MaskedSampling, seed: int, first: int = 0,
+    watch: Watch = unwatched,
+) -> Tensor:  # fmt: skip
     """int64 [B, N]: the known codes, and others drawn around them; `known_BN` int64, `num_codes` where unknown."""
     shape = (sampling.steps, 2, model.num_patches)
     uniform = uniforms(seed, first, len(given), shape, given.device)
@@ -34,7 +38,7 @@ def fill(
         network = for_sampling(model, len(given) * model.num_patches)
         return sample_maskgit(
             lambda codes, at: guided_logits(network, given, codes, at, next(scales)),
-            uniform, num_codes=model.num_codes, known_BN=known_BN, **settings,
+            uniform, num_codes=model.num_codes, known_BN=known_BN, watch=watch, **settings,
         )  # fmt: skip
 
 

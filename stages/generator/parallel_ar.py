@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from stages.core.distributed import num_shares, share_of
 from stages.core.hardware import compute
-from stages.core.sampling import draw, guide, masked_share, probabilities
+from stages.core.sampling import Watch, draw, guide, masked_share, probabilities, unwatched
 from stages.core.schemas import MaskSchedule
 from stages.core.transformer import for_sampling
 from stages.generator.guidance import guidance_scales
@@ -72,20 +72,22 @@ def group_sizes(count: int, steps: int, schedule: MaskSchedule) -> list[int]:
 
 
 def sample(
-    model: RandomOrderTransformer, labels_B: Tensor, sampling: ParallelSampling, seed: int, first: int = 0
-) -> Tensor:
+    model: RandomOrderTransformer, labels_B: Tensor, sampling: ParallelSampling, seed: int, first: int = 0,
+    watch: Watch = unwatched,
+) -> Tensor:  # fmt: skip
     """int64 [B, N] codes for the given classes. `first`: number of the first sample."""
-    return fill(model, labels_B, nothing_known(model, len(labels_B)), sampling, seed, first)
+    return fill(model, labels_B, nothing_known(model, len(labels_B)), sampling, seed, first, watch)
 
 
 @torch.inference_mode()
 def fill(
     model: RandomOrderTransformer, labels_B: Tensor, known_BN: Tensor, sampling: ParallelSampling, seed: int,
-    first: int = 0,
+    first: int = 0, watch: Watch = unwatched,
 ) -> Tensor:  # fmt: skip
     """int64 [B, N]: the known codes, and others drawn around them; `known_BN` int64, `num_codes` where unknown.
 
-    Rows with equally many known codes are drawn together. Known codes come first in the order.
+    Rows with equally many known codes are drawn together, and watched by themselves. Known codes come first in the
+    order.
     """
     uniform = uniforms(seed, first, len(labels_B), (2, model.num_patches), labels_B.device)
     known, codes = known_BN != model.num_codes, known_BN.clone()
@@ -95,13 +97,13 @@ def fill(
         for count in counts.unique().tolist():
             rows = counts == count
             given = (labels_B[rows], codes[rows], order[rows], uniform[rows, 1])
-            codes[rows] = draw_groups(network, *given, count, sampling)
+            codes[rows] = draw_groups(network, *given, count, sampling, watch)
     return codes
 
 
 def draw_groups(
     network: RandomOrderTransformer, labels_B: Tensor, codes_BN: Tensor, order_BN: Tensor, uniform_BN: Tensor,
-    known: int, sampling: ParallelSampling,
+    known: int, sampling: ParallelSampling, watch: Watch = unwatched,
 ) -> Tensor:  # fmt: skip
     """int64 [B, N]: draws all codes but the first `known` of the order, group by group, by inversion of uniforms."""
     scales = guidance_scales(sampling.guidance if network.num_classes else 1.0, network.num_patches)
@@ -116,5 +118,6 @@ def draw_groups(
         logits = guide(*logits.chunk(2), scales[begin]) if guided else logits
         share = probabilities(logits, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
         codes_BN.scatter_(1, asked, draw(share, uniform_BN.gather(1, asked)))
+        watch(codes_BN)
         held, start = asked, 1 + begin
     return codes_BN
