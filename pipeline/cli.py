@@ -20,9 +20,18 @@ EXAMPLES = """examples:
   semtok run tokens --downstream     tokens and everything downstream of it
   semtok set codebook.kmeans.num_codes=512  change a parameter; lists the stages that become stale
   semtok seeds codebook.kmeans 1 2   train it twice more; the report shows the spread between trainings
+  semtok encode photos/ --tokenizer kmeans --out codes.npz  use what was trained; each such command has its own --help
 """
 MODULES = {"ui": "server", "set": "edit"}  # of commands whose module has another name
 NEED_SERVER = ("run", "serve")
+USE = {  # commands that use what was trained: stages/use/, in a process of its own
+    "encode": "images -> codes in a .npz file",
+    "decode": "codes in a .npz file -> images",
+    "reconstruct": "a picture of images beside what tokenizers and decoders make of them",
+    "sample": "new images from a generator, in a picture or a folder",
+    "inpaint": "the part of an image under a mask, drawn anew",
+    "vary": "variants of an image",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_run(commands)
+    for name, what in USE.items():
+        commands.add_parser(name, help=what, add_help=False)
     ui = commands.add_parser("ui", help="start the Prefect server on this machine if none answers; print its address")
     ui.add_argument("--stop", action="store_true", help="stop it")
     serve = commands.add_parser("serve", help="wait for runs that are started in the UI, with parameters; Ctrl-C ends")
@@ -82,6 +93,8 @@ def add_run(commands: Any) -> None:
 
 def main() -> None:
     """Exit status 0: done; 1: a stage failed or the server has gone; 2: it could not start; 130: interrupted."""
+    if sys.argv[1:2] and sys.argv[1] in USE:
+        use(sys.argv[1:])
     options = vars(parser().parse_args())
     os.environ.setdefault("DO_NOT_TRACK", "1")  # importing Prefect asks for usage data, whatever prefect.toml says
     keep_bytecode()
@@ -97,6 +110,11 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as head, has closed its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def use(arguments: list[str]) -> None:
+    """Become the process of `stages/use/`, in the user's own folder, whose paths the arguments are."""
+    os.execv(sys.executable, [sys.executable, "-P", "-W", "ignore", "-m", "stages.use", *arguments])
 
 
 def call(command: str, options: dict[str, Any]) -> int:

@@ -23,7 +23,7 @@ from stages.core.params import load
 from stages.data.digits import enlarge, split_digits
 from stages.data.params import Params
 from stages.data.reader import ImageSplit, image_facts, num_images
-from stages.data.writer import in_threads
+from stages.data.threads import in_threads
 
 
 def hashes(folder: Path) -> dict[str, str]:

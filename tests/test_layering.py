@@ -32,6 +32,7 @@ UPSTREAM = {  # what a room may import of others beside core: the data flows fro
     "recognition": {"data", "encoder", "codebook", "generator"},
     "report": set(),
     "studies": {"data", "encoder", "features", "codebook", "tokens", "decoder", "generator", "evaluate"},
+    "use": {"artifacts", "data", "codebook", "decoder", "generator"},
     "core": set(),
 }
 HEAVY = {"torch", "timm", "faiss", "sklearn"}
@@ -150,6 +151,7 @@ def test_help_of_every_command_says_how_to_run_it_and_imports_nothing_heavy():
             f"assert 'Run:' in text.getvalue() and 'Expect:' in text.getvalue(), '{module}'",
             f"assert not {HEAVY} & {{*sys.modules}}, ('{module}', {HEAVY} & {{*sys.modules}})",
         ]
+    lines += ["from stages.use import command", f"assert not {HEAVY} & {{*sys.modules}}, 'stages.use'"]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True
     )

@@ -19,6 +19,7 @@ from torch import Tensor
 from stages.core import UserError
 from stages.data.decode import (
     FILE_BYTES,
+    FORMATS,
     TURNED,
     Crop,
     Size,
@@ -166,6 +167,8 @@ def size_of(image: Any) -> Size:
     """(width, height) of one image that `opened_image` can open."""
     if isinstance(image, np.ndarray | Tensor):
         return image.shape[1], image.shape[0]
-    opened = Image.open(image) if isinstance(image, str | Path) else image
-    turned = opened.getexif().get(Base.Orientation) in TURNED
-    return opened.size[::-1] if turned else opened.size
+    if not isinstance(image, Image.Image):
+        with Image.open(image, formats=FORMATS) as opened:
+            return size_of(opened)
+    turned = image.getexif().get(Base.Orientation) in TURNED
+    return image.size[::-1] if turned else image.size

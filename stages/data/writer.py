@@ -7,10 +7,7 @@ counts images and classes, hashes every file and lists what was refused and why.
 
 import io
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +30,7 @@ from stages.data.shard_source import open_shards
 from stages.data.sidecars import count_sidecars
 from stages.data.source import Candidate, Prepared, Refused, Source, refusal
 from stages.data.summary import SHOWN, print_summary
+from stages.data.threads import in_threads
 
 SOURCES: dict[str, Callable[[Params], Source]] = {
     "digits": open_digits,
@@ -165,19 +163,6 @@ def encode(candidate: Candidate, prepared: Prepared, params: Params) -> dict[str
     note = json.dumps({"name": candidate.name, "class": candidate.label})
     fields = {params.format: file.getvalue(), "cls": str(candidate.label).encode(), "json": note.encode()}
     return {**fields, **prepared.sidecars}
-
-
-def in_threads(function: Callable[[Any], Any], items: Iterable[Any], num_workers: int) -> Iterator[Any]:
-    """`map` in threads; at most two items per thread are submitted ahead, so memory stays bounded."""
-    if num_workers == 0:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(num_workers) as pool:
-        rest = iter(items)
-        waiting = deque(pool.submit(function, item) for item in islice(rest, 2 * num_workers))
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(rest, 1))
 
 
 def check_splits(entries: list[dict[str, Any]], refused: list[dict[str, str]], params: Params) -> None:

@@ -62,7 +62,7 @@ class Generator:
         A generator with condition: caption takes `captions` instead, texts or None; `UserError` for unknown words.
         Sampling settings can be replaced, such as temperature=0.9.
         """
-        given, sampling = self._asked((classes, captions), changes)
+        given, sampling = self.asked((classes, captions), changes)
         return self._decoded(self.kind.sample(self.network, given, sampling, seed) if len(given) else None, seed)
 
     @checked
@@ -118,7 +118,7 @@ class Generator:
         """Encode uint8 [B, H, W, 3], draw the codes that are true in bool [B, N] and decode all."""
         if all(one is None for one in condition):
             condition = (None, [None] * len(images)) if self.by_caption else ([None] * len(images), None)
-        given, sampling = self._asked(condition, changes)
+        given, sampling = self.asked(condition, changes)
         if len(given) != len(images):
             what = "captions" if self.by_caption else "classes"
             raise UserError(f"{what}: {len(given)} for {len(images)} images: expected one per image, or None")
@@ -128,7 +128,7 @@ class Generator:
         known = codes.masked_fill(torch.from_numpy(drawn), self.network.num_codes).to(self.network.device)
         return self._decoded(self.kind.fill(self.network, given, known, sampling, seed), seed)
 
-    def _asked(self, condition: Condition, changes: dict[str, Any]) -> tuple[torch.Tensor, Sampling]:
+    def asked(self, condition: Condition, changes: dict[str, Any]) -> tuple[torch.Tensor, Sampling]:
         """The input of the network, [B, …], and sampling settings; `UserError` for impossible ones."""
         sampling, wanted = changed(self.sampling, changes), self._wanted(condition)
         if None in wanted or sampling.guidance != 1:
