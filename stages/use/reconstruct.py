@@ -61,7 +61,7 @@ def pairs_of(tokenizers: list[Path], decoders: list[Path]) -> list[tuple[Path, P
 
 
 def title_of(tokenizer: Path, decoder: Path) -> str:
-    """The name of a pair: that of the decoder, which names its tokenizer too, but for one inside a tokenizer."""
+    """The name of a pair: that of the decoder, which names its tokenizer too, except one inside a tokenizer."""
     return decoder.name if decoder.name.startswith(f"{tokenizer.name}-") else f"{tokenizer.name}-{decoder.name}"
 
 
