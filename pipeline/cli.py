@@ -37,8 +37,8 @@ USE = {  # commands that use what was trained: stages/use/, in a process of its 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
-        prog="semtok", description="Run, watch and maintain the pipeline of dvc.yaml.", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="semtok", description="Run, watch and maintain the pipeline of dvc.yaml, and use what it has trained.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_run(commands)

@@ -148,3 +148,11 @@ def test_files_of_one_name_but_for_the_ending_keep_theirs():
     np.savez("codes.npz", codes=np.zeros((3, 4), np.uint16), names=["a.jpg", "a.png", "a.jpg.gif"])
     with pytest.raises(UserError, match="twice"):
         command.door.png_names(codes_file.open_codes(Path("codes.npz")))
+
+
+def test_a_generator_of_captions_asks_for_captions():
+    config = {"name": "words", "text_encoder": "small", "classes": ["one"]}
+    assert command.door.conditions(config, {"classes": None, "caption": ["a star"]}) == (["a star"], True)
+    for given in ({"classes": "one", "caption": None}, {"classes": None, "caption": None}):
+        with pytest.raises(UserError, match="words draws by caption: expected --caption TEXT"):
+            command.door.conditions(config, given)

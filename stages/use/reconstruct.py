@@ -45,7 +45,7 @@ def main(
     scores = {one.name: [round(float(value), 3) for value in one.psnr_B] for one in shown}
     facts = {"out": str(out), "images": names, "psnr_db": scores, "refused": refused}
     means = [f"  {one.name}: PSNR {one.psnr_B.mean():.2f} dB" for one in shown]
-    return facts, [f"{out}: {len(names)} images, {len(pairs)} pairs", *means, *refused_lines(refused)]
+    return facts, [f"{out}: {len(names)} images", *means, *refused_lines(refused)]
 
 
 def pairs_of(tokenizers: list[Path], decoders: list[Path]) -> list[tuple[Path, Path]]:
