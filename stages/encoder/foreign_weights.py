@@ -55,10 +55,10 @@ def read_onnx(path: Path) -> dict[str, Tensor]:
     constant, transposed, is the weight beside that bias. Other nameless constants [1, n, D] are the rows of one table
     of positions, which the exporter has cut: the class token's comes before those of the patches.
     """
-    from onnx import load, numpy_helper  # here, since it is installed for imports alone
+    import onnx  # here, since it is installed for imports alone
 
-    graph = load(path).graph
-    constants = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in graph.initializer}
+    graph = onnx.load(path).graph
+    constants = {one.name: torch.from_numpy(onnx.numpy_helper.to_array(one).copy()) for one in graph.initializer}
     biases = {given: one for node in graph.node if node.op_type == "Add" for one, given in both_ways(node.input)}
     found, rows = dict[str, Tensor](), list[Tensor]()
     for node in graph.node:

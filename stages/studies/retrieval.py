@@ -71,7 +71,7 @@ def dot(asked: np.ndarray, given: np.ndarray) -> np.ndarray:
 
 
 def nearness(asked: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """Minus the squared distance of all pairs, but for a term that all pairs of a row share."""
+    """Minus the squared distance of all pairs, plus a term that all pairs of a row share."""
     return 2 * asked @ given.T - (given**2).sum(1)
 
 
