@@ -89,7 +89,7 @@ def test_names_are_relative_to_the_deepest_folder_of_all_inputs_and_a_decoder_is
         names = file["names"].tolist()
     assert names[0] == "loose.jpg" and len(names) == 4 and "pictures/deep/turned.jpg" in names
     assert command.main(["decode", "codes.npz", "--out", "decoded"]) == 0
-    assert "the first of kmeans-onestep, kmeans-other" in capsys.readouterr().err
+    assert "the first of data/decoder/kmeans-onestep, data/decoder/kmeans-other" in capsys.readouterr().err
     assert (here / "decoded/pictures/deep/er/moving.png").is_file()
 
 

@@ -24,7 +24,7 @@ def main(
             save_pngs(folder, files[progress.n : progress.n + len(names)], network.decode(codes_BN))
             progress.update(len(names))
     facts = {"out": str(out), "images": len(files), "decoder": str(chosen)}
-    return facts, [f"{out}: {len(files):,} images of {network.config['img_px']} px, decoded by {chosen.name}"]
+    return facts, [f"{out}: {len(files):,} images of {network.config['img_px']} px, decoded by {chosen}"]
 
 
 def choose(codes: Codes, decoders: list[Path]) -> Path:

@@ -185,16 +185,21 @@ def edited(options: Options, name: str) -> Options:
     image = options["image"]
     options["out"] = options["out"] or Path(f"{image.stem}-{name}.png")
     options = drawing(options)
-    config = artifact.read_config(options["generator"], "generator")
-    label, caption = options.pop("label"), options.pop("caption")
-    if label is None and caption is None:
-        rows, by_caption = [None], "text_encoder" in config
-    else:
-        given = {"classes": label, "caption": [caption] if caption else None}
-        rows, by_caption = conditions(config, given)
     if options["n"] > MOST_SHOWN:
         raise UserError(f"--n {options['n']}: expected at most {MOST_SHOWN}")
-    return {**options, "condition": rows[0], "by_caption": by_caption}
+    config = artifact.read_config(options["generator"], "generator")
+    condition = condition_of(config, options.pop("label"), options.pop("caption"))
+    return {**options, "condition": condition, "by_caption": "text_encoder" in config}
+
+
+def condition_of(config: dict[str, Any], label: str | None, caption: str | None) -> str | None:
+    """The class or the caption of all results; None for neither."""
+    if label is None and caption is None:
+        return None
+    if label is not None and "," in label and label not in config["classes"]:
+        raise UserError(f"--class {label}: expected one class, for all results")
+    rows, _ = conditions(config, {"classes": label, "caption": [caption] if caption else None})
+    return rows[0]
 
 
 def size_of(path: Path) -> tuple[int, int]:

@@ -33,11 +33,11 @@ def first_fitting(decoders: list[Path], name: str, digest: str | None) -> Path:
     """The first decoder that fits a tokenizer; the user is told if there are others. `UserError` if none fits."""
     found = [path for path in decoders if fits(path, name, digest)]
     if not found:
-        named = ", ".join(path.name for path in decoders) or "none there"
+        named = ", ".join(map(str, decoders)) or "none there"
         raise UserError(f"--decoder: none of {named} decodes the codes of this tokenizer {name}")
     if len(decoders) > 1:
-        others = f", the first of {', '.join(path.name for path in found)}" if len(found) > 1 else ""
-        note(f"decoder: {found[0].name}{others}")
+        others = f", the first of {', '.join(map(str, found))}" if len(found) > 1 else ""
+        note(f"decoder: {found[0]}{others}")
     return found[0]
 
 

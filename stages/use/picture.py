@@ -46,25 +46,28 @@ class Sheet:
     def draw(self) -> Image.Image:
         """The picture."""
         side, font = self.side, ImageFont.load_default(FONT_PX)
-        left = MARGIN + max((font.getlength(line) for text in self.lefts for line in wrapped(text)), default=0)
-        left = round(left + GAP) if any(self.lefts) else MARGIN
+        widest = max((font.getlength(line) for text in self.lefts for line in wrapped(text)), default=0)
+        left = MARGIN + (round(widest) + GAP if widest else 0)
         top = MARGIN + LINE_PX * max((text.count("\n") + 1 for text in self.tops if text), default=0)
-        below = LINE_PX + 2 if any(cell.below for row in self.rows for cell in row) else 0
         xs = [left + column * (side + GAP) + self.extra(column) for column in range(self.columns)]
-        height = top + len(self.rows) * (side + below + GAP) - GAP + MARGIN
-        canvas = Image.new("RGB", (xs[-1] + side + MARGIN, height), PAPER)
+        ys = [top + row * (side + self.below + GAP) for row in range(len(self.rows))]
+        canvas = Image.new("RGB", (xs[-1] + side + MARGIN, ys[-1] + side + self.below + MARGIN), PAPER)
         pen = ImageDraw.Draw(canvas)
         for x, text in zip(xs, self.tops, strict=False):
             pen.text((x + side / 2, top - 6), fitted(text, side, font), TEXT, font, anchor="md", align="center")
-        for number, (row, text) in enumerate(zip(self.rows, self.lefts or [""] * len(self.rows), strict=True)):
-            y = top + number * (side + below + GAP)
+        for y, text in zip(ys, self.lefts, strict=False):
             lines = "\n".join(wrapped(text))
             pen.text((left - GAP, y + side / 2), lines, TEXT, font, anchor="rm", align="right")
+        for y, row in zip(ys, self.rows, strict=True):
             for x, cell in zip(xs, row, strict=False):
                 canvas.paste(enlarged(cell.image, side), (x, y))
-                below_text = fitted(cell.below, side, font)
-                pen.text((x + side / 2, y + side + 3), below_text, FAINT, font, anchor="ma")
+                pen.text((x + side / 2, y + side + 3), fitted(cell.below, side, font), FAINT, font, anchor="ma")
         return canvas
+
+    @property
+    def below(self) -> int:
+        """Room for the texts below images."""
+        return LINE_PX + 2 if any(cell.below for row in self.rows for cell in row) else 0
 
     def extra(self, column: int) -> int:
         """The wider gaps left of a column."""
