@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import toy as toys
+from pydantic import ValidationError
 
 from stages.codebook.tokenizer import load_tokenizer
 from stages.core import UserError
@@ -240,9 +241,6 @@ def test_codes_and_lookup_are_those_of_the_tokenizer_itself(toy):
     assert np.linalg.norm(shown[0].features, axis=-1) == pytest.approx(np.ones((4, 16)), abs=1e-5), "in code space"
 
 
-def test_too_great_a_perplexity_is_refused_before_any_image_is_read(toy, tmp_path, settings, monkeypatch):
-    monkeypatch.setattr(ImageSplit, "read", lambda *_: pytest.fail("read an image first"))
-    params, machine = settings
-    tsne = params.tsne.model_copy(update={"perplexity": 60.0})
-    with pytest.raises(UserError, match=r"code_analysis.tsne.perplexity = 60.0: expected less than the 60 features"):
-        run(toy, tmp_path, (params.model_copy(update={"tsne": tsne}), machine))
+def test_too_great_a_perplexity_is_refused_by_the_schema():
+    with pytest.raises(ValidationError, match="perplexity = 60.0: expected less than features = 60"):
+        Tsne(features=60, codes=8, classes=2, perplexity=60.0, iterations=250)
