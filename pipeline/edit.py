@@ -11,7 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
-from difflib import SequenceMatcher, get_close_matches
+from difflib import get_close_matches
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -114,9 +114,9 @@ def similar_keys(key: str, params: dict) -> str:
     """`; it has …` with keys of the same last name and of similar spelling."""
     known = [name for name, _ in leaves(params)]
     same_name = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    similar = {*same_name, *get_close_matches(key, known, cutoff=0.5)}
-    nearest = sorted(similar, key=lambda name: (-SequenceMatcher(None, key, name).ratio(), name))
-    return f"; it has {', '.join(nearest[:5])}" if similar else ""
+    typos, similar = (get_close_matches(key, known, cutoff=cutoff) for cutoff in (0.85, 0.5))
+    found = [*dict.fromkeys([*typos, *same_name, *similar])]
+    return f"; it has {', '.join(found[:5])}" if found else ""
 
 
 def merge(values: dict, more: dict) -> None:
