@@ -115,7 +115,8 @@ def read_stage(stage: dict[str, Any], params: Path, root: Path) -> Stage:
     lists = [load_value(given.strip("${}"), params) if isinstance(given, str) else given for given in matrix.values()]
     chosen = [[str(value) for value in values] for values in product(*lists)]
     items = {"-".join(values): dict(zip(matrix, values, strict=True)) for values in chosen}
-    written = [Path(path) for path in paths_of(stage, "outs")]
+    # Earlier commits, which `semtok compare` reads, declare them as metrics of DVC.
+    written = [Path(path) for path in [*paths_of(stage, "outs"), *paths_of(stage, "metrics")]]
     metrics = [root / path.relative_to("reports") for path in written if path.name == "metrics.json"]
     folders = {name: Path(fill(str(path.parent), item)) for name, item in items.items() for path in metrics}
     trains = any(path.endswith("plots/metrics") for path in paths_of(stage, "plots"))
