@@ -17,6 +17,7 @@ from pipeline import compare
 from pipeline.errors import PipelineError
 from stages.core import UserError
 from stages.report.comparison import read_runs, write_comparison
+from stages.report.gather import read_stage
 
 KMEANS = {"kind": "kmeans", "num_codes": 256}
 
@@ -107,3 +108,9 @@ def test_commits_experiments_and_the_workspace_are_read_and_nothing_is_changed(t
     assert git("status", "--porcelain") == before and git("rev-parse", "HEAD") == base
     with pytest.raises(PipelineError, match=r"^nobody: neither an experiment nor a git revision; `dvc exp list"):
         compare.export("nobody", tmp_path / "nobody")
+
+
+@pytest.mark.parametrize("key", ["outs", "metrics"])
+def test_metrics_of_earlier_commits_are_found_where_they_were_declared(key, tmp_path):
+    stage = {"cmd": "none", key: [{"reports/probe/metrics.json": {"cache": False}}]}
+    assert read_stage(stage, tmp_path / "params.yaml", tmp_path).folders == {"": tmp_path / "probe"}
