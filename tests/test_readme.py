@@ -129,9 +129,9 @@ def test_every_command_of_semtok_and_every_stage_that_a_document_runs_exists(pat
 
 def test_every_command_of_semtok_is_explained_in_a_guide_and_has_a_word_of_help():
     [verbs] = [action for action in parser()._actions if action.dest == "command"]
-    guides = text_of(ROOT / "docs/prefect.md") + text_of(ROOT / "docs/use.md")
-    explained = re.findall(r"^uv run semtok (\w+) .*# .+$", guides, re.M)
-    assert sorted(explained) == sorted(verbs.choices) and len(verbs._choices_actions) == len(explained)
+    guides = "\n".join(text_of(path) for path in sorted((ROOT / "docs").glob("*.md")))
+    explained = set(re.findall(r"^uv run semtok ([\w-]+) .*# .+$", guides, re.M))
+    assert explained == set(verbs.choices) and len(verbs._choices_actions) == len(verbs.choices)
 
 
 @cache

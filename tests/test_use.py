@@ -145,6 +145,21 @@ def test_an_animation_begins_gray_only_adds_codes_and_ends_with_the_picture(kind
     assert all(np.all((codes == untrained.NUM_CODES) | (codes == steps[-1])) for codes in steps)
 
 
+def test_an_exported_generator_needs_no_repository(capsys, made, tmp_path, monkeypatch):
+    shutil.copytree(made / "data/generator/kmeans-masked", tmp_path / "mine")
+    for part, name in (("codebook", "kmeans"), ("decoder", "kmeans-other")):
+        shutil.copytree(made / f"data/{part}/{name}", tmp_path / "mine/beside" / part)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    given = ["--generator", "../mine", "--n", "1", "--seed", "5"]
+    facts = run(capsys, "vary", "../pictures/plain.png", *given, "--out", "varied")
+    monkeypatch.chdir(tmp_path)
+    api = semtok.load_generator("data/generator/kmeans-masked", decoder="data/decoder/kmeans-other")
+    sample = api.vary("pictures/plain.png", 0.25, seed=5)
+    assert facts["codes"] == sample.codes.tolist()
+    assert np.array_equal(np.asarray(Image.open("elsewhere/varied/000000.png")), sample.images[0])
+
+
 def test_inpaint_draws_under_a_mask_of_the_image_as_a_viewer_shows_it(capsys):
     with Image.open("pictures/deep/turned.jpg") as image:
         size = image.size[::-1]

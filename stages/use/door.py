@@ -19,6 +19,7 @@ from stages.use.options import MOST_SHOWN
 PICTURES = (".png", ".jpg", ".webp")
 MOST_DRAWN = 256  # images in one picture
 CLASSES_SHOWN = 10
+BESIDE = "beside"  # of an exported generator: stages/generator/neighbors.py, which takes torch to import
 Options = dict[str, Any]
 
 
@@ -81,8 +82,9 @@ def decoders_of(given: str | None, inside: Path | None = None) -> list[Path]:
     """The decoder that is given; else the one inside an exported generator; else all there are."""
     if given:
         return [find(given, "decoder", "--decoder")]
-    if inside and (inside / "decoder" / artifact.CONFIG).is_file():
-        return [inside / "decoder"]
+    own = inside / BESIDE / "decoder" if inside else None
+    if own and (own / artifact.CONFIG).is_file():
+        return [own]
     return all_of("decoder")
 
 
