@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     names = "a name of `dvc exp list`, a commit, a branch, or workspace; with one, the other side is the workspace"
     compare.add_argument("experiments", nargs="+", metavar="EXP", help=names)
     compare.add_argument("--out", type=Path, default=Path("reports/compare.html"), help="page to write")
+    commands.add_parser("import-weights", help="make weights of others a file for the encoder", add_help=False)
     commands.add_parser("status", help="each stage: up to date or why not, and how long it took last time")
     cost = commands.add_parser("cost", help="what the main stages would cost: work, operations, data, time")
     cost.add_argument("--gpu", metavar="NAME", help="time on one such GPU, such as h100, instead of this machine")
@@ -95,6 +96,9 @@ def main() -> None:
     """Exit status 0: done; 1: a stage failed or the server has gone; 2: it could not start; 130: interrupted."""
     if sys.argv[1:2] and sys.argv[1] in USE:
         use(sys.argv[1:])
+    if sys.argv[1:2] == ["import-weights"]:  # in the user's own folder, whose paths the arguments are
+        command = [sys.executable, "-P", "-W", "ignore", "-m", "stages.encoder.import_weights", *sys.argv[2:]]
+        os.execv(sys.executable, command)
     options = vars(parser().parse_args())
     os.environ.setdefault("DO_NOT_TRACK", "1")  # importing Prefect asks for usage data, whatever prefect.toml says
     keep_bytecode()

@@ -18,10 +18,10 @@ from typing import Any
 from stages import at_hand, encoder_fit, names
 from stages.codebook import params as codebook
 from stages.core import UserError
-from stages.core.params import Machine, Section, load, load_file, load_list, shown
+from stages.core.params import WEIGHTS, Machine, Section, load, load_file, load_list, load_value, shown
 from stages.data.params import Params as Data
 from stages.decoder import params as decoder
-from stages.encoder.params import EncoderParams, PretrainParams
+from stages.encoder.params import EncoderParams, PretrainParams, check_weights
 from stages.evaluate.params import (
     ClassifierParams,
     GenerationParams,
@@ -118,6 +118,7 @@ def other_checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> 
         *(partial(names.check_keys, f"{section}: ", params.get(section), path) for section in names.NAMED),
         lambda: names.check_keys("", load_file(PRETRAIN), PRETRAIN),
         *(partial(check_section, key, path) for key in dict.fromkeys(["machine", *names.sections(stages, params)])),
+        *(partial(check_file, name, path) for name in params.get(WEIGHTS) or {}),
         partial(check_pixel_tokenizers, path),
         partial(check_grids, path),
         partial(alternating.check_lists, path),
@@ -145,6 +146,14 @@ def check_section(key: str, path: Path) -> None:
         load(key if key in SCHEMAS else owner, schema, path)
     elif owner in NAMED and rest:
         NAMED[owner](rest.partition(".")[0], path)
+
+
+def check_file(name: str, path: Path) -> None:
+    """Refuse a name of the section `weights` whose file is not there, or of another format."""
+    try:
+        check_weights(f"{WEIGHTS}.{name}", load_value(f"{WEIGHTS}.{name}", path))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def check_pixel_tokenizers(path: Path) -> None:
@@ -209,7 +218,7 @@ def check_owners(params: dict[str, Any], stages: dict[str, Any], path: Path) -> 
     lists = {
         given.strip("${}").partition(".")[0] for stage in stages.values() for given in stage.get("matrix", {}).values()
     }
-    known = read | lists | {"machine"}
+    known = read | lists | {"machine", WEIGHTS}
     if unread := [key for key in params if key not in known]:
         there = f"no stage reads it; there is {', '.join(sorted(known))}"
         raise UserError("\n".join(sorted(f"{path}: {key}: {there}" for key in unread)))

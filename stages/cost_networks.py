@@ -21,14 +21,13 @@ from stages.core import UserError, artifact
 from stages.core.code import import_kind
 from stages.core.metrics import code_dtype
 from stages.core.networks import ConvDecoder, ConvEncoder
-from stages.core.schemas import check_equal_maps
 from stages.cost_captions import given_to
 from stages.decoder import params as decoder
 from stages.decoder.render import RenderTransformer
 from stages.decoder.training import widths_from
 from stages.decoder.unet import UNet
 from stages.encoder.encoder import Encoder
-from stages.encoder.params import EncoderParams
+from stages.encoder.params import EncoderParams, check_equal_maps
 from stages.encoder.timm_networks import describe
 from stages.encoder.vit import build_vit
 from stages.features.params import Params as Features

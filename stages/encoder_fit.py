@@ -18,12 +18,11 @@ from stages.core.params import impossible, load
 from stages.core.schemas import (
     ReconstructionLossConfig,
     check_blocks,
-    check_equal_maps,
     check_perceptual,
     maps_of,
 )
 from stages.decoder import params as decoder
-from stages.encoder.params import EncoderParams
+from stages.encoder.params import EncoderParams, check_equal_maps
 from stages.features.params import Params as Features
 from stages.recognition import params as recognition
 from stages.studies.params import DecodingSteps, Probe

@@ -25,6 +25,7 @@ MAY_BE_EMPTY = (
 NAMED = (
     *dict.fromkeys(OWNERS.values()),
     "samples",
+    "weights",
     "pixel_tokenizer",
     "captions",
 )  # sections whose keys are names that users give

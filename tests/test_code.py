@@ -105,7 +105,7 @@ def members_reading(changed: set[str]) -> set[str]:
     found = set()
     for name, stage in toys.YAML(typ="safe").load(toys.ROOT / "dvc.yaml")["stages"].items():
         for item in toys.items(stage, {**toys.LISTS, **lists}):
-            deps = {toys.fill(dep, item) for dep in stage["deps"]}
+            deps = {toys.fill(dep, item) for dep in stage.get("deps", [])}
             if any(path == dep or path.startswith(f"{dep}/") for path in changed for dep in deps):
                 found.add("@".join(filter(None, [name, "-".join(item.values())])))
     return found - {"code"}

@@ -144,17 +144,18 @@ def test_statistics_that_cannot_be_read_are_named(toy, tmp_path):
         ({"compare_with": "statistics", "statistics": "there.npz"}, "statistics_by = 'inception': no extractor in use"),
         ({"compare_with": "test"}, "compare_with"),
         (
-            {"extractors": {"vgg": "x"}},
+            {"extractors": {"vgg": "there"}},
             "vgg: no such extractor; there is inception, efficientnet_lite0, ",
         ),
-        ({"extractors": {"efficientnet_lite0": "there.npz"}}, "efficientnet_lite0 = 'there.npz': expected package"),
-        ({"extractors": {"inception": "there.npz"}}, "inception = 'there.npz': expected an existing .safetensors file"),
+        ({"extractors": {"inception": "other"}}, r"expected a name of the section weights \(there\)"),
+        ({"extractors": {"inception": "there"}}, "inception = 'there.npz': expected an existing .safetensors file"),
     ],
 )
 def test_impossible_values_are_refused_at_the_door(changes, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("there.npz").touch()
-    Path("params.yaml").write_text(json.dumps({"reference": {**REFERENCE.model_dump(), **changes}}))
+    params = {"weights": {"there": "there.npz"}, "reference": {**REFERENCE.model_dump(), **changes}}
+    Path("params.yaml").write_text(json.dumps(params))
     with pytest.raises(UserError, match=f"(?s)reference.*{message}"):
         load("reference", ReferenceParams)
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from stages.core import UserError
-from stages.encoder import import_weights
+from stages.core.params import load
+from stages.encoder import digest_weights, import_weights
 from stages.encoder.encoder import load_encoder
 from stages.encoder.foreign_weights import fit, read
 from stages.encoder.packages import PACKAGES, file_of
@@ -58,7 +59,7 @@ def test_a_pth_file_of_other_names_becomes_an_encoder_with_origin_hash_and_const
     torch.save(wrap(renamed(network.state_dict())), tmp_path / "w.pth")
     out, scaled = tmp_path / "imported/w.safetensors", ["--mean", 0.5, 0.5, 0.5, "--std", 0.25, 0.25, 0.25]
     run(tmp_path / "w.pth", "--out", out, *GIVEN, *scaled, "--argument", "bn_eps=0.01", monkeypatch=monkeypatch)
-    assert f"encoder.name={NAME} encoder.weights={out}" in capsys.readouterr().out
+    assert f"weights.w={out} encoder.weights=w encoder.name={NAME}" in capsys.readouterr().out
     with safe_open(out, "pt") as file:
         known = json.loads(file.metadata()["semtok"])
     assert known["origin"] == "trained nowhere" and known["license"] == "CC0-1.0" and len(known["source_sha256"]) == 64
@@ -164,6 +165,31 @@ def test_nameless_products_of_an_onnx_file_are_named_by_their_biases_and_cut_tab
     assert [*found] == ["::positions", "fc.weight", "fc.bias"]
     assert np.array_equal(found["fc.weight"], values["onnx::MatMul_7"].T) and found["::positions"].shape == (1, 10, 4)
     assert np.array_equal(found["::positions"][:, :1], values["onnx::Concat_1"])
+
+
+# --- weights by name, tracked by content ------------------------------------------------------------------------------
+
+
+def test_sections_name_files_of_weights_and_their_digests_follow_the_content_not_the_place(tmp_path, monkeypatch):
+    path, params = tmp_path / "w.safetensors", tmp_path / "params.yaml"
+    save_file({"a": torch.zeros(1)}, path)
+    section = {"name": NAME, "weights": "mine", "img_px": 64, "precision": "fp32"}
+    params.write_text(json.dumps({"weights": {"mine": str(path)}, "encoder": section}))
+    assert load("encoder", EncoderParams, params).weights == str(path)
+    words = ["", "--name", "mine", "--out", str(tmp_path / "data/weights/mine"), "--params", str(params)]
+    monkeypatch.setattr(sys, "argv", words)
+    digests = []
+    for content in (0, 1, 0):
+        save_file({"a": torch.full((1,), content)}, path)
+        digest_weights.main()
+        digests.append((tmp_path / "data/weights/mine").read_text())
+    assert digests[0] == digests[2] != digests[1]
+    path.unlink()
+    with pytest.raises(UserError, match="weights.mine = .*expected an existing .safetensors file"):
+        digest_weights.main()
+    params.write_text(json.dumps({"weights": {"mine": str(path)}, "encoder": {**section, "weights": "w.safetensors"}}))
+    with pytest.raises(UserError, match=r"encoder.weights: weights = 'w.safetensors': expected a name.*\(mine\)"):
+        load("encoder", EncoderParams, params)
 
 
 # --- the real ones ----------------------------------------------------------------------------------------------------

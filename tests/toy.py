@@ -146,7 +146,7 @@ def members(name: str, stage: dict) -> dict[str, str]:
 def commands() -> dict[str, str]:
     """Every command of dvc.yaml in an order that works: the report reads the studies below it."""
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    names = [name for name in stages if name != "report"] + ["report"]
+    names = [name for name in stages if name != "report" and "cmd" in stages[name]] + ["report"]
     return {key: line for name in names for key, line in members(name, stages[name]).items()}
 
 

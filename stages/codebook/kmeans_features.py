@@ -23,10 +23,11 @@ from stages.core.hardware import barrier
 from stages.core.images import to_float
 from stages.core.params import Machine, impossible
 from stages.core.progress import bar
-from stages.core.schemas import check_equal_maps, maps_of
+from stages.core.schemas import maps_of
 from stages.core.scratch import read_hashed, write_hashed
 from stages.data.reader import ImageSplit
 from stages.encoder.encoder import block_number
+from stages.encoder.params import check_equal_maps
 from stages.features.reader import FeatureSplit
 
 SPLITS = ("train", "val")
@@ -116,9 +117,8 @@ class Features:
         features = features.astype(np.float32, copy=False)
         if self.feature_map:
             features = self.feature_map.of(codebook, torch.from_numpy(features)).numpy()
-        if self.normalize:
-            features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-        return features
+        length = np.linalg.norm(features, axis=1, keepdims=True) if self.normalize else 1.0
+        return features / np.maximum(length, 1e-12) if self.normalize else features
 
 
 def regroup(arrays: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:

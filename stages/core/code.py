@@ -173,7 +173,7 @@ def main() -> None:
         for module in modules:
             write_lines(folder / module.removeprefix("stages."), hashes_of(module))
     (out / "no_folder").write_text("What stages depend on where a path in params.yaml names nothing.\n")
-    write_lines(out.with_name("text") / "none", {})  # the stage `captions` depends on the folder
+    [write_lines(out.with_name(one) / "none", {}) for one in ("text", "weights")]  # folders that stages depend on
 
 
 def begin() -> None:

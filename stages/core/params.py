@@ -17,9 +17,18 @@ from collections.abc import Collection, Iterator
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -27,6 +36,7 @@ from stages.core import UserError
 from stages.core.code import track
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+WEIGHTS = "weights"  # the section {name: file} from which others take files of weights
 NAME_RULE = "expected a name of 1 to 64 letters (a to z), digits, - and _, beginning with a letter or digit"
 TOO_LARGE, LONGEST = 2**63, 100  # of a number; of a value in a message, characters
 
@@ -77,11 +87,23 @@ DIFFERENT = AfterValidator(_all_different)
 AnySection = TypeVar("AnySection", bound=Section)
 
 
+def file_named(name: str, info: ValidationInfo) -> str:
+    """The file under a name of the section `weights`; values that come from no params file are files themselves."""
+    if not name or info.context is None or name in info.context:
+        return (info.context or {}).get(name, name)
+    listed = ", ".join(map(str, info.context)) or "none yet; add one there, such as weights.NAME=FILE.safetensors"
+    raise ValueError(f"{info.field_name} = {shown(name)}: expected a name of the section weights ({listed})")
+
+
+WeightsFile = Annotated[str, AfterValidator(file_named)]
+
+
 def load(section: str, cls: type[AnySection], path: Path = Path("params.yaml")) -> AnySection:
     """The section `a` or `a.b` of the YAML file at `path`, checked against `cls`; `UserError` names every bad key."""
     read = partial(_section, section, path)
     try:
-        return cls.model_validate(read() if cls is Machine else track(f"{path}: {section}", read))
+        values, files = read() if cls is Machine else track(f"{path}: {section}", read), load_file(path).get(WEIGHTS)
+        return cls.model_validate(values, context=files or {})
     except ValidationError as error:
         lines = [_explain(section, cls, item) for item in error.errors()]
         raise UserError(f"{path}: " + f"\n{path}: ".join(lines)) from None

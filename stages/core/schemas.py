@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from stages.core.distributed import world_size
-from stages.core.params import DIFFERENT, Machine, Section, impossible
+from stages.core.params import DIFFERENT, Machine, Section, WeightsFile, impossible
 from stages.core.progress import LARGE_BASE_BYTES
 
 # Memory in bytes, measured on a CPU (docs/log/speed.md).
@@ -100,7 +100,7 @@ class ReconstructionLossConfig(Section):
     pixel_weight: float = Field(ge=0)
     perceptual_weight: float = Field(ge=0)
     perceptual_blocks: list[int] = Field(min_length=1)
-    lpips_vgg16: str
+    lpips_vgg16: WeightsFile
     augment: Affine
     gan: Gan
     optim: Optim
@@ -169,9 +169,8 @@ def maps_of(config: dict[str, Any]) -> list[tuple[int, int]]:
 
 def encoder_bytes(config: dict[str, Any], images: int) -> int:
     """Memory of the activations of a frozen encoder through which gradients pass; `config` is its own."""
-    if "activations" in config:
-        return images * config["activations"]["all"] * FP32
-    return images * BLOCK * sum(side**2 * dim for side, dim in maps_of(config))
+    values = sum(side**2 * dim for side, dim in maps_of(config))
+    return images * (config["activations"]["all"] * FP32 if "activations" in config else values * BLOCK)
 
 
 MaskSchedule = Literal["cosine", "linear", "arccos"]  # of how many codes are masked after each step of sampling
@@ -197,13 +196,6 @@ def check_perceptual(section: str, config: ReconstructionLossConfig, depth: int)
     perceptual = config.perceptual_weight > 0 and not config.lpips_vgg16
     if perceptual or (config.gan.weight > 0 and config.gan.reads_features):
         check_blocks(f"{section}.perceptual_blocks", config.perceptual_blocks, depth)
-
-
-def check_equal_maps(key: str, blocks: list[int], maps: list[tuple[int, int]]) -> None:
-    """`UserError` if blocks to be joined have other grids or widths than each other; nothing is resampled."""
-    if len({maps[block] for block in blocks}) > 1:
-        found = ", ".join("{0} x {0} of {1}".format(*maps[block]) for block in blocks)
-        raise impossible(key, blocks, f"expected blocks of one size; these have {found}")
 
 
 def check_blocks(key: str, blocks: list[int], depth: int) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from stages.codebook.params import KINDS as TOKENIZER_KINDS
 from stages.core import artifact, runtime
-from stages.core.code import merge_kinds
+from stages.core.code import merge_kinds, read_lines, write_lines
 from stages.core.params import load_list
-from stages.decoder.params import KINDS, PARAMS, Kind, load_kind, load_pixel_tokenizers
+from stages.decoder.params import KINDS, PARAMS, Kind, load_kind, load_params, load_pixel_tokenizers
 from stages.decoder.pixel_tokenizer import check_pixel_tokenizer, write_pixel_tokenizer
 
 
@@ -32,11 +32,15 @@ def main() -> None:
     chosen = load_pixel_tokenizers(args.params).get(args.name)
     codebook = check_pixel_tokenizer(args.name, chosen, tokenizers, args.codebooks) if chosen is not None else None
     write_pixel_tokenizer(args.name, codebook, args.out)
-    write_code(args.name, kind, codebook, args.code)
+    vgg16 = getattr(load_params(args.name, args.params), "lpips_vgg16", "")
+    write_code(args.name, kind, codebook, args.code, vgg16)
 
 
-def write_code(name: str, kind: Kind, codebook: Path | None, out: Path) -> None:
-    """Write `fit` and `load`. A pixel tokenizer adds the code of its decoder to both, that of its encoder to `fit`."""
+def write_code(name: str, kind: Kind, codebook: Path | None, out: Path, vgg16: str) -> None:
+    """Write `fit` and `load`; with LPIPS, `fit` has a line for VGG-16's weights.
+
+    A pixel tokenizer adds the code of its decoder to both, that of its encoder to `fit`.
+    """
     fit, load = [kind.fit], [kind.load]
     if codebook:
         decoder = KINDS[artifact.read_config(codebook / "decoder", "decoder")["kind"]].load
@@ -44,6 +48,8 @@ def write_code(name: str, kind: Kind, codebook: Path | None, out: Path) -> None:
         fit, load = [*fit, encoder, decoder], [*load, decoder]
     with artifact.new_artifact(out, "decoder_code", {"name": name}) as folder:
         merge_kinds(fit, folder / "fit")
+        if vgg16:
+            write_lines(folder / "fit", {**read_lines(folder / "fit"), "lpips_vgg16": artifact.sha256(Path(vgg16))})
         merge_kinds(load, folder / "load")
 
 

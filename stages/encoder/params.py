@@ -1,11 +1,11 @@
 """Params of the encoder: the section `encoder`, and the section of each embedded encoder in pretrain.yaml."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.core.params import Precision, Section
+from stages.core.params import Precision, Section, WeightsFile, impossible
 from stages.core.schemas import Affine, Optim
 
 
@@ -13,17 +13,22 @@ class EncoderParams(Section):
     """Which network is fetched, and how it computes."""
 
     name: str = Field(min_length=1)
-    weights: str
+    weights: WeightsFile
     img_px: int = Field(ge=8)
     precision: Precision
 
     @model_validator(mode="after")
     def weights_are_there(self) -> Self:
-        if self.weights and (Path(self.weights).suffix != ".safetensors" or not Path(self.weights).is_file()):
-            raise ValueError(
-                f"weights = {self.weights!r}: expected an existing .safetensors file (pickles are never read)"
-            )
+        if self.weights:
+            check_weights("weights", self.weights)
         return self
+
+
+def check_weights(key: str, path: Any) -> None:
+    """`ValueError` for anything but the path of a .safetensors file that is there."""
+    if not isinstance(path, str) or Path(path).suffix != ".safetensors" or not Path(path).is_file():
+        why = "expected an existing .safetensors file; `semtok import-weights` makes one of others"
+        raise ValueError(f"{key} = {path!r}: {why}")
 
 
 class Views(Section):
@@ -67,3 +72,10 @@ class PretrainParams(Section):
         if self.dim % self.heads:
             raise ValueError(f"heads = {self.heads}: expected a divisor of dim = {self.dim}")
         return self
+
+
+def check_equal_maps(key: str, blocks: list[int], maps: list[tuple[int, int]]) -> None:
+    """`UserError` if blocks to be joined have other grids or widths than each other; nothing is resampled."""
+    if len({maps[block] for block in blocks}) > 1:
+        found = ", ".join("{0} x {0} of {1}".format(*maps[block]) for block in blocks)
+        raise impossible(key, blocks, f"expected blocks of one size; these have {found}")

