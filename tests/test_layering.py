@@ -69,6 +69,7 @@ def test_no_import_cycle_not_even_for_annotations():
 SELDOM_USED = {
     "timm",
     "lpips",
+    "onnx",
     "fully_shard",
     "transformers",
     "SummaryWriter",
