@@ -46,7 +46,7 @@ class Run:
     @property
     def summary(self) -> Summary:
         """What the first screen of its own report shows."""
-        return summary(self.reports, self.evaluations, [])
+        return summary(self.reports, self.evaluations)
 
     def measured(self) -> dict[Key, Measured]:
         """Metrics and protocol of all reconstructions and samples."""

@@ -39,11 +39,13 @@ class Reports:
     """The stages, the params that dvc.lock says they ran with, by dotted key of params.yaml, and the data set.
 
     `images`: 12 hex digits of the images artifact that most evaluations are of, of equally many the first one's.
+    `root`: the folder with all reports.
     """
 
     stages: dict[str, Stage]
     params: dict[str, Any]
     images: str
+    root: Path
 
     def folder(self, stage: str, name: str = "") -> Path:
         """Where a member of a stage reports."""
@@ -106,7 +108,7 @@ def read_reports(root: Path, pipeline: Path, params: Path, lock: Path) -> Report
     found = {name: read_stage(stage, params, root) for name, stage in stages.items()}
     evaluated = [of_images(one) for one in read_members(found["reconstruction"]).values()]
     known = [images for images in evaluated if images]
-    return Reports(found, used_params(lock, found), max(known, key=known.count, default=""))
+    return Reports(found, used_params(lock, found), max(known, key=known.count, default=""), root)
 
 
 def read_stage(stage: dict[str, Any], params: Path, root: Path) -> Stage:

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ruamel.yaml import YAML
 from stages.report.gather import Reports
 from stages.report.tables import short
 
-INPUTS = ("stages", "dvc.yaml", "params.yaml", "pretrain.yaml", "uv.lock")
+INPUTS = (":/stages", ":/dvc.yaml", ":/params.yaml", ":/pretrain.yaml", ":/uv.lock")  # from the top of the checkout
 FILES_NAMED = 3
 
 
@@ -36,7 +37,7 @@ class Origin:
 
     @property
     def said(self) -> list[tuple[str, str]]:
-        """For the first screen: what, in words."""
+        """What, in words."""
         code = f"commit {self.commit} of {self.date}" if self.commit else "not in a git checkout"
         if self.edited:
             more = len(self.edited) - FILES_NAMED
@@ -48,20 +49,23 @@ class Origin:
 
 
 def origin(reports: Reports) -> Origin:
-    """Of the reports of this folder's last runs."""
+    """Of the last runs in the checkout that the reports lie in."""
+    git = partial(git_in, reports.root)
     commit, _, date = git("log", "-1", "--format=%h %cs", "--", *INPUTS).strip().partition(" ")
     if not commit:
         return Origin(machine())
     edited = [line[3:] for line in git("status", "--porcelain", "--", *INPUTS).splitlines()]
-    committed = flat(YAML(typ="safe").load(git("show", "HEAD:./params.yaml")) or {})
+    committed = flat(YAML(typ="safe").load(git("show", "HEAD:params.yaml")) or {})
     return Origin(machine(), commit, date, edited, changed(committed, flat(reports.params)))
 
 
-def git(*arguments: str) -> str:
-    """Output of a git command here; empty if it fails or git is not installed."""
+def git_in(folder: Path, *arguments: str) -> str:
+    """Output of a git command in a folder; empty if it fails or git is not installed."""
     if not shutil.which("git"):
         return ""
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", timeout=30)
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, errors="replace", timeout=30
+    )
     return done.stdout if done.returncode == 0 else ""
 
 

@@ -128,7 +128,7 @@ def render(
     """The page's HTML."""
     return environment().get_template(TEMPLATES[0]).render(
         groups=groups, missing=missing, left_out=reports.left_out(), images=reports.images, stale=reports.stale(),
-        summary=summary(reports, evaluations, made.said), weak=weak_encoder(reports), claims=by_verdict(claims),
+        summary=summary(reports, evaluations), made=made.said, weak=weak_encoder(reports), claims=by_verdict(claims),
     )  # fmt: skip
 
 

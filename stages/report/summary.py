@@ -36,8 +36,8 @@ class Summary:
     features: str  # in whose features its distance is
 
 
-def summary(reports: Reports, evaluations: dict[str, Evaluation], made: list[tuple[str, str]]) -> Summary:
-    """The first screen of a run; `made`: what is said of its origin."""
+def summary(reports: Reports, evaluations: dict[str, Evaluation]) -> Summary:
+    """The first screen of a run."""
     found = answer(reports, evaluations)
     best = found.ranked[0].evaluation if found else next(iter(evaluations.values()))
     generator = found.ranked[0].generator if found else ""
@@ -46,7 +46,7 @@ def summary(reports: Reports, evaluations: dict[str, Evaluation], made: list[tup
     drawn = f"{len(seeds)} sampling seeds of one training" if len(seeds) > 1 else "resamplings of one seed's images"
     spread_of = f"{trainings} trainings" if trainings > 1 else drawn
     return Summary(
-        found, [*what_ran(reports, evaluations), *made], shown_pictures(reports, best, generator),
+        found, what_ran(reports, evaluations), shown_pictures(reports, best, generator),
         numbers(best, generator), spread_of, features_of(found.metric) if found else "",
     )  # fmt: skip
 
