@@ -24,10 +24,8 @@ from pipeline.params_file import lay_over, parse
 from stages.check import errors_in
 
 ROOT = toys.ROOT
-GUIDES = [
-    ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "findings/README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]  # fmt: skip
+GUIDES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "findings/README.md")]
+GUIDES += sorted((ROOT / "docs").glob("*.md"))
 LOG = sorted((ROOT / "docs/log").glob("*.md"))
 CURRENT = [path for path in GUIDES if path.name != "CHANGELOG.md"]  # which names what is no more
 INVENTED = ("brightness", "gray", "uniform", "class_counts", "kmeans_1024")  # names of the guides' examples
@@ -44,9 +42,7 @@ def each(paths: list[Path]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("path", paths, ids=name_of)
 
 
-@cache
-def text_of(path: Path) -> str:
-    return path.read_text()
+text_of = cache(Path.read_text)
 
 
 @cache
@@ -140,13 +136,18 @@ def parsed_params() -> dict:
 
 
 def params_after(arguments: list[str], folder: Path) -> dict:
-    """All params after `semtok set` with these arguments, accepted by `stages.check`; the images' folder exists."""
+    """All params after `semtok set` with these arguments, accepted by `stages.check`; files they name exist."""
     with contextlib.chdir(ROOT):
         params = copy.deepcopy(parsed_params())
         lay_over(params, read_arguments(arguments, params))
-        for key in [key for key in ("folder", "val_folder") if params["data"][key].startswith("/path/to/")]:
+        for key in [
+            key for key in ("folder", "val_folder") if params["data"][key].startswith(("/path/to/", "photographs/"))
+        ]:
             (folder / key).mkdir()
             params["data"][key] = str(folder / key)
+        if params["encoder"]["weights"].startswith("imported/"):  # by presets/photos.sh
+            (file := folder / "imported.safetensors").touch()
+            params["encoder"]["weights"] = str(file)
         (folder / "params.yaml").write_text(json.dumps(params))  # JSON is YAML
         assert errors_in(folder / "params.yaml") == [], arguments
     return params
@@ -161,9 +162,8 @@ def known_keys() -> set[str]:
             return set()
         return {f"{prefix}{k}" for k in node} | {one for k, v in node.items() for one in keys(v, f"{prefix}{k}.")}
 
-    return set().union(
-        *(keys(yaml_of(file)) for file in [*ROOT.glob("*params*.yaml"), *ROOT.glob("pretrain*.yaml"), *PRESETS])
-    )
+    files = [*ROOT.glob("*params*.yaml"), *ROOT.glob("pretrain*.yaml"), *PRESETS]
+    return set().union(*(keys(yaml_of(file)) for file in files))
 
 
 @each([path for path in CURRENT if path.name != "python_api.md"])  # whose dotted names are objects
