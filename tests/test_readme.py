@@ -145,9 +145,9 @@ def params_after(arguments: list[str], folder: Path) -> dict:
         ]:
             (folder / key).mkdir()
             params["data"][key] = str(folder / key)
-        if params["encoder"]["weights"].startswith("imported/"):  # by presets/photos.sh
-            (file := folder / "imported.safetensors").touch()
-            params["encoder"]["weights"] = str(file)
+        for name in params["weights"]:  # made by presets/photos.sh, or a user's own
+            (file := folder / f"{name}.safetensors").touch()
+            params["weights"][name] = str(file)
         (folder / "params.yaml").write_text(json.dumps(params))  # JSON is YAML
         assert errors_in(folder / "params.yaml") == [], arguments
     return params
