@@ -18,7 +18,7 @@ from typing import Any
 from stages import at_hand, encoder_fit, names
 from stages.codebook import params as codebook
 from stages.core import UserError
-from stages.core.params import WEIGHTS, Machine, Section, load, load_file, load_list, load_value, shown
+from stages.core.params import WEIGHTS, Machine, Section, load, load_file, load_list, shown
 from stages.data.params import Params as Data
 from stages.decoder import params as decoder
 from stages.encoder.params import EncoderParams, PretrainParams, check_weights
@@ -118,7 +118,7 @@ def other_checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> 
         *(partial(names.check_keys, f"{section}: ", params.get(section), path) for section in names.NAMED),
         lambda: names.check_keys("", load_file(PRETRAIN), PRETRAIN),
         *(partial(check_section, key, path) for key in dict.fromkeys(["machine", *names.sections(stages, params)])),
-        *(partial(check_file, name, path) for name in params.get(WEIGHTS) or {}),
+        partial(check_files, params.get(WEIGHTS) or {}, path),
         partial(check_pixel_tokenizers, path),
         partial(check_grids, path),
         partial(alternating.check_lists, path),
@@ -148,10 +148,13 @@ def check_section(key: str, path: Path) -> None:
         NAMED[owner](rest.partition(".")[0], path)
 
 
-def check_file(name: str, path: Path) -> None:
-    """Refuse a name of the section `weights` whose file is not there, or of another format."""
+def check_files(files: Any, path: Path) -> None:
+    """Refuse what is no mapping {name: file}, and names whose file is not there, or of another format."""
+    if not isinstance(files, dict):
+        raise UserError(f"{path}: {WEIGHTS} = {shown(files)}: expected names with files, such as {{lite0: FILE}}")
     try:
-        check_weights(f"{WEIGHTS}.{name}", load_value(f"{WEIGHTS}.{name}", path))
+        for name, file in files.items():
+            check_weights(f"{WEIGHTS}.{name}", file)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from stages.report.gather import Metrics, Reports, Stage
@@ -168,4 +169,4 @@ def reports(
     found["probe"] = {"": {"encoder": {"clean": changes.get("encoder_accuracy", 0.9)}, "raw": {"clean": 0.2}}}
     items = {f"{name}-{decoder}": {"tokenizer": name, "decoder": decoder} for name, decoder in run.pairs()}
     stages = {name: Stage(items if name == "reconstruction" else {}, {}, trains=False) for name in found}
-    return Written(stages, run.params(), "0123456789ab", found)
+    return Written(stages, run.params(), "0123456789ab", Path(), found)

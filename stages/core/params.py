@@ -103,7 +103,7 @@ def load(section: str, cls: type[AnySection], path: Path = Path("params.yaml")) 
     read = partial(_section, section, path)
     try:
         values, files = read() if cls is Machine else track(f"{path}: {section}", read), load_file(path).get(WEIGHTS)
-        return cls.model_validate(values, context=files or {})
+        return cls.model_validate(values, context=files if isinstance(files, dict) else {})
     except ValidationError as error:
         lines = [_explain(section, cls, item) for item in error.errors()]
         raise UserError(f"{path}: " + f"\n{path}: ".join(lines)) from None
