@@ -36,6 +36,7 @@ from pipeline.params_file import (
 from pipeline.stale import Status
 
 CANDIDATE = WORK / "params.yaml"
+OPEN = {"weights", "captions", "reference.extractors"}  # mappings whose keys are names that users choose
 SHOWN = 6  # stages of a matrix that are listed one by one; more are counted
 
 
@@ -86,12 +87,12 @@ def read_preset(argument: str) -> dict:
 
 
 def read_assignment(argument: str, params: dict, values: dict) -> dict:
-    """`a.b=1` as {a: {b: 1}}; the key must exist in the params or in a section that a preset adds."""
+    """`a.b=1` as {a: {b: 1}}; the key must exist in the params, in a section that a preset adds, or below OPEN."""
     key, equals, written = argument.partition("=")
     if not key or not equals:
         raise PipelineError(f"{argument}: expected KEY=VALUE, such as codebook.kmeans.num_codes=512")
     sections = [*accumulate(key.split("."), "{}.{}".format)]
-    if not any(lookup(tree, key) for tree in (params, values)):
+    if key.rpartition(".")[0] not in OPEN and not any(lookup(tree, key) for tree in (params, values)):
         if not any(lookup(values, f"{section}.{BASE}") for section in sections):
             raise PipelineError(f"{key}: {PARAMS} has no such key{similar_keys(key, params)}")
     value: Any = parse(written, f"{key} = {written}") if written else ""

@@ -194,7 +194,7 @@ def test_impossible_params_are_refused_before_anything_is_counted(monkeypatch):
     ("changes", "images", "said"),
     [
         ({}, [0, 1, 1], "--images 0 1 1: expected 1 or more train and val images"),
-        ({"encoder": {"name": "convnext_tiny"}}, None, "expected a plain vision transformer"),
+        ({"encoder": {"name": "convnext_tiny"}}, None, "square grid of features"),
         ({"encoder": {"name": "vit_foo"}}, None, "neither in weights/ nor in timm"),
         ({"tokenizers": ["vqkd"], "codebook": {"vqkd": {"encoder": {"dim": 48}}}}, None, "cannot be built: ValueError"),
     ],
@@ -211,7 +211,9 @@ def test_features_of_its_own_block_are_read_not_computed_and_inception_counts():
     assert same == once != other
     Path("inception.safetensors").touch()
     own, more = (
-        cost_of("reference", {"alternating_generators": [], "reference": {"extractors": extractors}}).flops
-        for extractors in ({}, {"inception": "inception.safetensors"})
+        cost_of(
+            "reference", {"alternating_generators": [], "weights": files, "reference": {"extractors": chosen}}
+        ).flops
+        for chosen, files in (({}, {}), ({"inception": "mine"}, {"mine": "inception.safetensors"}))
     )
     assert (more - own) / 40 == pytest.approx(11.4e9, rel=0.02)

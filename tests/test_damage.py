@@ -27,6 +27,7 @@ COUNT = 500  # damages
 COMMANDS = ("decoder", "generator@kmeans-ar", "samples@kmeans-ar", "classifier", "reference")
 INPUTS = tuple(f"data/inputs/*/{name}" for name in ("fit", "load", "config.json"))
 UNREAD = ("data/code/no_folder", "data/text/none", "data/captions/config.json", "data/decoder_code/*/*", *INPUTS)
+UNREAD += ("data/inputs/*/weights", "data/weights/none")  # dependencies of DVC
 SAME = (
     "scratch/*/*/*/*.distcp",
     "scratch/*/*/*/.metadata",

@@ -81,7 +81,7 @@ def test_a_moved_artifact_decodes_to_uint8_images_that_do_not_depend_on_the_batc
     ("codes", "said"),
     [
         (np.zeros((1, 15), np.uint16), r"codes: shape \[1, 15\]: expected \[B, 16\]"),
-        (np.zeros(16, np.uint16), r"codes: shape \[16\]: expected \[B, 16\]"),
+        (np.zeros(15, np.uint16), r"codes: .*expected \[B, 16\]"),
         (np.full((1, 16), 8, np.uint16), r"codes: 8 \(uint16\): expected integers from 0 to 7"),
         (np.full((1, 16), -1), "codes: -1 "),
         (np.full((1, 16), 2**64 - 1, np.uint64), "codes: 18446744073709551615 "),

@@ -71,7 +71,7 @@ def test_decoding_gives_uint8_images_in_any_number_of_steps(decoder, codes):
         images = one.decode(codes[:3])
         assert images.shape == (3, 16, 16, 3) and images.dtype == np.uint8
     assert np.array_equal(decoder.decode(codes[:3]), decoder.with_steps(3).decode(codes[:3])), "the config's three"
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="steps = 0: expected greater than 0"):
         decoder.with_steps(0)
 
 

@@ -97,7 +97,7 @@ def test_a_missing_generator_and_foreign_codes_are_named(toy, tmp_path):
 def test_weights_must_be_a_safetensors_file(tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"")
     for path in (tmp_path / "weights.pth", tmp_path / "absent.safetensors"):
-        section = {**REFERENCE.model_dump(), "extractors": {"inception": str(path)}}
-        (tmp_path / "params.yaml").write_text(json.dumps({"reference": section}))
+        section = {**REFERENCE.model_dump(), "extractors": {"inception": "mine"}}
+        (tmp_path / "params.yaml").write_text(json.dumps({"weights": {"mine": str(path)}, "reference": section}))
         with pytest.raises(UserError, match="reference.extractors.*inception.*existing .safetensors file"):
             load("reference", ReferenceParams, tmp_path / "params.yaml")

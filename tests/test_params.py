@@ -47,7 +47,6 @@ BAD = [
     ("tokens", {"tokens": {"augment": {"scale": 1.5}}}, ["tokens.augment.scale = 1.5", "less than 1"]),
     ("code_analysis", {"code_analysis": {"tsne": {"classes": 21}}}, ["tsne.classes = 21", "less than or equal to 20"]),
     ("code_analysis", {"code_analysis": {"gallery": {"most_used": 0}}}, ["code_analysis.gallery.most_used = 0"]),
-    ("code_analysis", {"code_analysis": {"tsne": {"perplexity": 60.0}}}, ["tsne.perplexity = 60.0", "60 features"]),
     ("ablation", {"ablation": {"cell": {"max_vectors": 3}}}, ["ablation.num_codes = 4", "from 1 to the 3 vectors"]),
     ("ablation", {"ablation": {"cell": {"iterations": 0}}}, ["ablation.cell.iterations = 0"]),
     ("pixel_tokenizer", {"pixel_tokenizer": {"onestep": "kmeans"}},

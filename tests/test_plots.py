@@ -4,6 +4,7 @@ Run: uv run pytest tests/test_plots.py
 """
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,8 +77,11 @@ def test_titles_of_curves_are_no_formulas():
 def test_names_are_text_on_the_page(monkeypatch):
     names = ["<b>bold</b>", "&amp;", "{{ 1 }}"]
     shown = Section("codebooks", names[0], {}, [Table(["name"], [[name] for name in names])])
-    reports = SimpleNamespace(left_out=lambda: names, stale=lambda: dict.fromkeys(names, ""), params={}, images="")
+    reports = SimpleNamespace(
+        left_out=lambda: names, stale=lambda: dict.fromkeys(names, ""), params={}, images="", metrics=lambda stage: {}
+    )
     first = Summary(None, [(names[0], names[0])], [], [Number(*[names[0]] * 3)], "", "")
     monkeypatch.setattr(page, "summary", lambda reports, evaluations: first)
-    html = page.render([page.Group(names[0], [shown])], names, reports, {}, [])
+    made: Any = SimpleNamespace(said=[(names[0], names[0])])
+    html = page.render([page.Group(names[0], [shown])], names, reports, {}, [], made)
     assert "<b>" not in html and "&lt;b&gt;bold&lt;/b&gt;" in html and "&amp;amp;" in html and "{{ 1 }}" in html

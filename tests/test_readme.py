@@ -114,7 +114,7 @@ def test_every_script_folder_and_file_that_a_document_names_exists(path):
 def test_every_command_of_semtok_and_every_stage_that_a_document_runs_exists(path):
     [verbs] = [action for action in parser()._actions if action.dest == "command"]
     code = re.sub(r"\s#.*", "", code_of(path))
-    commands = re.findall(r"(?:^|uv run )semtok (\w+)([^\n]*)", code, re.M)
+    commands = re.findall(r"(?:^|uv run )semtok ([\w-]+)([^\n]*)", code, re.M)
     assert {verb for verb, _ in commands} <= set(verbs.choices)
     targets = [words for verb, words in commands if verb == "run"]
     targets += re.findall(r"dvc repro([^\n&;]*)", code)

@@ -39,7 +39,7 @@ def decoder(method: str, model: RenderTransformer | None = None, **sampling) -> 
     """A decoder for two codes at each of 2 x 2 places."""
     settings = {"temperature": 1.0, "top_p": 1.0, "steps": 4, "choice_temperature": 4.5, **sampling}
     inner = Patches(torch.nn.Identity(), {"num_codes": CODES, "codebooks": 1, "grid": 3}, "cpu")
-    config = {"num_codes": NUM_GIVEN, "codebooks": 2, "grid": 2, "sampling": settings}
+    config = {"kind": "render", "num_codes": NUM_GIVEN, "codebooks": 2, "grid": 2, "sampling": settings}
     return RenderDecoder(model or network(method), config, "cpu", inner)
 
 
@@ -166,8 +166,8 @@ def test_only_method_masked_takes_steps_and_all_networks_count_as_parameters():
     masked, causal = decoder("masked", steps=4), decoder("ar")
     assert masked.steps == 4 and (masked.with_steps(1).decode(given) == decoder("masked", steps=1).decode(given)).all()
     assert masked.steps == 4 and causal.steps is None
-    for one, steps in ((causal, 2), (masked, 0)):
-        with pytest.raises(UserError, match=f"steps = {steps}: expected at least 1"):
+    for one, steps, said in ((causal, 2, "a decoder of kind render takes no steps"), (masked, 0, "expected greater")):
+        with pytest.raises(UserError, match=f"steps = {steps}: {said}"):
             one.with_steps(steps)
     masked.pixel_decoder.network = torch.nn.Linear(2, 3)
     assert masked.num_parameters == sum(p.numel() for p in masked.network.parameters()) + 9

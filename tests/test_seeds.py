@@ -97,7 +97,7 @@ def test_what_cannot_be_a_replicate_is_refused(section, seed, message):
 
 
 def test_every_list_of_trainings_has_seeds_and_the_sections_beside_it():
-    others = {"text", "caption_checker", "recognition", "recognition_network"}
+    others = {"text", "caption_checker", "recognition", "recognition_network", "weights"}
     known = {*names.OWNERS.values()} - others
     assert LISTS.keys() == known and {key for keys in LISTS.values() for key in keys} <= names.OWNERS.keys()
     assert {*names.NAMED} == {*LISTS, *(one for beside in BESIDE.values() for one in beside), *others}

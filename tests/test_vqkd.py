@@ -147,7 +147,15 @@ def test_dead_codes_go_to_the_batch_and_live_ones_stay():
 @pytest.mark.parametrize("reg_tokens", [0, 4])
 def test_vector_i_of_the_teacher_belongs_to_patch_i(reg_tokens):
     """Published code keeps the class token and drops the last patch, so that all targets are shifted by one."""
-    config = {"img_px": 16, "patch_px": 4, "dim": 32, "precision": "fp32", "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {
+        "img_px": 16,
+        "patch_px": 4,
+        "dim": 32,
+        "depth": 2,
+        "precision": "fp32",
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
     vit = patchwise_vit(class_token=True, reg_tokens=reg_tokens)
     assert changed_vectors(EncoderFeatures(Encoder(vit, config), [1], final_norm=True)) == [[i] for i in range(16)]
 
