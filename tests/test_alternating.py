@@ -186,6 +186,7 @@ def test_codes_of_another_codebook_are_refused(begun, tmp_path):
 # --- resuming and sharing ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_and_rerun_equals_undisturbed(begun, made, tmp_path):
     root = copy_of(begun, tmp_path)
     toys.write_params(root, {"machine": {"checkpoint_share": 1.0}})

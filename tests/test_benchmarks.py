@@ -45,6 +45,7 @@ def throughput_of(root, decoder, gan, monkeypatch, capsys):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_throughput_measures_updates_with_the_discriminators(toy, tmp_path, monkeypatch, capsys):
     root, decoder = shutil.copytree(toy, tmp_path / "toy"), "diffusion"
     toys.run_line(toys.COMMANDS["pixel_tokenizer"].replace("onestep", decoder), root)
