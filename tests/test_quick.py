@@ -16,8 +16,8 @@ from toy import ROOT
 
 pytestmark = pytest.mark.slow
 CLASSES, IMAGES, BROKEN = ("ball", "bar", "box", "ring"), 60, (10, 33)
-RESNET = ["encoder.name=resnet18", "encoder.weights=resnet18.safetensors", "encoder.img_px=64", "features.block=2",
-          "features.final_norm=false", "probe.block=2", "probe.final_norm=false"]  # fmt: skip
+RESNET = ["weights.resnet=resnet18.safetensors", "encoder.name=resnet18", "encoder.weights=resnet", "encoder.img_px=64",
+          "features.block=2", "features.final_norm=false", "probe.block=2", "probe.final_norm=false"]  # fmt: skip
 SET = "import sys; from pipeline.cli import main; sys.argv = ['semtok', 'set', *sys.argv[1:]]; main()"
 
 
