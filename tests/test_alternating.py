@@ -71,7 +71,7 @@ def test_its_encoder_is_probed_by_layer_on_real_images(made):
     found = json.loads((made / "reports/layer_probe/kmeans-addp/metrics.json").read_text())
     assert found["encoder"] == {"name": "addp", "condition": "none: it reads images"}
     assert {name: len(rows) for name, rows in found["layers"].items()} == {"trained": 2, "untrained": 2}
-    assert 0.25 < found["trained"]["best"] <= 1
+    assert found["layers"]["trained"] != found["layers"]["untrained"] and 0.25 < found["trained"]["best"] <= 1
 
 
 def test_it_stands_alone(made, tmp_path):
@@ -211,7 +211,7 @@ def test_two_processes_learn_what_one_learns_and_draw_the_same_samples(begun, ma
     assert run_together(TRAIN, root) == [0, 0]
     for name in ("model.safetensors", "encoder/model.safetensors"):
         found, expected = (load_file(folder / OUT / name) for folder in (root, made))
-        torch.testing.assert_close(found, expected, rtol=0, atol=4e-5)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
     shutil.rmtree(root / OUT)
     shutil.copytree(made / OUT, root / OUT)
     assert run_together(SAMPLE, root) == [0, 0]

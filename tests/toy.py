@@ -65,7 +65,8 @@ CHANGES = {
     },
     "resolution_transfer": {"scales": [1, 2], "max_images": 12, "bootstrap_draws": 3, "images_shown": 3},
 }  # fmt: skip
-PRETRAIN = {"digits": {"source": "folder", "dim": 32, "depth": 2, "heads": 2, "optim": {**OPTIM, "total_steps": 4}}}
+FEW_STEPS = {**OPTIM, "total_steps": 4, "warmup_share": 0.5, "eval_share": 1.0}
+PRETRAIN = {"digits": {"source": "folder", "dim": 32, "depth": 2, "heads": 2, "optim": FEW_STEPS}}
 
 
 def write_params(root: Path, changes: dict | None = None) -> Path:

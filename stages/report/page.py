@@ -29,7 +29,7 @@ from stages.report.sections import Evaluations, Section
 from stages.report.summary import summary
 from stages.report.tables import Table, protocol_lines
 
-TEMPLATES = ("template.html", "first.html", "parts.html", "prose.html", "page.css", "page.js")
+TEMPLATES = ("template.html", "head.html", "first.html", "parts.html", "prose.html", "page.css", "page.js")
 Parts = dict[str, Callable[[], list[Section | None]]]
 
 
