@@ -7,6 +7,7 @@ import shutil
 import signal
 import warnings
 from pathlib import Path
+from threading import Event
 
 import digits
 import forks
@@ -117,6 +118,21 @@ def test_look_ahead_is_bounded_and_order_is_kept():
     first = [next(results) for _ in range(10)]
     assert first == list(range(10)) and len(started) <= 14
     assert list(results) == list(range(10, 100))
+
+
+def test_threads_work_as_far_ahead_as_asked_while_nothing_is_taken():
+    started, all_started = [], Event()
+
+    def work(item):
+        started.append(item)
+        if len(started) == 21:
+            all_started.set()
+        return item
+
+    results = in_threads(work, range(100), 2, ahead=20)
+    assert next(results) == 0 and next(results) == 1
+    assert all_started.wait(60) and len(started) <= 22
+    results.close()
 
 
 @pytest.fixture

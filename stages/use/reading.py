@@ -14,6 +14,7 @@ from stages.data.threads import in_threads
 from stages.use.files import Found, ImageFile, check_any
 
 BATCH, GROUP = 256, 32  # images per batch of a network, as in `Tokenizer.encode`; per item of a reading thread
+AHEAD = 2 * BATCH // GROUP  # groups: a whole batch is read while the network works on the one before it
 MOST_THREADS = 8
 
 
@@ -31,14 +32,15 @@ def read_group(square: Square, files: Sequence[ImageFile]) -> list[np.ndarray | 
 def read_batches(found: Found, square: Square) -> Iterator[tuple[list[str], np.ndarray]]:
     """Names and uint8 [B, img_px, img_px, 3] of BATCH good images at a time; broken ones are added to `found.refused`.
 
-    Threads read a few groups ahead, so memory does not grow with the number of files. A batch has the same images
+    Threads read up to two batches ahead, so memory does not grow with the number of files. A batch has the same images
     whatever the number of threads.
     """
     groups = [found.files[start : start + GROUP] for start in range(0, len(found.files), GROUP)]
     good: list[tuple[str, np.ndarray]] = []
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    threads = max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2))  # small files: more would wait for Python's lock
     with pillow_warnings():
-        for group, results in zip(groups, in_threads(partial(read_group, square), groups, threads), strict=True):
+        read = in_threads(partial(read_group, square), groups, threads, AHEAD)
+        for group, results in zip(groups, read, strict=True):
             for file, result in zip(group, results, strict=True):
                 if isinstance(result, str):
                     found.refused.append(refusal(file.name, result))
