@@ -1,7 +1,7 @@
 """Images per second against quality: every combination of the study `sampling`, timed on this machine.
 
 Run:    OMP_NUM_THREADS=1 uv run python -m benchmarks.speed_against_quality reports/sampling/* [--plot curve.png]
-        (after: uv run semtok set @presets/sampling_study.yaml && uv run dvc repro sampling)
+        (after: uv run semtok set @presets/sampling_study.yaml && uv run semtok run sampling)
 Expect: a row for each combination, fastest first: images per second, the median of --rounds batches, the metric of the
         study, and * where nothing else is both faster and better. Decoding is left out, which is the same for all.
         --plot writes all of them as a picture, a color for each generator, the best ones joined.

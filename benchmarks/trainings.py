@@ -19,6 +19,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from stages.core.params import parts_of
+
 DATA = Path("data").absolute()
 METRICS = ("rfid[classifier]", "rfid[embedded]", "psnr_db", "perceptual", "class_accuracy")
 
@@ -30,7 +32,7 @@ def measured(tokenizer: str, decoder: str, seed: int, work: Path) -> Metrics:
     folder = work / f"{tokenizer}-{decoder}-{seed}"
     metrics = folder / "decoding_steps/metrics.json"
     params = folder / "params.yaml"
-    wanted = seeded(Path("params.yaml").read_text(), decoder, seed)
+    wanted = seeded("\n".join(map(Path.read_text, parts_of(Path("params.yaml")))), decoder, seed)
     if not (metrics.exists() and params.read_text() == wanted):
         folder.mkdir(parents=True, exist_ok=True)
         metrics.unlink(missing_ok=True)

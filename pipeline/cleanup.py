@@ -21,7 +21,7 @@ FIX = "semtok doctor --fix"
 
 
 def accepted(folder: Path) -> bool:
-    """Whether dvc.lock records the very artifact that this training published, so that its checkpoints may go.
+    """Whether a dvc.lock records the very artifact that this training published, so that its checkpoints may go.
 
     An older entry of dvc.lock does not count: DVC may have been killed before it recorded the artifact. The stage
     itself applies the same rule when it runs again (stages/core/scratch.py).
@@ -30,7 +30,8 @@ def accepted(folder: Path) -> bool:
         return False
     try:
         published = json.loads((folder / PUBLISHED).read_bytes())
-        return lockfile.recorded_outputs(read(lockfile.LOCKFILE)).get(published["out"]) == published["md5"]
+        recorded = lockfile.recorded_outputs(*map(read, lockfile.lockfiles()))
+        return recorded.get(published["out"]) == published["md5"]
     except (ValueError, KeyError, TypeError):
         return False  # damaged: the stage publishes again
 

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     ui.add_argument("--stop", action="store_true", help="stop it")
     serve = commands.add_parser("serve", help="wait for runs that are started in the UI, with parameters; Ctrl-C ends")
     serve.add_argument("--pool", help="register with this Prefect work pool, whose workers wait instead, and end")
-    edit = commands.add_parser("set", help="change values of params.yaml, checked first; lists what becomes stale")
+    edit = commands.add_parser("set", help="change values of the params, checked first; lists what becomes stale")
     edit.add_argument(
         "assignments", nargs="+", metavar="KEY=VALUE",
         help="such as codebook.kmeans.num_codes=512; @FILE: all values of a preset, such as @presets/scenes.yaml",
@@ -142,8 +142,8 @@ def keep_bytecode() -> None:
 
 
 def find_root(folder: Path) -> Path:
-    """The nearest folder with a dvc.yaml, at or above `folder`."""
+    """The nearest folder with a dvc.yaml, at or above `folder`, that is not in another one, as studies/ is."""
     for path in [folder, *folder.parents]:
-        if (path / "dvc.yaml").is_file():
+        if (path / "dvc.yaml").is_file() and not (path.parent / "dvc.yaml").is_file():
             return path
     raise PipelineError(f"{folder}: no dvc.yaml here or above: semtok works inside the repository")

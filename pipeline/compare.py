@@ -56,7 +56,9 @@ def export(name: str, folder: Path) -> None:
 
 def files_of(fs: DVCFileSystem) -> Iterator[str]:
     """The paths that the page is made of."""
-    yield from filter(fs.isfile, INPUTS)
+    folders = [entry["name"].strip("/") for entry in fs.ls("", detail=True) if entry["type"] == "directory"]
+    inputs = [*INPUTS, *(f"{folder}/{name}" for folder in folders for name in INPUTS)]
+    yield from filter(fs.isfile, inputs)
     for path in fs.find(REPORTS) if fs.isdir(REPORTS) else []:
         parts = PurePosixPath(path.lstrip("/"))
         pictured = "pictures" in parts.parts and str(parts).startswith(PICTURED)

@@ -18,8 +18,8 @@ from dvc.utils import serialize
 
 from pipeline import dvc_locks, lockfile, repair
 from pipeline.errors import PipelineError
-from pipeline.files import read
-from pipeline.graph import read_graph
+from pipeline.files import everywhere, read
+from pipeline.graph import name_of, path_of, read_graph
 from pipeline.params_check import find_errors
 from pipeline.stale import CHANGED, Status, flat
 
@@ -31,22 +31,23 @@ def read_status() -> Status:
     """Ask DVC about each stage by itself, so that one that runs does not hide the others."""
     with params_parsed_once(), readable_repo() as repo:
         nodes = read_graph(repo)
-        stages = {stage.addressing: stage for stage in repo.index.stages}
+        stages = {name_of(stage.addressing): stage for stage in repo.index.stages}
         writers = dvc_locks.writers()
         running = {
             name: pid
             for name in nodes
             for out in stages[name].outs
-            if (pid := dvc_locks.writer_of(out.def_path, writers))
+            if (pid := dvc_locks.writer_of(path_of(out), writers))
         }
-        params = {name: keys_of(stages[name]) for name in nodes}
+        edited = {str(path) for path in everywhere("params.yaml")}
+        params = {name: keys_of(stages[name], edited) for name in nodes}
         reasons, unknown = find_stale(repo, stages)
     return Status(nodes, reasons, running, unknown, params)
 
 
 @contextmanager
 def params_parsed_once() -> Generator[None]:
-    """Inside, DVC parses params.yaml once. By itself it does so for each stage that reads it, a third of its time."""
+    """Inside, DVC parses a params file once. By itself it does so for each stage that reads it, a third of its time."""
     known: dict[tuple[str, int, int], Any] = {}
     module: Any = param
 
@@ -64,9 +65,9 @@ def params_parsed_once() -> Generator[None]:
         module.load_path = serialize.load_path
 
 
-def keys_of(stage: Any) -> list[str]:
-    """The keys of params.yaml that a stage reads."""
-    return [key for params in stage.params if params.def_path == "params.yaml" for key in params.params]
+def keys_of(stage: Any, files: set[str]) -> list[str]:
+    """The keys that a stage reads in these files."""
+    return [key for params in stage.params if path_of(params) in files for key in params.params]
 
 
 @contextmanager
@@ -100,12 +101,13 @@ def wait_for_lockfile(repo: Repo) -> None:
             return
         time.sleep(PAUSE_SECS)
         repo._reset()
-    raise PipelineError(f"dvc.lock {lockfile_problem()}: a DVC process was killed. `semtok doctor --fix` repairs it")
+    raise PipelineError(f"{lockfile_problem()}: a DVC process was killed. `semtok doctor --fix` repairs it")
 
 
 def lockfile_problem() -> str:
-    """Why DVC cannot use dvc.lock; empty if it can, or if there is none."""
-    return lockfile.problem(read(lockfile.LOCKFILE)) if lockfile.LOCKFILE.exists() else ""
+    """Which dvc.lock DVC cannot use, and why; empty if it can use all that exist."""
+    reasons = {lock: lockfile.problem(read(lock)) for lock in lockfile.lockfiles() if lock.exists()}
+    return next((f"{lock} {why}" for lock, why in reasons.items() if why), "")
 
 
 def find_stale(repo: Repo, stages: dict[str, Any]) -> tuple[dict[str, list[str]], set[str]]:

@@ -1,16 +1,18 @@
-"""Change values of params.yaml, and list the stages that become stale.
+"""Change values of params.yaml and studies/params.yaml, and list the stages that become stale.
 
 Run:    semtok set codebook.kmeans.num_codes=512 'samples.draws.seeds=[0, 1]' 'generators=[ar]'
         semtok set @presets/scenes.yaml codebook.kmeans.num_codes=256      # every value of a preset, then another one
 Expect: the values, old -> new, and the stages that `semtok run` will run for them. A value that a stage would refuse
         changes nothing. VALUE is YAML; an empty one is the empty text. Comments stay. A preset may add sections, also
-        as copies of others: pipeline/params_file.py.
+        as copies of others: pipeline/params_file.py. A value goes to the file that has its section, else to the first.
 """
 
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import accumulate
 from pathlib import Path
@@ -18,13 +20,12 @@ from typing import Any
 
 from pipeline.dvc_status import read_status
 from pipeline.errors import PipelineError
-from pipeline.files import WORK, write
+from pipeline.files import WORK, everywhere, write
 from pipeline.graph import reach
 from pipeline.params_check import said_of
 from pipeline.params_file import (
     BASE,
     COLUMNS,
-    PARAMS,
     clean_copy,
     differences,
     lay_over,
@@ -35,9 +36,30 @@ from pipeline.params_file import (
 )
 from pipeline.stale import Status
 
-CANDIDATE = WORK / "params.yaml"
+PARAMS = "params.yaml"
 OPEN = {"weights", "captions", "reference.extractors"}  # mappings whose keys are names that users choose
+WHERE = re.compile(rf"^(?:{re.escape(str(WORK))}/)?(?:\w+/)?{re.escape(PARAMS)}: ")  # before a key in an error
 SHOWN = 6  # stages of a matrix that are listed one by one; more are counted
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A params file, before and after."""
+
+    path: Path
+    text: str
+    old: dict
+    new: Any
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """What changed, by key."""
+        return dict(differences(self.old, self.new))
+
+    @property
+    def candidate(self) -> Path:
+        """Where the new text stands until the stages accept it."""
+        return WORK / self.path
 
 
 def main(assignments: list[str]) -> int:
@@ -46,24 +68,41 @@ def main(assignments: list[str]) -> int:
 
 
 def apply(values_for: Callable[[dict], dict]) -> int:
-    """Lay the values that `values_for` gives for the params over params.yaml, or refuse all; print the effect."""
-    if not PARAMS.is_file():
-        raise PipelineError(f"{PARAMS}: no such file in {Path.cwd()}")
-    try:
-        text = PARAMS.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{PARAMS}: cannot be read: {error}") from None
-    old, new = (parse_sections(text, str(PARAMS)) for _ in range(2))
-    lay_over(new, values_for(old))
-    changes = dict(differences(old, new))
+    """Lay the values that `values_for` gives for all params over their files, or refuse all; print the effect."""
+    files = read_files()
+    values = values_for({key: section for file in files for key, section in file.old.items()})
+    for file in files:
+        lay_over(file.new, {key: value for key, value in values.items() if owner(key, files) is file})
+    changes = {key: change for file in files for key, change in file.changes.items()}
     if not changes:
-        print(f"{PARAMS} has these values already: nothing changed")
+        print("the params have these values already: nothing changed")
         return 0
-    before, notes = replace_if_possible(render(old, new, text))
+    before, notes = replace_if_possible(files)
     for key, change in changes.items():
         print(f"{key}  {change}"[:COLUMNS])
     print("\n" + "\n".join([*notes, *effect(before, read_status(), {*changes})]))
     return 0
+
+
+def read_files() -> list[Edited]:
+    """params.yaml and those beside other files dvc.yaml; `PipelineError` for a section in two of them."""
+    files: list[Edited] = []
+    for path in [Path(PARAMS), *filter(Path.is_file, everywhere(PARAMS)[1:])]:
+        if not path.is_file():
+            raise PipelineError(f"{path}: no such file in {Path.cwd()}")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PipelineError(f"{path}: cannot be read: {error}") from None
+        files.append(Edited(path, text, *(parse_sections(text, str(path)) for _ in range(2))))
+        if doubled := [f"{key}: also in {one.path}" for one in files[:-1] for key in one.old if key in files[-1].old]:
+            raise PipelineError(f"{path}: {'; '.join(doubled)}; remove one of the two")
+    return files
+
+
+def owner(key: str, files: list[Edited]) -> Edited:
+    """The file that has a section; the first one, if none has."""
+    return next((file for file in files if key in file.old), files[0])
 
 
 def read_arguments(arguments: Iterable[str], params: dict) -> dict:
@@ -94,7 +133,7 @@ def read_assignment(argument: str, params: dict, values: dict) -> dict:
     sections = [*accumulate(key.split("."), "{}.{}".format)]
     if key.rpartition(".")[0] not in OPEN and not any(lookup(tree, key) for tree in (params, values)):
         if not any(lookup(values, f"{section}.{BASE}") for section in sections):
-            raise PipelineError(f"{key}: {PARAMS} has no such key{similar_keys(key, params)}")
+            raise PipelineError(f"{key}: the params have no such key{similar_keys(key, params)}")
     value: Any = parse(written, f"{key} = {written}") if written else ""
     if isinstance(value, (dict, set)):
         raise PipelineError(f"{key} = {written}: a mapping, where a value or a list is expected")
@@ -112,12 +151,12 @@ def lookup(tree: Any, key: str) -> list[Any]:
 
 
 def similar_keys(key: str, params: dict) -> str:
-    """`; it has …` with keys of the same last name and of similar spelling."""
+    """`; they have …` with keys of the same last name and of similar spelling."""
     known = [name for name, _ in leaves(params)]
     same_name = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     typos, similar = (get_close_matches(key, known, cutoff=cutoff) for cutoff in (0.85, 0.5))
     found = [*dict.fromkeys([*typos, *same_name, *similar])]
-    return f"; it has {', '.join(found[:5])}" if found else ""
+    return f"; they have {', '.join(found[:5])}" if found else ""
 
 
 def merge(values: dict, more: dict) -> None:
@@ -129,19 +168,24 @@ def merge(values: dict, more: dict) -> None:
             values[name] = value
 
 
-def replace_if_possible(text: str) -> tuple[Status, list[str]]:
-    """Replace params.yaml, atomically, if the stages accept every value; the status before, and notes on the values."""
-    write(CANDIDATE, text)
+def replace_if_possible(files: list[Edited]) -> tuple[Status, list[str]]:
+    """Replace files, each atomically, if the stages accept every value; the status before, and notes on the values."""
+    changed = [file for file in files if file.changes]
     try:
-        notes, errors = said_of(CANDIDATE, "--here")
+        for file in files:
+            write(file.candidate, render(file.old, file.new, file.text))
+        notes, errors = said_of(files[0].candidate, "--here")
         if errors:
-            lines = "\n".join(f"  {line.removeprefix(f'{CANDIDATE}: ').removeprefix(f'{PARAMS}: ')}" for line in errors)
-            raise PipelineError(f"{PARAMS} is left as it was, since this is impossible:\n{lines}")
+            names = " and ".join(str(file.path) for file in changed)
+            lines = "\n".join(f"  {WHERE.sub('', line)}" for line in errors)
+            raise PipelineError(f"{names}: not changed, since this is impossible:\n{lines}")
         before = read_status()
-        shutil.copymode(PARAMS, CANDIDATE)
-        os.replace(CANDIDATE, PARAMS)
+        for file in changed:
+            shutil.copymode(file.path, file.candidate)
+            os.replace(file.candidate, file.path)
     finally:
-        CANDIDATE.unlink(missing_ok=True)
+        for file in files:
+            file.candidate.unlink(missing_ok=True)
     return before, notes
 
 

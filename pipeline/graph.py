@@ -1,5 +1,10 @@
-"""DVC's stages as plain nodes with the edges of `dvc dag`, and the choice of those that a run needs."""
+"""DVC's stages as plain nodes with the edges of `dvc dag`, and the choice of those that a run needs.
 
+Stages of all files dvc.yaml are one graph. A stage has the name that its own file gives it; DVC's address of one that
+is not in the root's file has that file before it: `studies/dvc.yaml:probe`.
+"""
+
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -28,6 +33,7 @@ class Node:
     """One stage, or one member of a matrix. `upstream` are the nodes whose outputs it reads."""
 
     name: str
+    address: str  # for DVC
     upstream: tuple[str, ...]
     desc: str
     frozen: bool
@@ -41,10 +47,23 @@ class Node:
         return () if self.frozen else self.upstream
 
 
+def name_of(address: str) -> str:
+    """`probe@x` of DVC's address `studies/dvc.yaml:probe@x`."""
+    return address.rpartition(":")[2]
+
+
+def path_of(out: Any) -> str:
+    """The path of an output of DVC, from the root."""
+    return os.path.relpath(out.fs_path)
+
+
 def read_graph(repo: Any) -> dict[str, Node]:
     """All nodes of a DVC repository by name, each after the ones it waits for, otherwise in the order of dvc.yaml."""
     graph = repo.index.graph
-    nodes = {stage.addressing: to_node(stage, graph.successors(stage)) for stage in graph}
+    found = [to_node(stage, graph.successors(stage)) for stage in graph]
+    nodes = {node.name: node for node in found}
+    if doubled := [node.address for node in found if nodes[node.name] is not node]:
+        raise PipelineError(f"{', '.join(doubled)}: another dvc.yaml has a stage of this name: rename one")
     order = TopologicalSorter({name: node.upstream for name, node in nodes.items()})
     return {name: nodes[name] for name in order.static_order()}
 
@@ -52,13 +71,14 @@ def read_graph(repo: Any) -> dict[str, Node]:
 def to_node(stage: Any, upstream: Iterable[Any]) -> Node:
     """The node of a stage of DVC."""
     return Node(
-        name=stage.addressing,
-        upstream=tuple(sorted(other.addressing for other in upstream)),
+        name=name_of(stage.addressing),
+        address=stage.addressing,
+        upstream=tuple(sorted(name_of(other.addressing) for other in upstream)),
         desc=stage.desc or "",
         frozen=stage.frozen,
         settings=to_settings(stage.addressing, (stage.meta or {}).get("prefect", {})),
-        metrics=tuple(out.def_path for out in stage.outs if out.metric or out.def_path.endswith("/metrics.json")),
-        plots=tuple(out.def_path for out in stage.outs if out.plot),
+        metrics=tuple(path_of(out) for out in stage.outs if out.metric or out.def_path.endswith("/metrics.json")),
+        plots=tuple(path_of(out) for out in stage.outs if out.plot),
     )
 
 
@@ -93,10 +113,14 @@ def select(
 
 
 def match(nodes: dict[str, Node], target: str) -> list[str]:
-    """Names of the nodes that match a target."""
-    if found := [name for name in nodes if fnmatchcase(name, target) or name.split("@")[0] == target]:
+    """Names of the nodes that match a target, a name or DVC's address."""
+
+    def fits(one: str) -> bool:
+        return fnmatchcase(one, target) or one.split("@")[0] == target
+
+    if found := [node.name for node in nodes.values() if fits(node.name) or fits(node.address)]:
         return found
-    raise PipelineError(f"{target}: no such stage; dvc.yaml has {', '.join(sorted(nodes))}")
+    raise PipelineError(f"{target}: no such stage; there is {', '.join(sorted(nodes))}")
 
 
 def reverse(edges: dict[str, set[str]]) -> dict[str, set[str]]:

@@ -1,6 +1,6 @@
-"""dvc.lock: detect a file that was cut off, keep the last good copy, restore it.
+"""dvc.lock beside each dvc.yaml: detect a file that was cut off, keep the last good copy, restore it.
 
-DVC writes dvc.lock in place, so a process that is killed meanwhile leaves a truncated file. `semtok run` keeps a copy
+DVC writes dvc.lock in place, so a process that is killed meanwhile leaves a truncated file. `semtok run` keeps copies
 after every stage. A truncated file that DVC can read is no issue: DVC restores from its run cache what the file lacks.
 """
 
@@ -15,10 +15,19 @@ from ruamel.yaml.error import YAMLError
 from voluptuous import Invalid
 
 from pipeline.errors import PipelineError
-from pipeline.files import WORK, git, read, write
+from pipeline.files import WORK, everywhere, git, read, write
 
-LOCKFILE, COPY, BROKEN = Path("dvc.lock"), WORK / "dvc.lock", WORK / "dvc.lock.broken"
 CONFLICT = re.compile(r"^(<{7} |={7}$|>{7} )", re.M)
+
+
+def lockfiles() -> list[Path]:
+    """All of them, whether they exist or not."""
+    return everywhere("dvc.lock")
+
+
+def copy_of(lock: Path) -> Path:
+    """Where the last good copy of a lock file is."""
+    return WORK / lock
 
 
 def problem(text: str) -> str:
@@ -28,7 +37,7 @@ def problem(text: str) -> str:
     return "" if text.endswith("\n") and parse(text) else "is cut off or corrupt"
 
 
-@lru_cache(maxsize=2)  # dvc.lock and its copy
+@lru_cache(maxsize=8)  # lock files and their copies
 def parse(text: str) -> dict[str, Any]:
     """The stages of a dvc.lock by name, to be read only; empty if DVC cannot read it."""
     try:
@@ -39,41 +48,42 @@ def parse(text: str) -> dict[str, Any]:
     return stages if all(isinstance(path.get(path.get("hash", "path")), str) for path in paths) else {}
 
 
-def recorded_outputs(text: str) -> dict[str, str]:
-    """The path of every output of a dvc.lock, with the hash that DVC recorded."""
-    outs = [out for stage in parse(text).values() for out in stage.get("outs", [])]
+def recorded_outputs(*texts: str) -> dict[str, str]:
+    """The path of every output of lock files, with the hash that DVC recorded."""
+    outs = [out for text in texts for stage in parse(text).values() for out in stage.get("outs", [])]
     return {out["path"]: out.get(out.get("hash"), "") for out in outs}
 
 
-def keep_copy() -> None:
-    """Copy dvc.lock, if it is whole; DVC may be writing it at this moment."""
-    text = read(LOCKFILE)
-    if text != read(COPY) and not problem(text):
-        write(COPY, text)
+def keep_copies() -> None:
+    """Copy each lock file that is whole; DVC may be writing one at this moment."""
+    for lock in lockfiles():
+        text = read(lock)
+        if text != read(copy_of(lock)) and not problem(text):
+            write(copy_of(lock), text)
 
 
-def find_problem() -> str:
-    """Why dvc.lock of this folder needs repair; `PipelineError` if it has conflict markers of git."""
-    text = read(LOCKFILE)
+def find_problem(lock: Path) -> str:
+    """Why a lock file needs repair; `PipelineError` if it has conflict markers of git."""
+    text = read(lock)
     if CONFLICT.search(text):
         raise PipelineError(
-            f"{LOCKFILE} has conflict markers of a git merge. Take one side: `git checkout --ours {LOCKFILE}`, or "
+            f"{lock} has conflict markers of a git merge. Take one side: `git checkout --ours {lock}`, or "
             "--theirs. `semtok run` computes or restores what it lacks."
         )
-    if LOCKFILE.exists():
+    if lock.exists():
         return problem(text)
-    return "is missing" if COPY.exists() else ""
+    return "is missing" if copy_of(lock).exists() else ""
 
 
-def restore() -> str:
-    """Replace dvc.lock by the last good copy or that of git's last commit, else remove it; return what was done."""
-    text, why = read(LOCKFILE), find_problem()
+def restore(lock: Path) -> str:
+    """Replace it by the last good copy or that of git's last commit, else remove it; return what was done."""
+    text, why, broken = read(lock), find_problem(lock), WORK / f"{lock}.broken"
     if text:
-        write(BROKEN, text)
-    sources = {"the copy of the last run": read(COPY), "the last commit": git("show", f"HEAD:./{LOCKFILE}")}
+        write(broken, text)
+    sources = {"the copy of the last run": read(copy_of(lock)), "the last commit": git("show", f"HEAD:./{lock}")}
     for source, good in sources.items():
         if not problem(good):
-            write(LOCKFILE, good)
-            return f"{LOCKFILE} {why}: replaced by {source}. The old file is {BROKEN}."
-    LOCKFILE.unlink(missing_ok=True)
-    return f"{LOCKFILE} {why} and there is no copy: removed. DVC restores what its run cache has."
+            write(lock, good)
+            return f"{lock} {why}: replaced by {source}. The old file is {broken}."
+    lock.unlink(missing_ok=True)
+    return f"{lock} {why} and there is no copy: removed. DVC restores what its run cache has."

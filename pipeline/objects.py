@@ -80,7 +80,7 @@ def name_of(path: Path) -> str:
 def owners_of(folder: Path) -> dict[str, list[str]]:
     """Name of an object -> the paths in the workspace that dvc.lock gives it to."""
     owners = defaultdict(list)
-    for out, name in lockfile.recorded_outputs(read(lockfile.LOCKFILE)).items():
+    for out, name in lockfile.recorded_outputs(*map(read, lockfile.lockfiles())).items():
         owners[name].append(out)
         with suppress(FileNotFoundError, ValueError, TypeError, KeyError):  # this list may be what is damaged
             for entry in json.loads((folder / name[:2] / name[2:]).read_bytes()) if name.endswith(".dir") else []:

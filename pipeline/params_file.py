@@ -1,4 +1,4 @@
-"""Edit params.yaml by ruamel.yaml's round trip, which keeps comments, quotes and number formats. Keys whose values do
+"""Edit a params.yaml by ruamel.yaml's round trip, which keeps comments, quotes and number formats. Keys whose values do
 not change keep their lines as they were laid out.
 
 A preset is a YAML file of the same sections. Its values are laid over params.yaml; what params.yaml lacks is added. A
@@ -15,7 +15,6 @@ import io
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -25,7 +24,6 @@ from ruamel.yaml.nodes import MappingNode
 
 from pipeline.errors import PipelineError
 
-PARAMS = Path("params.yaml")
 COLUMNS, WRAP = 120, 16  # ruamel wraps lines behind WRAP characters less, which leaves room for a key
 BASE = "base"
 

@@ -20,7 +20,7 @@ from pipeline.stale import Status
 def plan() -> tuple[list[str], Status]:
     """Fix what a killed process has left, and ask; if a stage is to run, impossible params are refused before."""
     repaired = repair.fix_issues()
-    lockfile.keep_copy()
+    lockfile.keep_copies()
     cleanup.remove_accepted()
     status = read_status()
     if status.affected() or status.unknown:

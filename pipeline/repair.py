@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -52,7 +53,7 @@ def find_issues() -> list[Issue]:
     temporary = [path for folder in folders for path in folder.glob("*.tmp") if is_temporary(path)]
     return [
         *claims_issue(),
-        *lockfile_issue(),
+        *lockfile_issues(),
         *removal(unused(empty), "unfinished entries in DVC's run cache, which make their stages fail"),
         *removal(unused(temporary), "temporary files of DVC, which beside outputs make stages run again"),
         *removal(git_locks(), "git locks of a killed `dvc exp run`, which make the next one fail"),
@@ -74,10 +75,10 @@ def claims_issue() -> list[Issue]:
     return [Issue(f"{dvc_locks.CLAIMS} {why}", fix)] if why else []
 
 
-def lockfile_issue() -> list[Issue]:
-    """dvc.lock is cut off or missing."""
-    why = lockfile.find_problem()
-    return [Issue(f"{lockfile.LOCKFILE} {why}", lockfile.restore)] if why else []
+def lockfile_issues() -> list[Issue]:
+    """A dvc.lock is cut off or missing."""
+    reasons = {lock: lockfile.find_problem(lock) for lock in lockfile.lockfiles()}
+    return [Issue(f"{lock} {why}", partial(lockfile.restore, lock)) for lock, why in reasons.items() if why]
 
 
 def git_locks() -> list[Path]:
@@ -109,8 +110,9 @@ def remove(path: Path) -> Path:
 
 
 def outputs() -> list[str]:
-    """The paths of all outputs that dvc.lock, or its last copy, records."""
-    return [*(lockfile.recorded_outputs(read(lockfile.LOCKFILE)) or lockfile.recorded_outputs(read(lockfile.COPY)))]
+    """The paths of all outputs that each dvc.lock, or its last copy, records."""
+    texts = [(read(lock), read(lockfile.copy_of(lock))) for lock in lockfile.lockfiles()]
+    return [path for text, copy in texts for path in lockfile.recorded_outputs(text) or lockfile.recorded_outputs(copy)]
 
 
 def is_temporary(path: Path) -> bool:

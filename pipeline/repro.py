@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.graph import name_of
+
 UNCHANGED = re.compile(r"^((Stage )?'.+' didn't change, skipping|Verifying .* in frozen .*)$")
 RESTORED = re.compile(r"^Stage '.+' is cached - skipping run, checking out outputs$")
 BAR = re.compile(r"\d+%\|")  # a progress bar of tqdm
@@ -44,7 +46,7 @@ class Child:
     """One DVC process and the stage below it."""
 
     def __init__(self, stage: str, process: subprocess.Popen[str]):
-        self.stage, self.process, self.output = stage, process, list[str]()
+        self.stage, self.process, self.output = name_of(stage), process, list[str]()
         self.bar_at = -BAR_SECS
 
     def lines(self, every_secs: float) -> Iterator[str]:
@@ -120,7 +122,7 @@ class Children:
         self.stopped, self.lock = False, threading.Lock()
 
     def start(self, stage: str, *, force: bool, env: dict[str, str]) -> Child:
-        """Let DVC decide about one stage, and run it if need be; `env` is added to this process's environment."""
+        """Let DVC decide about the stage of this address, and run it if need be; `env` is added to the environment."""
         command = [sys.executable, "-m", "pipeline.dvc_process", *(["--force"] if force else []), stage]
         with self.lock:
             if self.stopped:

@@ -17,7 +17,7 @@ class Status:
     reasons: dict[str, list[str]]  # why a stage is stale; up-to-date stages are absent
     running: dict[str, int]  # stage -> pid of the process that writes its outputs
     unknown: set[str]  # stages whose inputs or outputs are in use, so that DVC cannot check them
-    params: dict[str, list[str]]  # the keys of params.yaml that it reads, such as `codebook.kmeans`
+    params: dict[str, list[str]]  # the keys of params that it reads, such as `codebook.kmeans`
 
     def frozen(self) -> set[str]:
         """The stages that never run, whatever changes."""
@@ -34,7 +34,7 @@ class Status:
         return reverse({name: {*node.waits_for} - passed for name, node in self.nodes.items()})
 
     def readers(self, keys: Iterable[str]) -> set[str]:
-        """The stages that read one of these keys of params.yaml, or a section around or below it."""
+        """The stages that read one of these keys of params, or a section around or below it."""
         return {name for name, read in self.params.items() if any(overlap(one, key) for one in read for key in keys)}
 
 

@@ -62,7 +62,7 @@ def repro(node: Node, force: bool, env: dict[str, str], children: Children, watc
     watcher.events.parent.mkdir(parents=True, exist_ok=True)
     watcher.events.unlink(missing_ok=True)
     events = str(watcher.events.absolute())
-    child = children.start(node.name, force=force, env={**env, "PIPELINE_EVENTS": events})
+    child = children.start(node.address, force=force, env={**env, "PIPELINE_EVENTS": events})
     try:
         for line in child.lines(every_secs=POLL_SECS):
             if line:
@@ -74,4 +74,4 @@ def repro(node: Node, force: bool, env: dict[str, str], children: Children, watc
         child.stop()
         raise
     finally:
-        import_module("pipeline.lockfile").keep_copy()
+        import_module("pipeline.lockfile").keep_copies()

@@ -1,4 +1,5 @@
-"""Is every value of params.yaml possible? Every section that a stage of dvc.yaml reads, against its schema.
+"""Is every value of params.yaml possible? Every section that a stage of dvc.yaml reads, against its schema. Those of
+the studies are in studies/, beside the file and beside dvc.yaml.
 
 Run:    python -m stages.check [--params params.yaml] [--lists | --here]
 Expect: nothing and status 0, or a line per impossible, missing or unknown value and status 2; a second. With --here
@@ -18,7 +19,7 @@ from typing import Any
 from stages import at_hand, encoder_fit, names
 from stages.codebook import params as codebook
 from stages.core import UserError
-from stages.core.params import WEIGHTS, Machine, Section, load, load_file, load_list, shown
+from stages.core.params import WEIGHTS, Machine, Section, file_of, load, load_file, load_list, load_sections, shown
 from stages.data.params import Params as Data
 from stages.decoder import params as decoder
 from stages.encoder.params import EncoderParams, PretrainParams, check_weights
@@ -57,9 +58,8 @@ def check_grids(path: Path) -> None:
         training = generator.load_params(name, path).training
         if (load_grids(name, training.kind, path) or edited) and training.condition != "class":
             asked = "edited_images" if edited else f"grids.{name}"
-            raise UserError(
-                f"{path}: sampling.{asked}: draws by class alone, but generator.{name}.condition is caption"
-            )
+            why = f"draws by class alone, but generator.{name}.condition is caption"
+            raise UserError(f"{file_of('sampling', path)}: sampling.{asked}: {why}")
 
 
 SCHEMAS: dict[str, type[Section]] = {  # section -> schema
@@ -91,9 +91,7 @@ NAMED: dict[str, Callable[[str, Path], object]] = {  # section with named subsec
 
 def errors_in(path: Path, lists_only: bool = False) -> list[str]:
     """All errors in the params file at `path`, one line each; with `lists_only`, those of what matrices run over."""
-    params, stages = load_file(path), load_file(PIPELINE).get("stages")
-    if not isinstance(stages, dict):
-        raise UserError(f"{PIPELINE}: expected stages")
+    params, stages = load_sections(path), names.read_stages(PIPELINE)
     checks = list_checks(params, stages, path) + ([] if lists_only else other_checks(params, stages, path))
     lines = dict.fromkeys(line for check in checks for line in refusals(check))
     absent = tuple(f"{section}.kind: this section is missing" for section in names.absent(params))
@@ -115,7 +113,7 @@ def other_checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> 
     """Of all sections that a stage reads, and of the names of all sections."""
     pretrained = [item["item.name"] for item in names.items(stages["pretrain"], params)]
     return [
-        *(partial(names.check_keys, f"{section}: ", params.get(section), path) for section in names.NAMED),
+        *(partial(names.check_keys, f"{key}: ", params.get(key), file_of(key, path)) for key in names.NAMED),
         lambda: names.check_keys("", load_file(PRETRAIN), PRETRAIN),
         *(partial(check_section, key, path) for key in dict.fromkeys(["machine", *names.sections(stages, params)])),
         partial(check_files, params.get(WEIGHTS) or {}, path),
@@ -125,7 +123,7 @@ def other_checks(params: dict[Any, Any], stages: dict[str, Any], path: Path) -> 
         partial(check_captions, path),
         partial(recognition.check_lists, path),
         *(partial(load, name, PretrainParams, PRETRAIN) for name in pretrained),
-        partial(check_owners, params, stages, path),
+        partial(names.check_owners, params, stages, path),
         *encoder_fit.checks(params, stages, path),
     ]
 
@@ -179,7 +177,8 @@ def check_noise_decoders(path: Path) -> None:
     """Refuse a decoder in code_noise_fid.decoders that is not in use."""
     named, used = load("code_noise_fid", studies.CodeNoiseFid, path).decoders, load_list("decoders", path)
     if other := [name for name in named if name not in used]:
-        raise UserError(f"{path}: code_noise_fid.decoders = {shown(other)}: expected some of decoders, {shown(used)}")
+        why = f"code_noise_fid.decoders = {shown(other)}: expected some of decoders, {shown(used)}"
+        raise UserError(f"{file_of('code_noise_fid', path)}: {why}")
 
 
 def check_captions(path: Path) -> None:
@@ -211,20 +210,6 @@ def notes_on(path: Path) -> list[str]:
 def pixel_kinds() -> str:
     """The kinds of tokenizers that have a decoder to pixels."""
     return " or ".join(name for name, kind in codebook.KINDS.items() if kind.pixel)
-
-
-def check_owners(params: dict[str, Any], stages: dict[str, Any], path: Path) -> None:
-    """Refuse top-level keys that no stage reads."""
-    read = {
-        key.partition(".")[0] for stage in stages.values() for key in stage.get("params", []) if isinstance(key, str)
-    }
-    lists = {
-        given.strip("${}").partition(".")[0] for stage in stages.values() for given in stage.get("matrix", {}).values()
-    }
-    known = read | lists | {"machine", WEIGHTS}
-    if unread := [key for key in params if key not in known]:
-        there = f"no stage reads it; there is {', '.join(sorted(known))}"
-        raise UserError("\n".join(sorted(f"{path}: {key}: {there}" for key in unread)))
 
 
 def main() -> None:

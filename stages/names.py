@@ -1,4 +1,5 @@
-"""Names in params.yaml and pretrain.yaml: which are possible, and which members of dvc.yaml's matrices they give.
+"""Names in params.yaml, studies/params.yaml and pretrain.yaml: which are possible, and which members of dvc.yaml's
+matrices they give.
 
 DVC puts the names of lists into shell commands, paths and the names of stages. The stage `code`, on which all others
 depend, therefore refuses impossible ones before any of them reaches a shell.
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.core import UserError
-from stages.core.params import NAME, NAME_RULE, load_list, shown
+from stages.core.params import NAME, NAME_RULE, WEIGHTS, file_of, load_file, load_list, parts_of, shown
 
+PARAMS = "params.yaml"
 OWNERS = {  # list -> sections that it names
     "tokenizers": "codebook", "decoders": "decoder", "generators": "generator", "alternating_generators": "generator",
     "text_encoders": "text", "caption_checkers": "caption_checker", "recognition_tasks": "recognition",
@@ -31,8 +33,18 @@ NAMED = (
 )  # sections whose keys are names that users give
 
 
+def read_stages(pipeline: Path) -> dict[str, Any]:
+    """The stages of a dvc.yaml and of the studies' beside it, as they are written."""
+    found: dict[str, Any] = {}
+    for file in parts_of(pipeline):
+        if not isinstance(stages := load_file(file).get("stages"), dict):
+            raise UserError(f"{file}: expected stages")
+        found |= stages
+    return found
+
+
 def lists_of(stages: dict[str, Any]) -> list[str]:
-    """The keys of params.yaml that matrices run over, such as `tokenizers` and `ablation.dims`."""
+    """The keys of params that matrices run over, such as `tokenizers` and `ablation.dims`."""
     given = [name.strip("${}") for stage in stages.values() for name in stage.get("matrix", {}).values()]
     return [*dict.fromkeys(given)]
 
@@ -54,11 +66,18 @@ def items(stage: dict[str, Any], params: dict[str, Any]) -> Iterator[dict[str, s
         yield {f"item.{key}": value for key, value in zip(matrix, values, strict=True)}
 
 
+def read_by(stage: dict[str, Any]) -> Iterator[str]:
+    """The keys of params.yaml and studies/params.yaml that a stage reads, as dvc.yaml has them."""
+    for entry in stage.get("params", []):
+        files = {PARAMS: [entry]} if isinstance(entry, str) else entry
+        yield from (key for file, keys in files.items() if Path(file).name == PARAMS for key in keys)
+
+
 def sections(stages: dict[str, Any], params: dict[str, Any]) -> Iterator[str]:
-    """The keys of params.yaml that the stages read, such as codebook.kmeans."""
+    """The keys of params that the stages read, such as codebook.kmeans."""
     for stage in stages.values():
-        for key in stage.get("params", []):
-            for item in items(stage, params) if isinstance(key, str) else ():
+        for key in read_by(stage):
+            for item in items(stage, params):
                 yield re.sub(r"\$\{([\w.]+)\}", lambda match, item=item: item[match[1]], key)
 
 
@@ -75,7 +94,16 @@ def check_list(key: str, params: dict[str, Any], path: Path) -> None:
     known = [str(name) for name, one in owner.items() if isinstance(one, dict)] if isinstance(owner, dict) else []
     if unknown := [name for name in names if key in OWNERS and name not in known]:
         has = f"{OWNERS[key]} has {', '.join(filter(NAME.fullmatch, known))}"
-        raise UserError(f"{path}: {key} = {shown(names)}: no {', '.join(unknown)}; {has}")
+        raise UserError(f"{file_of(key, path)}: {key} = {shown(names)}: no {', '.join(unknown)}; {has}")
+
+
+def check_owners(params: dict[str, Any], stages: dict[str, Any], path: Path) -> None:
+    """Refuse top-level keys that no stage reads."""
+    read = {key.partition(".")[0] for stage in stages.values() for key in read_by(stage)}
+    known = {"machine", WEIGHTS} | read | {key.partition(".")[0] for key in lists_of(stages)}
+    if unread := [key for key in params if key not in known]:
+        there = f"no stage reads it; there is {', '.join(sorted(known))}"
+        raise UserError("\n".join(sorted(f"{file_of(str(key), path)}: {key}: {there}" for key in unread)))
 
 
 def check_members(name: str, stage: dict[str, Any], params: dict[str, Any], path: Path) -> None:

@@ -3,8 +3,9 @@
     code ─► first ─► left ──► join ─► last
                 └─► right@{1,2} ─┘        alone
 
-Each stage adds its params' value to those of its inputs, step by step, with a checkpoint after each. All depend on what
-`code` writes, the hashes of the files that they import; `alone` has a module of its own.
+`right` is in studies/dvc.yaml, all others are in dvc.yaml. Each stage adds its params' value to those of its inputs,
+step by step, with a checkpoint after each. All depend on what `code` writes, the hashes of the files that they import;
+`alone` has a module of its own.
 """
 
 import contextlib
@@ -17,6 +18,8 @@ from pathlib import Path
 import forks
 from dvc.repo import Repo
 from ruamel.yaml import YAML
+
+from pipeline.graph import name_of
 
 ROOT = Path(__file__).parents[1]
 STEPS = '''
@@ -72,6 +75,7 @@ if __name__ == "__main__":
     runtime.run(main)
 '''
 MODULES = ("run", "other")  # the second of the stage `alone`
+STUDIES = {"right"}
 STAGES = {"code", "first", "left", "right@1", "right@2", "join", "last", "alone"}
 VALUES = {
     name: {"value": 10**n, "steps": 6} for n, name in enumerate(("first", "left", "right", "join", "last", "alone"))
@@ -89,6 +93,8 @@ def stage(name: str, needs: str, matrix: list[int] | None = None, module: str = 
         "metrics": [{f"reports/{name}{member}/metrics.json": {"cache": False}}],
     }
     plots = {"plots": [{"reports/left/sums.tsv": {"cache": False}}]} if name == "left" else {}
+    if name in STUDIES:
+        facts |= {"wdir": "..", "params": [{"studies/params.yaml": [name]}]}
     return ({"matrix": {"n": matrix}} if matrix else {}) | facts | plots
 
 
@@ -111,20 +117,27 @@ def build(root: Path, members: tuple[int, ...] = (1, 2)) -> Path:
 
 def write_params(root: Path, **changes: dict) -> None:
     """VALUES with changes laid over them: write_params(root, left={"value": 3})."""
-    with open(root / "params.yaml", "w") as file:
-        YAML(typ="safe").dump({name: {**values, **changes.get(name, {})} for name, values in VALUES.items()}, file)
+    write_parts(root, "params.yaml", {name: {**values, **changes.get(name, {})} for name, values in VALUES.items()})
+
+
+def write_parts(root: Path, file: str, parts: dict[str, dict], above: str | None = None) -> None:
+    """A YAML file of the root, and the studies' one, each with its own stages."""
+    (root / "studies").mkdir(exist_ok=True)
+    for path, own in ((root / file, parts.keys() - STUDIES), (root / "studies" / file, STUDIES)):
+        content = {name: part for name, part in parts.items() if name in own}
+        with open(path, "w") as stream:
+            YAML(typ="safe").dump({above: content} if above else content, stream)
 
 
 def write_dvc_yaml(root: Path, members: tuple[int, ...] = (1, 2)) -> None:
-    """dvc.yaml with these members of the matrix."""
+    """Both files dvc.yaml, with these members of the matrix."""
     needs = ",".join(["left", *(f"right-{n}" for n in members)])
     stages = {
         "code": {"cmd": "python -m stages.core.code --out data/code", "deps": ["stages"], "outs": ["data/code"]},
         "first": stage("first", ""), "left": stage("left", "first"), "right": stage("right", "first", list(members)),
         "join": stage("join", needs), "last": stage("last", "join"), "alone": stage("alone", "", module="other"),
     }  # fmt: skip
-    with open(root / "dvc.yaml", "w") as file:
-        YAML(typ="safe").dump({"stages": stages}, file)
+    write_parts(root, "dvc.yaml", stages, "stages")
 
 
 def run(command: list[str], root: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -143,6 +156,6 @@ def dvc(root: Path, *arguments: str) -> str:
 
 
 def status(root: Path) -> dict:
-    """What `dvc status` calls stale."""
+    """What `dvc status` calls stale, by the stages' names."""
     with contextlib.chdir(root), Repo() as repo:
-        return repo.status()
+        return {name_of(address): why for address, why in repo.status().items()}

@@ -155,7 +155,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("changes", "said"), WRONG)
 def test_impossible_lists_and_names_are_refused(changes, said, tmp_path):
-    sections = toys.YAML(typ="safe").load(toys.ROOT / "params.yaml")["generator"]
+    sections = toys.PARAMS["generator"]
     for name, section in changes.get("generator", {}).items():
         changes["generator"][name] = {**sections["addp"], **section} if section.pop("base", "") else section
     with pytest.raises(UserError, match=said):

@@ -29,7 +29,7 @@ def page():
 def project(tmp_path_factory):
     """A project of which one branch has run; `left` is short, and `join` after it takes its time."""
     root = mini.build(tmp_path_factory.mktemp("browser") / "project")
-    mini.dvc(root, "repro", "right")
+    mini.dvc(root, "repro", "studies/dvc.yaml:right")
     mini.write_params(root, join={"steps": 4000})
     return root
 

@@ -54,7 +54,7 @@ def shown(root) -> dict[str, str]:
 
 def forget(root) -> None:
     """Make everything stale: outputs, dvc.lock and DVC's cache are gone."""
-    for name in ("data", "reports", ".dvc/cache", ".dvc/tmp/semtok", "scratch", "dvc.lock"):
+    for name in ("data", "reports", ".dvc/cache", ".dvc/tmp/semtok", "scratch", "dvc.lock", "studies/dvc.lock"):
         subprocess.run(["rm", "-rf", str(root / name)], check=True)
 
 

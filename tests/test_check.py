@@ -17,7 +17,7 @@ from stages.decoder.params import KINDS as DECODERS
 from stages.generator.alternating_params import ALTERNATING
 from stages.generator.params import KINDS as GENERATORS
 
-PARAMS = (toys.ROOT / "params.yaml").read_text()
+PARAMS = toys.TEXT
 
 
 def check(path: Path) -> tuple[int, str, str]:

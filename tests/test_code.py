@@ -103,7 +103,7 @@ def members_reading(changed: set[str]) -> set[str]:
     """The stages of dvc.yaml, `stage@tokenizer-decoder` of a matrix, that depend on one of the files."""
     lists = {"${tokenizers}": TOKENIZERS, "${decoders}": DECODERS, "${code_noise_fid.decoders}": DECODERS}
     found = set()
-    for name, stage in toys.YAML(typ="safe").load(toys.ROOT / "dvc.yaml")["stages"].items():
+    for name, stage in toys.STAGES.items():
         for item in toys.items(stage, {**toys.LISTS, **lists}):
             deps = {toys.fill(dep, item) for dep in stage.get("deps", [])}
             if any(path == dep or path.startswith(f"{dep}/") for path in changed for dep in deps):

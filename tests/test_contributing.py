@@ -63,7 +63,7 @@ def project(toy, tmp_path_factory):
         path.write_text(before + imports + block)
     ar = {"kind": "uniform", **toys.OPTIM}
     plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 1.0, "precision": "fp32"}
-    generator = toys.YAML(typ="safe").load(toys.ROOT / "params.yaml")["generator"]["ar"]
+    generator = toys.PARAMS["generator"]["ar"]
     toys.write_params(root, {
         "codebook": {"brightness": {"kind": "brightness", "num_codes": 8}},
         "decoder": {"gray": {"kind": "gray"}},

@@ -29,7 +29,7 @@ def project(tmp_path_factory, tmp_path, monkeypatch):
     root = tiny.project(tmp_path_factory, tmp_path / "project")
     (root / ".dvc/config").write_text((tiny.ROOT / ".dvc/config").read_text() + "    no_scm = true\n")
     monkeypatch.chdir(root)
-    lockfile.keep_copy()
+    lockfile.keep_copies()
     for name in SLOW:
         monkeypatch.setattr(environment, name, list)
     monkeypatch.setattr(environment, "prefect_runs", lambda fix: [Finding("warn", "prefect", "no server", "semtok ui")])

@@ -12,6 +12,7 @@ import sys
 import pytest
 import toy as toys
 
+from pipeline.graph import name_of
 from pipeline.seeds import replicates
 
 pytestmark = pytest.mark.slow
@@ -23,7 +24,7 @@ def repro(root, **env: str) -> tuple[list[str], str]:
     done = subprocess.run(["dvc", "repro"], cwd=root, env=env, capture_output=True, text=True)
     text = done.stdout + done.stderr
     assert done.returncode == 0, text
-    return re.findall(r"Running stage '([^']+)'", text), text
+    return [*map(name_of, re.findall(r"Running stage '([^']+)'", text))], text
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,8 @@ def project(tmp_path_factory):
     """A copy of the repository with toy params, run once."""
     root = tmp_path_factory.mktemp("dvc") / "project"
     shutil.copytree(toys.ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore"):
+    (root / "studies").mkdir()
+    for name in ("dvc.yaml", ".dvcignore", "studies/dvc.yaml"):
         shutil.copy(toys.ROOT / name, root / name)
     text = (root / "dvc.yaml").read_text().replace("    frozen: true\n", "")
     (root / "dvc.yaml").write_text(text)
@@ -40,9 +42,9 @@ def project(tmp_path_factory):
     subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=root, check=True)
     ran, _ = repro(root)
     listed = subprocess.run(
-        ["dvc", "stage", "list", "--name-only"], cwd=root, capture_output=True, text=True, check=True
+        ["dvc", "stage", "list", "--all", "--name-only"], cwd=root, capture_output=True, text=True, check=True
     )
-    assert sorted(ran) == sorted(listed.stdout.split())
+    assert sorted(ran) == sorted(map(name_of, listed.stdout.split()))
     return root
 
 

@@ -16,6 +16,8 @@ import mini
 import pytest
 import serving
 
+from pipeline.graph import name_of
+
 
 def semtok(root, server, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """`semtok …` in the project, against the test's server."""
@@ -24,12 +26,12 @@ def semtok(root, server, *arguments: str, **env: str) -> subprocess.CompletedPro
 
 def ran(text: str) -> set[str]:
     """The stages whose commands ran, by DVC's own words."""
-    return set(re.findall(r"Running stage '([^']+)'", text))
+    return set(map(name_of, re.findall(r"Running stage '([^']+)'", text)))
 
 
 def restored(text: str) -> set[str]:
     """The stages whose outputs DVC took from its cache."""
-    return set(re.findall(r"Stage '([^']+)' is cached - skipping run", text))
+    return set(map(name_of, re.findall(r"Stage '([^']+)' is cached - skipping run", text)))
 
 
 def run(root, server, *arguments: str, **env: str) -> str:

@@ -12,7 +12,7 @@ from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError
-from pipeline.graph import Node, read_graph, select
+from pipeline.graph import Node, name_of, read_graph, select
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
 
@@ -33,8 +33,9 @@ def read(root) -> dict[str, Node]:
 
 
 def dvc_edges(root, *target: str) -> set[tuple[str, str]]:
-    """(stage, what waits for it) of `dvc dag --dot`."""
-    return set(re.findall(r'"(.+?)" -> "(.+?)"', mini.dvc(root, "dag", "--dot", *target)))
+    """(stage, what waits for it) of `dvc dag --dot`, by their names."""
+    found = re.findall(r'"(.+?)" -> "(.+?)"', mini.dvc(root, "dag", "--dot", *target))
+    return {(name_of(one), name_of(other)) for one, other in found}
 
 
 @pytest.mark.parametrize("where", ["mini", "real"])
@@ -57,6 +58,8 @@ def test_every_node_comes_after_those_it_waits_for(nodes):
         (["right"], {}, {"code", "first", "right@1", "right@2"}),
         (["right@2", "alone"], {"single": True}, {"right@2", "alone"}),
         (["r*@[12]"], {"single": True}, {"right@1", "right@2"}),
+        (["studies/dvc.yaml:right"], {"single": True}, {"right@1", "right@2"}),
+        (["studies/dvc.yaml:right@2"], {}, {"code", "first", "right@2"}),
         (["left"], {"downstream": True}, {"left", "join", "last"}),
         ([], {}, mini.STAGES),
     ],
@@ -66,8 +69,10 @@ def test_targets_mean_what_they_mean_to_dvc_repro(targets, options, expected, no
 
 
 def test_an_unknown_target_is_named_with_those_that_exist_and_options_need_a_target(nodes):
-    with pytest.raises(PipelineError, match="^lfet: no such stage; dvc.yaml has alone, code, first, join"):
+    with pytest.raises(PipelineError, match="^lfet: no such stage; there is alone, code, first, join"):
         select(nodes, ["lfet"])
+    with pytest.raises(PipelineError, match="^dvc.yaml:right: no such stage"):
+        select(nodes, ["dvc.yaml:right"])
     with pytest.raises(PipelineError, match=r"^single of what\? Name a stage"):
         select(nodes, [], single=True)
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's o
 def project(tmp_path_factory, tmp_path, monkeypatch):
     root = tiny.project(tmp_path_factory, tmp_path / "project")
     monkeypatch.chdir(root)
-    lockfile.keep_copy()
+    lockfile.keep_copies()
     return root
 
 

@@ -22,6 +22,7 @@ import serving
 import toy as toys
 
 from pipeline import objects, repair
+from pipeline.graph import name_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # DVC's own
 SEED, ONLY = int(os.environ.get("KILLS_SEED", "0")), os.environ.get("KILLS_ONLY", "").split(",")
@@ -36,7 +37,8 @@ def project(tmp_path, monkeypatch, server):
     """A copy of the repository with toy params, run once; the environment of all commands."""
     root = tmp_path / "project"
     shutil.copytree(toys.ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (".dvcignore", "prefect.toml"):
+    (root / "studies").mkdir()
+    for name in (".dvcignore", "prefect.toml", "studies/dvc.yaml"):
         shutil.copy(toys.ROOT / name, root / name)
     (root / "dvc.yaml").write_text((toys.ROOT / "dvc.yaml").read_text().replace("    frozen: true\n", ""))
     toys.write_params(root)
@@ -102,11 +104,14 @@ def complete(stage: str, way: str) -> None:
 
 def test_every_command_is_killed_five_times_and_leaves_the_same_bytes_and_no_process(project):
     rng, expected, counts = random.Random(SEED), bytes_of(project), {"kills": 0, "first second": 0, "orphans": 0}
-    listed = subprocess.run([*DVC, "stage", "list", "--name-only"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [*DVC, "stage", "list", "--all", "--name-only"], capture_output=True, text=True, check=True
+    ).stdout
     stages = [name for name in listed.split() if any(word in name for word in ONLY)]
     for number, stage in enumerate(stages):
         way, other = ("dvc", "semtok") if number % 2 else ("semtok", "dvc")
-        lasts = json.loads(Path(f"scratch/durations/{stage}.json").read_text())["seconds"] if stage != "code" else 1.0
+        facts = Path(f"scratch/durations/{name_of(stage)}.json")
+        lasts = json.loads(facts.read_text())["seconds"] if stage != "code" else 1.0
         moments = [*(rng.uniform(0, min(1, lasts)) for _ in range(4)), rng.uniform(0, lasts)]
         for after_secs in moments:
             landed = kill(stage, way, rng.choice(VICTIMS[way]), after_secs)

@@ -11,12 +11,13 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from toy import COMMANDS, YAML
+import toy as toys
 
 from stages.core import code
+from stages.names import read_by
 
 ROOT = Path(__file__).parents[1]
-STAGES = {name: stage.get("do", stage) for name, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items()}
+STAGES = {name: stage.get("do", stage) for name, stage in toys.STAGES.items()}
 FILES = [path for path in sorted((ROOT / "stages").rglob("*.py")) if path.stat().st_size]
 ROOMS = sorted({path.relative_to(ROOT / "stages").parts[0] for path in FILES if path.parent.name != "stages"})
 UPSTREAM = {  # what a room may import of others beside core: the data flows from left to right
@@ -36,7 +37,7 @@ UPSTREAM = {  # what a room may import of others beside core: the data flows fro
     "core": set(),
 }
 HEAVY = {"torch", "timm", "faiss", "sklearn"}
-MODULES = sorted({line.split()[0] for line in COMMANDS.values()})
+MODULES = sorted({line.split()[0] for line in toys.COMMANDS.values()})
 
 
 def imported(path: Path) -> set[str]:
@@ -122,7 +123,7 @@ def test_a_stage_depends_on_the_code_of_its_command_and_reads_its_own_params(nam
     assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file()
     if name != "code":
         assert f"data/code/{module.removeprefix('stages.')}" in stage["deps"]
-    read = {key.split(".")[0] for key in stage.get("params", []) if isinstance(key, str) and "${item" not in key}
+    read = {key.split(".")[0] for key in read_by(stage) if "${item" not in key}
     lists = {"pretrained", "tokenizers", "decoders", "generators", "alternating_generators", "ablation"}
     lists |= {"text_encoders", "caption_checkers", "recognition_tasks", "recognition_networks"}
     lists |= {"code_noise_fid"} if name in ("code", "report") else set()

@@ -3,6 +3,7 @@
 Run: uv run pytest tests/test_names.py          (-m slow: every hostile name through `dvc repro`)
 """
 
+import copy
 import re
 import shutil
 from pathlib import Path
@@ -32,7 +33,7 @@ POSSIBLE = ["kmeans", "vq_rate", "scenes-supervised", "2x", "A", "x" * 64, "a-",
 
 def with_names(*given: Any, lists: tuple[str, ...] = tuple(OWNERS)) -> dict[str, Any]:
     """params.yaml with more names in these lists, each with a section."""
-    params = toys.YAML(typ="safe").load(toys.ROOT / "params.yaml")
+    params = copy.deepcopy(toys.PARAMS)
     for key in lists:
         owner = OWNERS[key]
         sections = [owner, "samples"] if key == "generators" else [owner]
@@ -43,10 +44,8 @@ def with_names(*given: Any, lists: tuple[str, ...] = tuple(OWNERS)) -> dict[str,
 
 
 def write(path: Path, params: dict[str, Any]) -> Path:
-    """A YAML file."""
-    with open(path, "w", encoding="utf-8") as file:
-        toys.YAML(typ="safe").dump(params, file)
-    return path
+    """A params file, and the studies' beside it."""
+    return toys.write_parts(path, params)
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: ascii(name)[:40])
@@ -126,7 +125,8 @@ def repository(tmp_path_factory) -> Path:
     """A copy of what DVC and the check read, in which the stage `code` has run."""
     root = tmp_path_factory.mktemp("names") / "copy"
     shutil.copytree(toys.ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore", "params.yaml", "pretrain.yaml"):
+    for name in ("dvc.yaml", ".dvcignore", "params.yaml", "pretrain.yaml", "studies/dvc.yaml", "studies/params.yaml"):
+        (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(toys.ROOT / name, root / name)
     tiny.dvc(root, "init", "-q", "--no-scm")
     assert dvc_repro(root, "code")[0] == 0
@@ -187,13 +187,14 @@ def test_semtok_set_refuses_them_in_lists_and_in_sections_and_changes_nothing(re
     shutil.copy(toys.ROOT / "params.yaml", repository / "params.yaml")
     before = (repository / "params.yaml").read_bytes()
     preset = {key: value for key, value in with_names(*HOSTILE).items() if key in {*OWNERS, *OWNERS.values()}}
-    write(repository / "preset.yaml", preset)
+    with open(repository / "preset.yaml", "w", encoding="utf-8") as file:
+        toys.YAML(typ="safe").dump(preset, file)
     printed = tiny.semtok(repository, "set", "@preset.yaml", status=2)
-    assert printed.startswith("error: params.yaml is left as it was, since this is impossible:\n")
+    assert printed.startswith("error: params.yaml: not changed, since this is impossible:\n")
     assert all(printed.count(shown(name)) >= 6 for name in HOSTILE), "three lists and three sections"
     for argument in ('tokenizers=["x; touch marker"]', "generators=[ar, ar]"):
         printed = tiny.semtok(repository, "set", argument, status=2)
-        assert "params.yaml is left as it was" in printed and "expected" in printed
+        assert "params.yaml: not changed" in printed and "expected" in printed
     assert (repository / "params.yaml").read_bytes() == before and not [*repository.rglob("marker")]
 
 

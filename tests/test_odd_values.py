@@ -13,8 +13,7 @@ from stages import check, names
 from stages.core import UserError
 from stages.core import params as core
 
-PARAMS = core.load_file(toys.ROOT / "params.yaml")
-STAGES = core.load_file(toys.ROOT / "dvc.yaml")["stages"]
+PARAMS = toys.PARAMS
 IMPOSSIBLE = {"odd": [None]}  # in the place of any value or section
 ODD = [IMPOSSIBLE, {}, [], [["a"]], None, True, -1, 0, 5, 2**62, 1.5, float("inf"), "", "a; b\n", "x" * 10**4, {5: 5}]
 FILE = f"{'x' * 10**4}.safetensors"
@@ -55,7 +54,7 @@ def errors_of(tmp_path, monkeypatch):
     return errors
 
 
-IN_USE = {"machine", "pixel_tokenizer", *names.lists_of(STAGES), *names.sections(STAGES, PARAMS)}
+IN_USE = {"machine", "pixel_tokenizer", *names.lists_of(toys.STAGES), *names.sections(toys.STAGES, PARAMS)}
 
 
 def is_in_use(path: tuple) -> bool:
@@ -95,7 +94,7 @@ def test_no_odd_value_anywhere_breaks_the_check_and_an_impossible_one_is_named(s
     ],
 )  # fmt: skip
 def test_what_ended_in_a_traceback_is_one_line_that_names_the_key(old, new, message, tmp_path):
-    text = (toys.ROOT / "params.yaml").read_text()
+    text = toys.TEXT
     assert old in text
     (tmp_path / "params.yaml").write_text(text.replace(old, new, 1))
     try:

@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import tiny
+import toy as toys
 from ruamel.yaml import YAML
 
 from pipeline import params_check
@@ -133,7 +134,7 @@ OVER = {"recognition": "text", "photos_vit": "photos"}  # presets that are laid 
 
 def over_real_params(*presets) -> dict:
     """The repository's params with presets laid over them, which the stages' own check must accept."""
-    text = (tiny.ROOT / "params.yaml").read_text()
+    text = toys.TEXT
     made = lay(text, *(f"@{preset}" for preset in presets))
     assert made != text
     with open("laid_over.yaml", "w") as file:
@@ -174,7 +175,7 @@ def test_presets_can_be_laid_over_one_another(tmp_path, monkeypatch):
 
 
 def test_every_variant_of_the_diffusion_decoder_differs_from_it_in_one_value():
-    diffusion = YAML(typ="safe").load(tiny.ROOT / "params.yaml")["decoder"]["diffusion"]
+    diffusion = toys.PARAMS["decoder"]["diffusion"]
     sections = [parse(preset.read_text(), "").get("decoder", {}) for preset in PRESETS]
     variants = {name: one for decoders in sections for name, one in decoders.items() if one.get(BASE) == "diffusion"}
     assert len(variants) >= 8
@@ -184,7 +185,7 @@ def test_every_variant_of_the_diffusion_decoder_differs_from_it_in_one_value():
 
 
 def test_no_two_sections_are_one_object_for_a_change_of_one_by_dvc_exp_run_would_be_lost():
-    sections = [YAML(typ="safe").load(tiny.ROOT / "params.yaml")]
+    sections = [toys.PARAMS]
     for section in sections:
         sections += [value for value in section.values() if isinstance(value, dict)]
     assert len({*map(id, sections)}) == len(sections) > 60

@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 SHORT = {"total_steps": 6, "batch_size": 4, "warmup_share": 0.17, "eval_share": 0.5, "precision": "fp32"}
 TASKS = {name: {"optim": SHORT} for name in ("finetune", "segmentation", "detection")}
 TASKS["detection"] |= {"width": 8, "proposals": 8, "samples": 4}
-UPERNET = {**toys.YAML(typ="safe").load(toys.ROOT / "params.yaml")["recognition"]["segmentation"]}
+UPERNET = {**toys.PARAMS["recognition"]["segmentation"]}
 UPERNET |= {"upernet_width": 8, "optim": {**UPERNET["optim"], **SHORT}}
 
 

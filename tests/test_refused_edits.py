@@ -18,7 +18,7 @@ from stages import at_hand
 from stages.check import errors_in, notes_on, refusals
 from stages.core import UserError
 
-TEXT = (toys.ROOT / "params.yaml").read_text()
+TEXT = toys.TEXT
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from pipeline import dvc_locks, files, lockfile, repair
 from pipeline.errors import PipelineError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
+COPY = lockfile.copy_of(Path("dvc.lock"))
 HEAD = "schema: '2.0'\nstages:\n"
 
 
@@ -25,13 +26,14 @@ HEAD = "schema: '2.0'\nstages:\n"
 def project(tmp_path_factory, tmp_path, monkeypatch):
     root = tiny.project(tmp_path_factory, tmp_path / "project")
     monkeypatch.chdir(root)
-    lockfile.keep_copy()
+    lockfile.keep_copies()
     return root
 
 
-def test_the_repositorys_own_file_is_whole():
-    text = (tiny.ROOT / "dvc.lock").read_text()
-    assert lockfile.problem(text) == "" and "data/images" in lockfile.recorded_outputs(text)
+def test_the_repositorys_own_files_are_whole():
+    texts = [(tiny.ROOT / folder / "dvc.lock").read_text() for folder in ("", "studies")]
+    recorded = lockfile.recorded_outputs(*texts)
+    assert [*map(lockfile.problem, texts)] == ["", ""] and {"data/images", "reports/probe/augmented.png"} <= {*recorded}
 
 
 @pytest.mark.parametrize(
@@ -53,11 +55,11 @@ def test_a_cut_is_a_problem_or_leaves_what_dvc_can_read_and_a_problem_is_never_k
             assert text[cut - 1] == "\n" and [*found] == [*whole][: len(found)]
             continue
         (project / "dvc.lock").write_text(text[:cut])
-        lockfile.keep_copy()
-        assert lockfile.COPY.read_text() == text
+        lockfile.keep_copies()
+        assert COPY.read_text() == text
     (project / "dvc.lock").write_text(newer := text.replace("seed: 0", "seed: 1"))
-    lockfile.keep_copy()
-    assert lockfile.COPY.read_text() == newer and [path.name for path in files.WORK.iterdir()] == ["dvc.lock"]
+    lockfile.keep_copies()
+    assert COPY.read_text() == newer and [path.name for path in files.WORK.iterdir()] == ["dvc.lock"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.999])
@@ -67,7 +69,7 @@ def test_dvc_works_after_a_cut_and_finds_everything_up_to_date(project, share):
     [sentence] = repair.fix_issues()
     assert "dvc.lock" in sentence and "replaced by the copy of the last run" in sentence
     assert (project / "dvc.lock").read_text() == text and tiny.stale(project) == {}
-    assert lockfile.BROKEN.is_file() == (share > 0)
+    assert (files.WORK / "dvc.lock.broken").is_file() == (share > 0)
     assert repair.fix_issues() == []
 
 
@@ -93,7 +95,7 @@ def test_a_missing_file_comes_back(project):
 
 def test_without_a_copy_the_last_commit_has_one_and_without_that_the_file_is_removed(project):
     text = (project / "dvc.lock").read_text()
-    lockfile.COPY.unlink()
+    COPY.unlink()
     (project / "dvc.lock").write_text("schema")
     assert "there is no copy: removed" in repair.fix_issues()[0] and not (project / "dvc.lock").exists()
     assert repair.fix_issues() == []
@@ -130,12 +132,12 @@ def test_copies_made_by_several_threads_while_dvc_rewrites_the_file_are_whole(pr
 
     writer = threading.Thread(target=rewrite)
     writer.start()
-    keepers = [threading.Thread(target=lambda: [lockfile.keep_copy() for _ in range(20)]) for _ in range(2)]
+    keepers = [threading.Thread(target=lambda: [lockfile.keep_copies() for _ in range(20)]) for _ in range(2)]
     for keeper in keepers:
         keeper.start()
     for keeper in keepers:
         keeper.join()
-        assert not lockfile.problem(lockfile.COPY.read_text())
+        assert not lockfile.problem(COPY.read_text())
     over.set()
     writer.join()
 

@@ -49,7 +49,7 @@ def test_stages_at_once_share_the_cores_unless_the_environment_says_how_many(mon
 
 
 def node(name: str, *upstream: str) -> Node:
-    return Node(name, upstream, "", False, Settings(), (), ())
+    return Node(name, name, upstream, "", False, Settings(), (), ())
 
 
 def status(*stale: str) -> Status:

@@ -16,8 +16,7 @@ from pipeline.seeds import BESIDE, LISTS, replicates
 from stages import names
 from stages.check import errors_in
 
-STAGES = YAML(typ="safe").load(toys.ROOT / "dvc.yaml")["stages"]
-TEXT = (toys.ROOT / "params.yaml").read_text()
+STAGES, TEXT = toys.STAGES, toys.TEXT
 
 
 def params_with(section: str = "", *seeds: int, **lists: list[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import tiny
+import toy as toys
 from ruamel.yaml import YAML
 
 from pipeline.edit import SHOWN, collapse, read_arguments
@@ -17,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.params_file import differences, dump, lay_over, leaves, parse, render, split
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DVC's own
-PARAMS = (tiny.ROOT / "params.yaml").read_text()
+PARAMS = toys.TEXT
 TEXT = """\
 # All of it.
 names: [p, q]                 # members
@@ -124,8 +125,8 @@ def test_a_section_that_merges_another_changes_with_it_but_keeps_its_own():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("codebook.kmeans.num_code=1", "num_code: params.yaml has no such key; it has codebook.kmeans.num_codes"),
-        ("num_codes=1", "it has codebook.kmeans.num_codes, codebook.other.num_codes"),
+        ("codebook.kmeans.num_code=1", "num_code: the params have no such key; they have codebook.kmeans.num_codes"),
+        ("num_codes=1", "they have codebook.kmeans.num_codes, codebook.other.num_codes"),
         ("codebook.kmeans.augment=1", "codebook.kmeans.augment is a section: set codebook.kmeans.augment.degrees, "),
         ("codebook=1", "codebook is a section"),
         ("codebook.kmeans.num_codes", "expected KEY=VALUE, such as codebook.kmeans.num_codes=512"),
@@ -207,7 +208,7 @@ def test_an_impossible_value_changes_nothing_not_even_the_possible_ones_beside_i
     tiny.add_check(project)
     os.chmod(project / "params.yaml", 0o640)
     printed = tiny.semtok(project, "set", "first.rate=0.5", "first.seed=-1", "second.low=ten", status=2)
-    assert "error: params.yaml is left as it was" in printed
+    assert "error: params.yaml: not changed, since this is impossible:" in printed
     assert "  first.seed = -1: expected 0 or more\n  second.low = 'ten': expected a number\n" in printed
     assert (project / "params.yaml").read_text() == tiny.PARAMS and not [*(project / ".dvc/tmp/semtok").iterdir()]
     printed = tiny.semtok(project, "set", "first.rate=0.5", "first.seed=3")
@@ -217,7 +218,7 @@ def test_an_impossible_value_changes_nothing_not_even_the_possible_ones_beside_i
 
 def test_without_params_or_with_an_unknown_key_there_is_an_error_of_one_line(project):
     printed = tiny.semtok(project, "set", "first.sead=3", status=2)
-    assert printed.count("\n") == 1 and "it has first.seed" in printed
+    assert printed.count("\n") == 1 and "they have first.seed" in printed
     (project / "params.yaml").unlink()
     assert "error: params.yaml: no such file in " in tiny.semtok(project, "set", "a=1", status=2)
 

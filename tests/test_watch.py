@@ -54,7 +54,7 @@ def test_progress_is_described_with_count_rate_and_time_left(done, per_sec, text
 def watcher(tmp_path, monkeypatch):
     """Of a stage with a folder of plots; it believes that a server is there."""
     monkeypatch.setattr(server, "answers", lambda: True)
-    node = Node("generator@kmeans-ar", (), "", False, Settings(), (), ("plots",))
+    node = Node("generator@kmeans-ar", "generator@kmeans-ar", (), "", False, Settings(), (), ("plots",))
     return Watcher(node, tmp_path / "events.jsonl", logging.getLogger("stage"))
 
 

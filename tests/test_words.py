@@ -32,6 +32,7 @@ FOLDERS = {
     "docs": "*.md",
 }
 FILES = ["README.md", "CONTRIBUTING.md", "dvc.yaml", "params.yaml", "pretrain.yaml", "semtok.py", "pyproject.toml"]
+FILES += ["studies/dvc.yaml", "studies/params.yaml"]
 
 
 def texts() -> list[Path]:

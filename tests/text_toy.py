@@ -61,7 +61,7 @@ def build(root: Path) -> Path:
 
 def run(stage: str, root: Path, **item: str) -> None:
     """Call the command of a stage for one member: run("generator", root, generator="ar_text")."""
-    command = toys.YAML(typ="safe").load(toys.ROOT / "dvc.yaml")["stages"][stage]["cmd"]
+    command = toys.STAGES[stage]["cmd"]
     names = {"tokenizer": "kmeans", "decoder": "onestep", "text_encoder": "words", "caption_checker": "scenes"} | item
     line = toys.fill(command, {f"item.{key}": value for key, value in names.items()})
     toys.run_line(" ".join(line.split()).removeprefix("python -m "), root)

@@ -4,6 +4,7 @@ Each stage is called as its command calls it, by `run(stage, root)`, in this pro
 """
 
 import contextlib
+import copy
 import multiprocessing
 import os
 import re
@@ -20,7 +21,12 @@ import numpy as np
 from PIL import Image
 from ruamel.yaml import YAML
 
+from stages.core.params import load_sections, parts_of
+from stages.names import read_stages
+
 ROOT = Path(__file__).parents[1]
+PARAMS, STAGES = load_sections(ROOT / "params.yaml"), read_stages(ROOT / "dvc.yaml")  # of both files each; read only
+TEXT = "\n".join(part.read_text() for part in parts_of(ROOT / "params.yaml"))  # all sections as if in one file
 IMAGES, CLASSES, IMG_PX = 64, ("bars", "columns", "dark", "light"), 16
 
 OPTIM = {"total_steps": 12, "batch_size": 8, "warmup_share": 0.17, "eval_share": 0.33, "precision": "fp32"}
@@ -76,12 +82,22 @@ def write_params(root: Path, changes: dict | None = None) -> Path:
 
 
 def write_layers(path: Path, *layers: dict) -> Path:
-    """The repository's file of the same name, with layers laid over it."""
-    params = YAML(typ="safe").load(ROOT / path.name)
+    """The repository's file of the same name, and the studies' one beside it, with layers laid over them."""
+    params = copy.deepcopy(load_sections(ROOT / path.name))
     for layer in layers:
         _lay_over(params, layer)
-    with open(path, "w") as file:
-        YAML(typ="safe").dump(params, file)
+    return write_parts(path, params)
+
+
+def write_parts(path: Path, params: dict) -> Path:
+    """Each section in the file of the repository that has it, below `path.parent`; other sections in the first one."""
+    first, *others = parts_of(ROOT / path.name)
+    owners = {key: part for part in others for key in YAML(typ="safe").load(part)}
+    for part in (first, *others):
+        file = path.parent / part.relative_to(ROOT)
+        file.parent.mkdir(exist_ok=True)
+        with open(file, "w", encoding="utf-8") as stream:
+            YAML(typ="safe").dump({key: one for key, one in params.items() if owners.get(key, first) == part}, stream)
     return path
 
 
@@ -146,9 +162,8 @@ def members(name: str, stage: dict) -> dict[str, str]:
 
 def commands() -> dict[str, str]:
     """Every command of dvc.yaml in an order that works: the report reads the studies below it."""
-    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    names = [name for name in stages if name != "report" and "cmd" in stages[name]] + ["report"]
-    return {key: line for name in names for key, line in members(name, stages[name]).items()}
+    names = [name for name in STAGES if name != "report" and "cmd" in STAGES[name]] + ["report"]
+    return {key: line for name in names for key, line in members(name, STAGES[name]).items()}
 
 
 COMMANDS = commands()

@@ -1,4 +1,4 @@
-"""params.yaml -> one frozen, strictly checked object per section.
+"""params.yaml, and studies/params.yaml beside it -> one frozen, strictly checked object per section.
 
 A stage declares its section beside the code that reads it:
 
@@ -7,14 +7,14 @@ A stage declares its section beside the code that reads it:
 
     params = load("features", Params, path)
 
-No defaults in code: params.yaml is complete. An unknown, missing or impossible value is a `UserError` that names
-the key, the value and what is allowed. A name that users give becomes a part of paths, of DVC's stages and of shell
-commands, so names are restricted to NAME.
+A section stands in one of the two files; `path` is always the first. No defaults in code: the files are complete. An
+unknown, missing or impossible value is a `UserError` that names the key, the value and what is allowed. A name that
+users give becomes a part of paths, of DVC's stages and of shell commands, so names are restricted to NAME.
 """
 
 import re
 from collections.abc import Collection, Iterator
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -99,34 +99,34 @@ WeightsFile = Annotated[str, AfterValidator(file_named)]
 
 
 def load(section: str, cls: type[AnySection], path: Path = Path("params.yaml")) -> AnySection:
-    """The section `a` or `a.b` of the YAML file at `path`, checked against `cls`; `UserError` names every bad key."""
-    read = partial(_section, section, path)
+    """The section `a` or `a.b` of the params at `path`, checked against `cls`; `UserError` names every bad key."""
+    read, file, files = partial(_section, section, path), file_of(section, path), load_sections(path).get(WEIGHTS)
     try:
-        values, files = read() if cls is Machine else track(f"{path}: {section}", read), load_file(path).get(WEIGHTS)
+        values = read() if cls is Machine else track(f"{file}: {section}", read)
         return cls.model_validate(values, context=files if isinstance(files, dict) else {})
     except ValidationError as error:
         lines = [_explain(section, cls, item) for item in error.errors()]
-        raise UserError(f"{path}: " + f"\n{path}: ".join(lines)) from None
+        raise UserError(f"{file}: " + f"\n{file}: ".join(lines)) from None
     except OSError as error:  # a schema asks for a file by a name that cannot be one
-        raise UserError(f"{path}: {section}: {_cut(str(error))}") from None
+        raise UserError(f"{file}: {section}: {_cut(str(error))}") from None
 
 
 def load_list(key: str, path: Path = Path("params.yaml"), empty: bool = False) -> list[str]:
     """A top-level list of names, such as `generators`; `empty`: it may be."""
-    names = track(f"{path}: {key}", partial(_section, key, path))
+    names, file = load_value(key, path), file_of(key, path)
     if not isinstance(names, list) or not (names or empty) or not all(isinstance(name, str) for name in names):
         wanted = "a list of names" if empty else "a list of at least one name"
-        raise UserError(f"{path}: {key} = {shown(names)}: expected {wanted}")
+        raise UserError(f"{file}: {key} = {shown(names)}: expected {wanted}")
     if bad := [shown(name) for name in names if not NAME.fullmatch(name)]:
-        raise UserError(f"{path}: {key}: {', '.join(bad)}: {NAME_RULE}")
+        raise UserError(f"{file}: {key}: {', '.join(bad)}: {NAME_RULE}")
     if len({name.casefold() for name in names}) < len(names):
-        raise UserError(f"{path}: {key} = {shown(names)}: expected different names, not only in upper and lower case")
+        raise UserError(f"{file}: {key} = {shown(names)}: expected different names, not only in upper and lower case")
     return names
 
 
 def load_value(key: str, path: Path = Path("params.yaml")) -> Any:
     """One value, such as `codebook.kmeans.kind`, unchecked."""
-    return track(f"{path}: {key}", partial(_section, key, path))
+    return track(f"{file_of(key, path)}: {key}", partial(_section, key, path))
 
 
 def kind_of(section: str, kinds: Collection[str], path: Path = Path("params.yaml")) -> str:
@@ -135,6 +135,26 @@ def kind_of(section: str, kinds: Collection[str], path: Path = Path("params.yaml
     if not isinstance(kind, str) or kind not in kinds:
         raise impossible(f"{section}.kind", kind, f"expected one of {', '.join(kinds)}")
     return kind
+
+
+def parts_of(path: Path) -> list[Path]:
+    """A dvc.yaml, params.yaml or dvc.lock, and the one of the studies beside it, if there is one."""
+    return [path, *filter(Path.is_file, [path.parent / "studies" / path.name])]
+
+
+def file_of(key: str, path: Path) -> Path:
+    """Which file of the params at `path` has the section of a dotted key; the first one if none has."""
+    return next((one for one in parts_of(path)[1:] if key.partition(".")[0] in load_file(one)), path)
+
+
+def load_sections(path: Path) -> dict[Any, Any]:
+    """All sections of the params at `path`; `UserError` for one that stands in both files."""
+    found: dict[Any, Any] = {}
+    for file in parts_of(path):
+        if doubled := found.keys() & load_file(file).keys():
+            raise UserError(f"{file}: {', '.join(sorted(map(str, doubled)))}: also in {path}; remove one of the two")
+        found |= load_file(file)
+    return found
 
 
 def load_file(path: Path) -> dict[Any, Any]:
@@ -151,7 +171,7 @@ def shown(value: Any) -> str:
 
 def impossible(key: str, value: Any, allowed: str) -> UserError:
     """The error for a value that only other facts (an artifact, another key) show to be impossible."""
-    return UserError(f"params.yaml: {key} = {shown(value)}: {allowed}")
+    return UserError(f"{file_of(key, Path('params.yaml'))}: {key} = {shown(value)}: {allowed}")
 
 
 def _cut(text: str, longest: int = 4 * LONGEST) -> str:
@@ -159,7 +179,7 @@ def _cut(text: str, longest: int = 4 * LONGEST) -> str:
 
 
 def _section(dotted: str, path: Path) -> Any:
-    node: Any = load_file(path)
+    node: Any = load_sections(path)
     for key in dotted.split("."):
         if not isinstance(node, dict) or key not in node:
             raise UserError(f"{path}: {dotted}: this section is missing")
@@ -167,7 +187,7 @@ def _section(dotted: str, path: Path) -> Any:
     return node
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _parsed(path: Path, mtime_ns: int, size: int) -> dict[Any, Any]:  # a changed file is another entry
     try:
         content = YAML(typ="safe").load(path)
@@ -199,18 +219,12 @@ def _explain(section: str, cls: type[Section], item: Any) -> str:
         case "missing":
             return f"{key}: missing; it has no default"
         case "extra_forbidden":
-            known = ", ".join(_section_at(cls, item["loc"][:-1]).model_fields)
+            known = ", ".join(reduce(_step, item["loc"][:-1], cls).model_fields)
             return f"{key} = {shown(item['input'])}: unknown key; {key.rpartition('.')[0]} has {known}"
         case "value_error":
             return f"{key}: {_cut(str(item['ctx']['error']))}"
         case _:
             return f"{key} = {shown(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
-
-
-def _section_at(cls: Any, path: Any) -> Any:
-    for key in path:
-        cls = _step(cls, key)
-    return cls
 
 
 def _names(cls: Any, path: Any) -> Iterator[str]:

@@ -89,6 +89,7 @@ def alone(main: Callable[[], None]) -> None:
         code.end()
     if stage := os.environ.get("DVC_STAGE"):
         DURATIONS.mkdir(parents=True, exist_ok=True)
+        stage = stage.rpartition(":")[2]  # of studies/dvc.yaml:probe
         facts = {"stage": stage, "seconds": round(time.monotonic() - started, 1)}
         write_atomically(DURATIONS / f"{stage}.json", json.dumps(facts).encode())
 

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from stages.core import code
 from stages.core.artifact import digest, read_with_checksum, with_checksum, write_atomically
 from stages.core.distributed import rank
-from stages.core.params import Section
+from stages.core.params import Section, parts_of
 
 SCRATCH, PUBLISHED = Path("scratch"), "published.json"
 HASH_BYTES = 32
@@ -58,10 +58,10 @@ def key_of(params: Section, inputs: list[Path], facts: str) -> str:
 def accepted(folder: Path) -> bool:
     """True if the work in a folder of scratch/ was published and dvc.lock records exactly that output."""
     note = read_with_checksum(folder / PUBLISHED)
-    if note is None or not Path("dvc.lock").is_file():
+    if note is None:
         return False
-    stages = (YAML(typ="safe").load(Path("dvc.lock")) or {}).get("stages", {})
-    outs = [out for stage in stages.values() for out in stage.get("outs", [])]
+    locks = [YAML(typ="safe").load(file) or {} for file in parts_of(Path("dvc.lock")) if file.is_file()]
+    outs = [out for lock in locks for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
     return any(out["path"] == note["out"] and out.get("md5") == note["md5"] for out in outs)
 
 

@@ -1,6 +1,6 @@
 """Do generated images show what their captions asked? Read by a caption checker, beside chance and real images.
 
-Run:    dvc repro caption_accuracy     (one of them: dvc repro caption_accuracy@kmeans-onestep-scenes)
+Run:    semtok run caption_accuracy     (one of them: semtok run caption_accuracy@kmeans-onestep-scenes)
 Expect: 3 x 500 samples of a generator in a minute. Per generator with condition: caption the share of samples that show
         the shape, the color, the position asked for; chance is what they would score with one another's captions.
 """

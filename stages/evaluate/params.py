@@ -1,4 +1,4 @@
-"""Sections `classifier`, `caption_checker`, `reference`, `reconstruction` and `generation` of params.yaml."""
+"""Sections `classifier`, `reference`, `reconstruction`, `generation`, and `caption_checker` of the studies."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Copy what one network for recognition consists of: the encoder, or a generator and the tokenizer of its codes.
 
-Run:    dvc repro recognition_network        (one of them: dvc repro recognition_network@encoder)
+Run:    semtok run recognition_network        (one of them: semtok run recognition_network@encoder)
 Expect: under a second: links to the files of the artifacts.
 
 DVC cannot choose a dependency by a value in params.yaml. Without this stage every new generator would train all tasks
@@ -24,7 +24,7 @@ from stages.recognition.params import (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", required=True, help="section of params.yaml below `recognition_network`")
+    parser.add_argument("--name", required=True, help="section of studies/params.yaml below `recognition_network`")
     parser.add_argument("--encoder", type=Path, required=True, help="encoder artifact")
     parser.add_argument("--codebooks", type=Path, required=True, help="folder with the codebook artifacts")
     parser.add_argument("--generators", type=Path, required=True, help="folder with the generator artifacts")

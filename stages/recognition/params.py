@@ -16,7 +16,7 @@ from stages.core.schemas import TRAINED, Affine, Optim
 from stages.data.dvc_folder import NO_FOLDER, refuse_unreadable
 
 PARAMS = Path("params.yaml")
-TASKS, NETWORKS = "recognition_tasks", "recognition_networks"  # lists in params.yaml
+TASKS, NETWORKS = "recognition_tasks", "recognition_networks"  # lists in studies/params.yaml
 DATA = "data"  # the section recognition.data is no task
 LEVELS = 4  # of a feature pyramid at most: 4, 2, 1 and 1/2 times the grid of patches
 PASSES_OVER_LOGITS = 3  # per pixel in memory at once: logits, their logarithms of softmax, the gradient

@@ -1,6 +1,6 @@
 """Train one recognition task on the patch features of one network, and score it on val.
 
-Run:    dvc repro recognition       (one of them: dvc repro recognition@segmentation-encoder)
+Run:    semtok run recognition       (one of them: semtok run recognition@segmentation-encoder)
 Expect: scenes one to four minutes of one thread; in reports/probe/recognition/<task>-<network> metrics.json (accuracy,
         mean IoU with its ceiling, or AP), curves, and a picture of val images. Nothing by default; see
         presets/recognition.yaml.
@@ -16,8 +16,8 @@ from stages.recognition.params import load_data, load_network, load_task
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", required=True, help="section of params.yaml below `recognition`")
-    parser.add_argument("--name", required=True, help="section of params.yaml below `recognition_network`")
+    parser.add_argument("--task", required=True, help="section of studies/params.yaml below `recognition`")
+    parser.add_argument("--name", required=True, help="section of studies/params.yaml below `recognition_network`")
     parser.add_argument("--images", type=Path, required=True, help="images artifact")
     parser.add_argument("--network", type=Path, required=True, help="recognition_network artifact")
     parser.add_argument("--report", type=Path, required=True, help="folder for metrics.json, curves and pictures")

@@ -130,7 +130,7 @@ RULES = [
         "S10", "LDA separates noisy classes at least as well as PCA",
         "LDA at least PCA at every level of noise", "DiGIT, figure 5",
         "The toy `pca_vs_lda`: LDA's accuracy is higher at every level of noise, of both cases.",
-        tokens.lda_against_pca, "dvc repro pca_vs_lda", controls=False,
+        tokens.lda_against_pca, "dvc repro studies/dvc.yaml:pca_vs_lda", controls=False,
     ),
     Rule(
         "S11", "Robustness to code noise predicts generation better than reconstruction does",

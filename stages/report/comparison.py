@@ -7,10 +7,9 @@ from math import hypot
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from stages.core import UserError
 from stages.core.artifact import write_atomically
+from stages.core.params import load_sections
 from stages.report.contenders import is_clear, ranking_keys
 from stages.report.gather import Evaluation, Metrics, Reports, read_evaluations, read_reports
 from stages.report.origin import flat
@@ -77,7 +76,7 @@ def read_run(folder: Path) -> Run:
     except KeyError as error:
         why = f"its dvc.yaml has no stage {error}: it was made by another version of semtok"
         raise UserError(f"{facts['name']}: {why}") from None
-    return Run(facts, reports, evaluations, reports.params or YAML(typ="safe").load(params))
+    return Run(facts, reports, evaluations, reports.params or load_sections(params))
 
 
 def write_comparison(runs: list[Run], out: Path) -> None:

@@ -1,8 +1,8 @@
 """Metrics, curves and pictures that the stages wrote below reports/, for every name that params.yaml lists.
 
-Stages, matrices and folders are read from dvc.yaml. DVC refuses dvc.yaml as a dependency, so the stage `report` depends
-on the lists and on the folders instead. Folders of names that are no longer listed belong to other code or params and
-are not read.
+Stages, matrices and folders are read from dvc.yaml, and from that of the studies beside it. DVC refuses dvc.yaml as a
+dependency, so the stage `report` depends on the lists and on the folders instead. Folders of names that are no longer
+listed belong to other code or params and are not read.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from stages.core import UserError
-from stages.core.params import load_value
+from stages.core.params import load_value, parts_of
 
 Series = tuple[list[float], list[float]]  # steps, values
 Metrics = dict[str, Any]
@@ -61,7 +61,7 @@ class Reports:
         return stage in APART or of_images(metrics) == self.images != ""
 
     def stale(self) -> dict[str, str]:
-        """{stage@member, as `dvc repro` takes it: the images that it was measured on, "" if it does not say}."""
+        """{stage@member, as `semtok run` takes it: the images that it was measured on, "" if it does not say}."""
         return {
             "@".join(filter(None, (stage, name))): of_images(metrics)
             for stage, facts in self.stages.items()
@@ -104,8 +104,8 @@ class Run:
 
 def read_reports(root: Path, pipeline: Path, params: Path, lock: Path) -> Reports:
     """The stages of the dvc.yaml `pipeline`, whose folders reports/… are those below `root`."""
-    stages = YAML(typ="safe").load(pipeline)["stages"]
-    found = {name: read_stage(stage, params, root) for name, stage in stages.items()}
+    files = [YAML(typ="safe").load(file)["stages"] for file in parts_of(pipeline)]
+    found = {name: read_stage(stage, params, root) for stages in files for name, stage in stages.items()}
     evaluated = [of_images(one) for one in read_members(found["reconstruction"]).values()]
     known = [images for images in evaluated if images]
     return Reports(found, used_params(lock, found), max(known, key=known.count, default=""), root)
@@ -147,14 +147,14 @@ def used_params(lock: Path, stages: dict[str, Stage]) -> dict[str, Any]:
     The stage `report` is left out, because its record is of an earlier run. Keys of another file (pretrain.yaml) begin
     with that file's name.
     """
-    entries = (YAML(typ="safe").load(lock) or {}).get("stages", {}) if lock.is_file() else {}
+    locks = [YAML(typ="safe").load(file) or {} for file in parts_of(lock) if file.is_file()]
     found: dict[str, Any] = {}
-    for entry, run in entries.items():
+    for entry, run in (pair for one in locks for pair in one.get("stages", {}).items()):
         stage, _, name = entry.partition("@")
         if stage == "report" or stage not in stages or name not in stages[stage].items:
             continue
         for file, values in run.get("params", {}).items():
-            prefix = "" if file == "params.yaml" else f"{Path(file).stem}."
+            prefix = "" if Path(file).name == "params.yaml" else f"{Path(file).stem}."
             found |= {f"{prefix}{key}": value for key, value in values.items()}
     return found
 

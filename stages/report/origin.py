@@ -21,7 +21,9 @@ from ruamel.yaml import YAML
 from stages.report.gather import Reports
 from stages.report.tables import short
 
-INPUTS = (":/stages", ":/dvc.yaml", ":/params.yaml", ":/pretrain.yaml", ":/uv.lock")  # from the top of the checkout
+PARAMS = ("params.yaml", "studies/params.yaml")
+FILES = ("stages", "dvc.yaml", "studies/dvc.yaml", *PARAMS, "pretrain.yaml", "uv.lock")
+INPUTS = tuple(f":/{name}" for name in FILES)  # from the top of the checkout
 FILES_NAMED = 3
 
 
@@ -55,7 +57,8 @@ def origin(reports: Reports) -> Origin:
     if not commit:
         return Origin(machine())
     edited = [line[3:] for line in git("status", "--porcelain", "--", *INPUTS).splitlines()]
-    committed = flat(YAML(typ="safe").load(git("show", "HEAD:params.yaml")) or {})
+    files = [flat(YAML(typ="safe").load(git("show", f"HEAD:{file}")) or {}) for file in PARAMS]
+    committed = {key: value for one in files for key, value in one.items()}
     return Origin(machine(), commit, date, edited, changed(committed, flat(reports.params)))
 
 

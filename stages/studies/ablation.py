@@ -1,6 +1,6 @@
 """One cell of codebook size x dimension: k-means of principal components of the stored features.
 
-Run:    dvc repro ablation                (one cell: dvc repro ablation@256-8)
+Run:    semtok run ablation                (one cell: semtok run ablation@256-8)
 Expect: digits: 10 s per cell on two cores, six cells; one kilobyte each.
 
 Metrics on val: `usage` of the codes; `features`, the share of the features' variance that is lost; `class`, accuracy of

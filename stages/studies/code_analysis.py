@@ -1,6 +1,6 @@
 """What the codes of a tokenizer mean: patches that share a code, t-SNE, linear probes of codes and code vectors.
 
-Run:    dvc repro code_analysis
+Run:    semtok run code_analysis
 Expect: digits: 20 s per tokenizer on two cores; gallery.png, tsne.png and map/ 0.6 MB together.
 
 Probes are trained on train and tested on val. `class`: accuracy of an image's class. `color`: R² of a patch's mean

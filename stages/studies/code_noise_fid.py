@@ -1,6 +1,6 @@
 """FID of val images decoded from perturbed codes: pFID (RobustTok, 2025), how well a decoder bears wrong codes.
 
-Run:    semtok set @presets/code_noise.yaml && dvc repro code_noise_fid
+Run:    semtok set @presets/code_noise.yaml && semtok run code_noise_fid
 Expect: nothing by default: code_noise_fid.decoders is empty. Digits: 10 s per tokenizer and decoder.
 
 For each position the `delta` codes nearest to the continuous feature are found, the chosen code being the first. With

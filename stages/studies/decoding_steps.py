@@ -1,6 +1,6 @@
 """Metrics of a decoder at several numbers of decoding steps, on val images encoded and decoded again.
 
-Run:    dvc repro decoding_steps  (one of them: dvc repro decoding_steps@kmeans-onestep)
+Run:    semtok run decoding_steps  (one of them: semtok run decoding_steps@kmeans-onestep)
 Expect: digits: 10 s for onestep; minutes for a decoder with a number of steps, which has one row for each number.
 
 Metrics of `steps_<number>`, or of `once` for a decoder without a number of steps:

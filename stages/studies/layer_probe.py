@@ -1,6 +1,6 @@
 """Linear probes of the class from every layer of a generator, as DiGIT (NeurIPS 2024) and GigaTok (2025) measure it.
 
-Run:    dvc repro layer_probe  (one of them: dvc repro layer_probe@kmeans-ar)
+Run:    semtok run layer_probe  (one of them: semtok run layer_probe@kmeans-ar)
 Expect: digits: 10 s per generator.
 
 The network is frozen, is given no class and no caption, and reads the codes of real images, none of them masked; the

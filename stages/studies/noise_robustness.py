@@ -1,6 +1,6 @@
 """How many codes change when Gaussian noise is added to an image: the noise study of DiGIT (NeurIPS 2024, Table 1).
 
-Run:    dvc repro noise_robustness
+Run:    semtok run noise_robustness
 Expect: digits: 20 s per tokenizer; 297 images x 8 levels x 3 seeds go through the encoder.
 
 Noise (stages/studies/noise.py) is added to the pixels of val images and not clipped, since clipping would remove it

@@ -1,4 +1,4 @@
-"""Parameters of the studies, each the section of params.yaml named like its stage."""
+"""Parameters of the studies, each the section of studies/params.yaml named like its stage."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -85,7 +85,7 @@ class AblationCell(Section):
 
 
 class Ablation(Section):
-    """The whole section. The two lists are the matrix in dvc.yaml; a run of one cell reads `cell` alone."""
+    """The whole section. The two lists are the matrix in studies/dvc.yaml; a run of one cell reads `cell` alone."""
 
     num_codes: list[int] = Field(min_length=1)
     dims: list[int] = Field(min_length=1)
@@ -120,7 +120,7 @@ class CodeNoiseGrid(Section):
 
 
 class CodeNoiseFid(Section):
-    """The whole section. `decoders` is a matrix in dvc.yaml; a run of one of them reads `grid` alone."""
+    """The whole section. `decoders` is a matrix in studies/dvc.yaml; a run of one of them reads `grid` alone."""
 
     decoders: Annotated[list[str], DIFFERENT]
     grid: CodeNoiseGrid
@@ -187,7 +187,7 @@ class SamplingStudy(Section):
     seed: Seed
 
 
-SECTIONS: dict[str, type[Section]] = {  # section of params.yaml -> schema; one line per study
+SECTIONS: dict[str, type[Section]] = {  # section of studies/params.yaml -> schema; one line per study
     "probe": Probe,
     "layer_probe": LayerProbe,
     "code_analysis": CodeAnalysis,

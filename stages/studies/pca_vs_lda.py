@@ -1,7 +1,7 @@
 """Toy study of why a discriminative projection can be robust to noise: two classes in a plane, after PCA and after LDA.
 
-Run:    dvc repro pca_vs_lda
-Expect: 5 s; after Fig. 5 of DiGIT (NeurIPS 2024), which gives no numbers: those of params.yaml are chosen here.
+Run:    semtok run pca_vs_lda
+Expect: 5 s; after Fig. 5 of DiGIT (NeurIPS 2024), which gives no numbers: those of studies/params.yaml are chosen here.
 
 Points of two overlapping Gaussian classes are projected to one dimension by PCA (the direction of most variance) or
 by LDA (the direction that separates the classes), and classified there by a threshold half-way between the class

@@ -1,6 +1,6 @@
 """Linear probes of the encoder's features, beside raw pixels and an encoder with random weights.
 
-Run:    dvc repro probe
+Run:    semtok run probe
 Expect: digits: 20 s on two cores.
 
 Where raw pixels are almost perfect, clean val images do not rank features. Two harder tests do: `augmented` val images

@@ -1,6 +1,6 @@
 """PSNR and SSIM of convolutional tokenizers and decoders on images larger than those they were trained on.
 
-Run:    dvc repro resolution_transfer  (one of them: dvc repro resolution_transfer@vqgan-onestep)
+Run:    semtok run resolution_transfer  (one of them: semtok run resolution_transfer@vqgan-onestep)
 Expect: digits: half a minute. psnr_db and ssim of `decoder` and of the tokenizer's own `joint` decoder at scale_1 (the
         training size), scale_2 …; _std by bootstrap over images. `skipped` gives the reason where nothing is measured.
 

@@ -1,6 +1,6 @@
 """Samples of a generator over grids of sampling settings, scored; and val images of which it draws parts anew.
 
-Run:    dvc repro sampling        (after semtok set @presets/sampling_study.yaml; one: sampling@kmeans-onestep-ar)
+Run:    semtok run sampling        (after semtok set @presets/sampling_study.yaml; one: sampling@kmeans-onestep-ar)
 Expect: nothing by default: sampling.grids is empty. Digits: 3 to 6 s for each combination of settings, once: scores are
         kept in scratch/ under their settings, so that a value added to a list computes its own points alone.
 

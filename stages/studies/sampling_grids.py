@@ -1,4 +1,4 @@
-"""The points of the study `sampling`: complete sampling settings, from the grids in params.yaml."""
+"""The points of the study `sampling`: complete sampling settings, from the grids in studies/params.yaml."""
 
 import hashlib
 import json

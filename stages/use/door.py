@@ -26,7 +26,8 @@ Options = dict[str, Any]
 def data_folder() -> Path:
     """The data/ of the nearest folder with a dvc.yaml, at or above the current one; else data/ here."""
     here = Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), here)
+    found = [folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()]
+    root = next((folder for folder in found if folder.parent not in found), here)  # studies/ has one of its own
     return Path(os.path.relpath(root)) / "data"
 
 
