@@ -67,10 +67,10 @@ def code_of(path: Path) -> str:
     return "\n".join([*fenced, *re.findall(r"`([^`\n]+)`", without_code(text_of(path)))])
 
 
-def stage_names() -> set[str]:
-    """Stages of every dvc.yaml of the repository."""
-    files = [ROOT / "dvc.yaml", ROOT / "studies/dvc.yaml"]
-    return {name for file in files if file.exists() for name in yaml_of(file)["stages"]}
+def addresses() -> list[str]:
+    """All stages as DVC calls them."""
+    studies = yaml_of(ROOT / "studies/dvc.yaml")["stages"]
+    return [f"studies/dvc.yaml:{name}" if name in studies else name for name in toys.STAGES]
 
 
 def test_the_readme_has_at_most_nine_thousand_bytes():
@@ -116,11 +116,11 @@ def test_every_command_of_semtok_and_every_stage_that_a_document_runs_exists(pat
     code = re.sub(r"\s#.*", "", code_of(path))
     commands = re.findall(r"(?:^|uv run )semtok ([\w-]+)([^\n]*)", code, re.M)
     assert {verb for verb, _ in commands} <= set(verbs.choices)
-    targets = [words for verb, words in commands if verb == "run"]
-    targets += re.findall(r"dvc repro([^\n&;]*)", code)
-    for target in (word.strip("'") for words in targets for word in words.split() if not word.startswith("-")):
-        if re.fullmatch(r"[a-z][\w@*-]*", target) and not target.isdigit() and target not in INVENTED:
-            assert fnmatch.filter(stage_names(), target.partition("@")[0]), target
+    by_semtok, by_dvc = [words for verb, words in commands if verb == "run"], re.findall(r"dvc repro([^\n&;]*)", code)
+    for known, targets in ((toys.STAGES, by_semtok), (addresses(), by_dvc)):
+        for target in (word.strip("'") for words in targets for word in words.split()):
+            if re.fullmatch(r"(studies/dvc\.yaml:)?[a-z][\w@*-]*", target) and target not in INVENTED:
+                assert fnmatch.filter(known, target.partition("@")[0]), target
 
 
 def test_every_command_of_semtok_is_explained_in_a_guide_and_has_a_word_of_help():
@@ -132,7 +132,7 @@ def test_every_command_of_semtok_is_explained_in_a_guide_and_has_a_word_of_help(
 
 @cache
 def parsed_params() -> dict:
-    return parse(text_of(ROOT / "params.yaml"), "params.yaml")
+    return parse(toys.TEXT, "params.yaml")
 
 
 def params_after(arguments: list[str], folder: Path) -> dict:
@@ -162,7 +162,7 @@ def known_keys() -> set[str]:
             return set()
         return {f"{prefix}{k}" for k in node} | {one for k, v in node.items() for one in keys(v, f"{prefix}{k}.")}
 
-    files = [*ROOT.glob("*params*.yaml"), *ROOT.glob("pretrain*.yaml"), *PRESETS]
+    files = [*ROOT.glob("*params*.yaml"), *ROOT.glob("studies/params.yaml"), *ROOT.glob("pretrain*.yaml"), *PRESETS]
     return set().union(*(keys(yaml_of(file)) for file in files))
 
 
