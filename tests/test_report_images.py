@@ -36,14 +36,14 @@ def test_noise_of_other_images_is_in_no_row_but_named(reports, images, said, cap
     html = page(reports)
     assert "0.1625" not in html and "0.3375" in html
     assert f"noise_robustness/kmeans was measured on other images {said}." in html
-    assert "<code>dvc repro noise_robustness@kmeans</code>" in html
+    assert "<code>semtok run noise_robustness@kmeans</code>" in html
     assert capsys.readouterr().out.endswith("; stale: noise_robustness@kmeans\n")
 
 
 def test_a_probe_of_other_images_is_named(reports):
     of_other_images(reports / "probe", OTHER)
     html = page(reports)
-    assert "probe was measured on other images" in html and "dvc repro probe<" in html
+    assert "probe was measured on other images" in html and "semtok run probe<" in html
 
 
 def test_every_part_of_the_page_leaves_out_what_is_of_other_images(tmp_path):

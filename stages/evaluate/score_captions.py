@@ -28,7 +28,7 @@ def score_captions(
     images: Path, checker: Path, decoder: Path, samples: Path, generators: list[str], report: Path, machine: Machine
 ) -> None:
     """Write metrics.json to the folder `report`; `samples` holds a samples artifact per generator."""
-    artifact.check_made_from(checker, f"caption_checker@{checker.name}", images=images)
+    artifact.check_made_from(checker, f"studies/dvc.yaml:caption_checker@{checker.name}", images=images)
     device, val = pick_device(machine.device), ImageSplit(images, "val", machine.num_workers)
     decoding = load_decoder(decoder, device)
     read = partial(read_images, load_checker(checker, device), batch_size=machine.infer_batch_size, device=device)
