@@ -21,12 +21,14 @@ import numpy as np
 from PIL import Image
 from ruamel.yaml import YAML
 
-from stages.core.params import load_sections, parts_of
-from stages.names import read_stages
-
 ROOT = Path(__file__).parents[1]
-PARAMS, STAGES = load_sections(ROOT / "params.yaml"), read_stages(ROOT / "dvc.yaml")  # of both files each; read only
-TEXT = "\n".join(part.read_text() for part in parts_of(ROOT / "params.yaml"))  # all sections as if in one file
+BOTH = [ROOT, ROOT / "studies"]  # folders with a dvc.yaml and a params.yaml; `stages` is imported by no line here
+TEXT = "\n".join((folder / "params.yaml").read_text() for folder in BOTH)  # all sections as if in one file
+PARAMS = YAML(typ="safe").load(TEXT)  # read only
+OF_STUDIES = set(YAML(typ="safe").load(BOTH[1] / "params.yaml"))
+STAGES = {
+    name: stage for folder in BOTH for name, stage in YAML(typ="safe").load(folder / "dvc.yaml")["stages"].items()
+}
 IMAGES, CLASSES, IMG_PX = 64, ("bars", "columns", "dark", "light"), 16
 
 OPTIM = {"total_steps": 12, "batch_size": 8, "warmup_share": 0.17, "eval_share": 0.33, "precision": "fp32"}
@@ -83,21 +85,21 @@ def write_params(root: Path, changes: dict | None = None) -> Path:
 
 def write_layers(path: Path, *layers: dict) -> Path:
     """The repository's file of the same name, and the studies' one beside it, with layers laid over them."""
-    params = copy.deepcopy(load_sections(ROOT / path.name))
+    params = copy.deepcopy(PARAMS) if path.name == "params.yaml" else YAML(typ="safe").load(ROOT / path.name)
     for layer in layers:
         _lay_over(params, layer)
     return write_parts(path, params)
 
 
 def write_parts(path: Path, params: dict) -> Path:
-    """Each section in the file of the repository that has it, below `path.parent`; other sections in the first one."""
-    first, *others = parts_of(ROOT / path.name)
-    owners = {key: part for part in others for key in YAML(typ="safe").load(part)}
-    for part in (first, *others):
-        file = path.parent / part.relative_to(ROOT)
-        file.parent.mkdir(exist_ok=True)
-        with open(file, "w", encoding="utf-8") as stream:
-            YAML(typ="safe").dump({key: one for key, one in params.items() if owners.get(key, first) == part}, stream)
+    """Each section in the file of that name that has it in the repository: `path`, or that in studies/ beside it."""
+    studies = OF_STUDIES if path.name == "params.yaml" else set()
+    parts = {path: params.keys() - studies, path.parent / "studies" / path.name: studies & params.keys()}
+    for part, keys in parts.items():
+        if keys or part == path:
+            part.parent.mkdir(exist_ok=True)
+            with open(part, "w", encoding="utf-8") as file:
+                YAML(typ="safe").dump({key: one for key, one in params.items() if key in keys}, file)
     return path
 
 
