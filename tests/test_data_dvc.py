@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import toy as toys
 from photos import good_images, params, save
 from ruamel.yaml import YAML
 
@@ -92,7 +93,7 @@ def test_an_entry_at_which_dvc_would_stop_is_named_before_it_starts(workdir):
     good_images(workdir / "photos/a")
     (workdir / "photos/a/gone.png").symlink_to("nowhere.png")
     (workdir / "photos/.dvcignore").touch()
-    text = (tiny.ROOT / "params.yaml").read_text().replace("source: digits", "source: folder")
+    text = toys.TEXT.replace("source: digits", "source: folder")
     (workdir / "params.yaml").write_text(text.replace("  folder: data/code/no_folder", "  folder: photos"))
     said = r"DVC, which compares its files, cannot read '.dvcignore' \(a file of DVC .*'a/gone.png' \(a link"
     with pytest.raises(UserError, match=said):
