@@ -26,6 +26,7 @@ from stages.report.sides import (
     combined,
     compare,
 )
+from stages.report.tables import rounded
 
 
 def of(*values: float, within: float = 0.5) -> Side:
@@ -169,3 +170,8 @@ def test_the_page_of_rules_is_that_of_the_code_and_names_presets_that_exist():
     assert path.read_text() == document(), "run `uv run python -m stages.report.results_table`"
     presets = re.findall(r"@(presets/\w+\.yaml)", document())
     assert len(presets) >= 10 and all((code.ROOT / preset).is_file() for preset in presets)
+
+
+@pytest.mark.parametrize("unknown", [None, nan, 0.0])
+def test_a_value_of_unknown_deviation_stands_alone(unknown):
+    assert rounded(1.2345, unknown) == "1.23" and rounded(1.2345, 0.02) == "1.234 ± 0.020"

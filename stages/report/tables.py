@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, field
-from math import floor, log10
+from math import floor, isnan, log10
 from typing import Any
 
 NUMBER = re.compile(r"[≤ +-]*[\d.,]+(e[+-]?\d+)?( \*|,? .*±.*)?")  # a cell with a value
@@ -41,8 +41,9 @@ def number(value: float) -> str:
 
 
 def rounded(value: float, std: float | None) -> str:
-    """A value with its deviation, to the digits that count: one of the deviation, two if it begins with 1 to 3."""
-    if not std:
+    """A value with its deviation, to the digits that count: one of the deviation, two if it begins with 1 to 3. Without
+    a known deviation (None, nan, 0) the value alone."""
+    if not std or isnan(std):
         return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
     decimals = -floor(log10(std))
     decimals = max(0, decimals + (std * 10**decimals < 3.55))
