@@ -49,7 +49,8 @@ def project(tmp_path_factory):
 
 
 STUDIES = {"code_noise_fid", "decoding_steps", "resolution_transfer", "sampling"}
-AFTER_DECODER = {"decoder", "reconstruction", "generation", *STUDIES, "report"}
+ADDP = {"frozen_networks", "alternating_generator", "alternating_samples", "alternating_layer_probe"}
+AFTER_DECODER = {"decoder", "reconstruction", "generation", *STUDIES, *ADDP, "report"}
 OWN_AR, OWN_MASKED = {"sampling@kmeans-onestep-ar"}, {"sampling@kmeans-onestep-masked", "layer_probe@kmeans-masked"}
 AFTER_CODEBOOK = AFTER_DECODER | {
     "codebook", "pixel_tokenizer", "tokens", "code_analysis", "noise_robustness", "generator", "samples",
@@ -70,6 +71,7 @@ AFTER_CODEBOOK = AFTER_DECODER | {
                 "layer_probe@kmeans-masked",
                 "generation",
                 *OWN_MASKED,
+                *ADDP,
                 "report",
             },
         ),

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -32,9 +33,12 @@ def test_it_has_the_best_generators_numbers_and_no_more(tmp_path):
     assert len(summary) <= 7 and all(not isinstance(value, list | dict) for value in summary.values())
 
 
-def test_no_other_file_is_a_metric_of_dvc():
-    found = {name: stage["metrics"] for name, stage in toys.STAGES.items() if "metrics" in stage}
-    assert found == {"report": [{"reports/summary.json": {"cache": False}}]}
+def test_uncached_files_are_metrics_or_plots_so_that_dvc_restores_their_stages():
+    """DVC 3.67.1 puts no stage into its run cache that has another uncached output: a value changed back would rerun
+    hours of training."""
+    for name, stage in toys.STAGES.items():
+        uncached = [out for out in stage.get("outs", []) if isinstance(out, dict)]
+        assert not uncached or stage.get("frozen"), f"{name}: {uncached}"
 
 
 @pytest.mark.slow
@@ -54,18 +58,15 @@ def test_the_documented_table_of_experiments_has_few_columns(tmp_path):
     for number in (1, 2):
         summary = {"summary": {name: number * (place + 1) for place, name in enumerate(names)}}
         (root / "reports/summary.json").write_text(json.dumps(summary))
-        text = (
-            (root / "params.yaml")
-            .read_text()
-            .replace("num_codes: 256 ", "num_codes: 512 ")
-            .replace("views: 8", "views: 4")
-        )
+        metrics = root / "reports/reconstruction/kmeans-onestep/metrics.json"  # as of any stage: hundreds of numbers
+        metrics.write_text(re.sub(r"\d\.\d+", str(number), metrics.read_text()))
+        text = (root / "params.yaml").read_text().replace("num_codes: 256 ", "num_codes: 512 ")
         (root / "params.yaml").write_text(text if number == 2 else (root / "params.yaml").read_text())
         git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
         subprocess.run([*git, "add", "-A"], cwd=root, check=True)
         subprocess.run([*git, "commit", "-qm", str(number)], cwd=root, check=True)
-    command = [sys.executable, "-m", "dvc", "exp", "show", "-n", "2", "--csv", *options.replace("'", "").split()]
+    command = [sys.executable, "-m", "dvc", "exp", "show", "-n", "2", "--csv", *shlex.split(options)]
     table = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
     head = next(csv.reader(io.StringIO(table)))
-    assert {f"summary.{name}" for name in names} | {"codebook.kmeans.num_codes", "tokens.views"} <= {*head}
+    assert {f"summary.{name}" for name in names} | {"codebook.kmeans.num_codes"} <= {*head}
     assert len(head) <= MOST, head

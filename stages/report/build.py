@@ -2,7 +2,7 @@
 
 Run:    dvc repro report
 Expect: 5 s; reports/index.html, about 2 MB for digits. Open it in any browser; it loads nothing from elsewhere.
-        reports/summary.json has the few numbers that `dvc exp show` and `dvc metrics show` print.
+        reports/summary.json has few numbers, for `dvc exp show` and `dvc metrics show`.
 
 Results of names that params.yaml no longer lists are left out; the page names them. It shows the params with which the
 stages ran, from dvc.lock.
