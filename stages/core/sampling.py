@@ -75,6 +75,18 @@ def draw(share: Tensor, uniform: Tensor) -> Tensor:
     return torch.minimum(codes, torch.searchsorted(cumulative, cumulative[..., -1:].contiguous())[..., 0])
 
 
+def draw_from(
+    logits: Tensor, uniform: Tensor, *, temperature: float, top_k: int, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """Logits [..., K], uniforms [...] -> codes int64 [...] and their log-probabilities, float [...].
+
+    The probabilities, as large as the logits, are gone when the network runs again.
+    """
+    share = probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    codes = draw(share, uniform)
+    return codes, share.gather(-1, codes[..., None])[..., 0].log()
+
+
 def autoregressive_loss(
     model: Any, given: Tensor, codes_BN: Tensor, rng: torch.Generator, label_smoothing: float
 ) -> Tensor:
@@ -92,20 +104,17 @@ def sample_autoregressive(
     next_logits: Callable[[Tensor | None, int], Tensor],
     uniform_BN: Tensor,
     *,
-    temperature: float,
-    top_k: int,
-    top_p: float,
     known_BP: Tensor | None = None,
+    **filters: Any,
 ) -> Tensor:
     """int64 [B, N] by inversion of uniforms; next_logits(code before or None, position) -> logits [B, K].
 
-    The first P codes are `known_BP`, if given.
+    The first P codes are `known_BP`, if given; `filters` are those of `probabilities`.
     """
     codes: list[Tensor] = [] if known_BP is None else [*known_BP.unbind(1)]
     for position in range(len(codes), uniform_BN.shape[1]):
         logits = next_logits(codes[-1] if codes else None, position)
-        share = probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-        codes.append(draw(share, uniform_BN[:, position]))
+        codes.append(draw(probabilities(logits, **filters), uniform_BN[:, position]))
     return torch.stack(codes, 1)
 
 
@@ -202,13 +211,11 @@ def sample_maskgit(
     uniform: Tensor,
     *,
     num_codes: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
     choice_temperature: float,
     mask_schedule: MaskSchedule = "cosine",
     known_BN: Tensor | None = None,
     watch: Watch = unwatched,
+    **filters: Any,
 ) -> Tensor:
     """int64 [B, N] from uniforms [B, T, 2, N].
 
@@ -217,7 +224,7 @@ def sample_maskgit(
     Each of the T steps fills all masked positions and keeps those of highest confidence,
     log p + choice_temperature * (1 - (t+1)/T) * Gumbel; a code once kept is never masked again. With `known_BN`, int64
     [B, N], it begins with these codes, `num_codes` where unknown; the schedule is that of a row's unknown codes.
-    `watch` is given the codes after each step, `num_codes` where masked.
+    `watch` is given the codes after each step, `num_codes` where masked; `filters` are those of `draw_from`.
     """
     batch, steps, _, num_patches = uniform.shape
     masked = torch.full((batch, num_patches), num_codes, device=uniform.device)
@@ -225,13 +232,10 @@ def sample_maskgit(
     counts_BT = counts_of(codes == num_codes, steps, mask_schedule)
     for step in range(steps):
         unknown = codes == num_codes
-        share = probabilities(logits_of(codes, unknown), temperature=temperature, top_k=top_k, top_p=top_p)
-        filled = draw(share, uniform[:, step, 0][unknown])
+        codes[unknown], log_share = draw_from(logits_of(codes, unknown), uniform[:, step, 0][unknown], **filters)
         gumbel = -(-uniform[:, step, 1][unknown].clamp(1e-9, 1 - 1e-7).log()).log()
         confidence = torch.full(codes.shape, torch.inf, device=codes.device)
-        confidence[unknown] = share.gather(1, filled[:, None])[:, 0].log()
-        confidence[unknown] += choice_temperature * (1 - (step + 1) / steps) * gumbel
-        codes[unknown] = filled
+        confidence[unknown] = log_share + choice_temperature * (1 - (step + 1) / steps) * gumbel
         surest_last, counts_B = confidence.argsort(stable=True, dim=1), counts_BT[:, step]
         again = torch.arange(num_patches, device=codes.device) < counts_B[:, None]
         codes.scatter_(1, surest_last, codes.gather(1, surest_last).masked_fill(again, num_codes))

@@ -14,7 +14,7 @@ from torch import Tensor
 from stages.core import artifact
 from stages.core.hardware import compute
 from stages.core.networks import load_tensors
-from stages.core.sampling import Watch, draw, guide, masked_share, probabilities, unwatched
+from stages.core.sampling import Watch, draw_from, guide, masked_share, unwatched
 from stages.core.schemas import MaskSchedule
 from stages.core.transformer import for_sampling
 from stages.decoder.decoder import load_decoder
@@ -74,19 +74,18 @@ def alternate(
     """Draw what is masked in codes int64 [B, N], equally many in every row, from uniforms [B, steps, 2, N]."""
     codes_BN, mask_BN = codes_BN.clone(), codes_BN == model.num_codes
     images, total = picture(model.pixels, codes_BN, mask_BN, None), int(mask_BN[0].sum())
+    filters = sampling.model_dump(include={"temperature", "top_k", "top_p"})
     for step, guidance in enumerate(guidance_scales(sampling.guidance, sampling.steps)):
         logits_MK = guided_logits(model.network, images, labels_B, codes_BN, mask_BN, guidance)
-        share_MK = probabilities(
-            logits_MK, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p
-        )
-        codes_BN[mask_BN] = draw(share_MK, uniform[:, step, 0][mask_BN])
+        codes_BN[mask_BN], log_share_M = draw_from(logits_MK, uniform[:, step, 0][mask_BN], **filters)
         if step == sampling.steps - 1:
             break
         noise = sampling.choice_temperature * (1 - (step + 1) / sampling.steps)
-        sure = confidence(share_MK, codes_BN, mask_BN, uniform[:, step, 1], noise)
+        sure = confidence(log_share_M, mask_BN, uniform[:, step, 1], noise)
         again = least(sure, still_masked(step, sampling.steps, total, sampling.mask_schedule))
         images = picture(model.pixels, codes_BN, again, logits_MK.softmax(-1)[again[mask_BN]])
         mask_BN = again
+        del logits_MK  # as large as all the network computes
         watch(codes_BN.masked_fill(mask_BN, model.num_codes))
     return codes_BN
 
@@ -103,11 +102,11 @@ def guided_logits(
     return guide(*network.logits(*twice).chunk(2), guidance)
 
 
-def confidence(share_MK: Tensor, codes_BN: Tensor, mask_BN: Tensor, uniform_BN: Tensor, noise: float) -> Tensor:
+def confidence(log_share_M: Tensor, mask_BN: Tensor, uniform_BN: Tensor, noise: float) -> Tensor:
     """float [B, N]: log p of the drawn codes + noise * Gumbel; infinite where nothing was drawn."""
     gumbel = -(-uniform_BN[mask_BN].clamp(1e-9, 1 - 1e-7).log()).log()
-    sure = torch.full(codes_BN.shape, torch.inf, device=codes_BN.device)
-    sure[mask_BN] = share_MK.gather(1, codes_BN[mask_BN][:, None])[:, 0].log() + noise * gumbel
+    sure = torch.full(mask_BN.shape, torch.inf, device=mask_BN.device)
+    sure[mask_BN] = log_share_M + noise * gumbel
     return sure
 
 

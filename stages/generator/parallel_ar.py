@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from stages.core.distributed import num_shares, share_of
 from stages.core.hardware import compute
-from stages.core.sampling import Watch, draw, guide, masked_share, probabilities, unwatched
+from stages.core.sampling import Watch, draw_from, guide, masked_share, unwatched
 from stages.core.schemas import MaskSchedule
 from stages.core.transformer import for_sampling
 from stages.generator.guidance import guidance_scales
@@ -110,14 +110,15 @@ def draw_groups(
     guided = any(scale != 1 for scale in scales[known:])
     labels = torch.cat([labels_B, torch.full_like(labels_B, network.num_classes)]) if guided else labels_B
     cache, held, start, end = network.new_cache(len(labels)), order_BN[:, :known], 0, known
+    filters = sampling.model_dump(include={"temperature", "top_k", "top_p"})
     for size in group_sizes(network.num_patches - known, sampling.steps, sampling.schedule):
         begin, end = end, end + size
         asked = order_BN[:, begin:end]
         given = (each.repeat(2, 1) if guided else each for each in (codes_BN.gather(1, held), held, asked))
         logits = network.next_logits(labels, *given, cache, start)
         logits = guide(*logits.chunk(2), scales[begin]) if guided else logits
-        share = probabilities(logits, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
-        codes_BN.scatter_(1, asked, draw(share, uniform_BN.gather(1, asked)))
+        codes_BN.scatter_(1, asked, draw_from(logits, uniform_BN.gather(1, asked), **filters)[0])
+        del logits  # as large as all the network computes
         watch(codes_BN)
         held, start = asked, 1 + begin
     return codes_BN
