@@ -152,9 +152,9 @@ def test_a_half_that_joins_later_gives_the_logits_of_one_that_ran_from_the_start
     late = AR.model_copy(update={"guidance": StepGuidance(schedule="step", scale=3.0, start=0.5)})
     conditional, unconditional = model(given, CODES), model(model.null(4), CODES)
     for known in (0, 2, 7):
-        logits = NextLogits(model, given, CODES[:, :known], late)
+        logits = NextLogits(model, given, late)
         for position in range(known, 9):
-            found = logits(CODES[:, position - 1] if position else None, position)
+            found = logits(CODES[:, :position])
             expected = guide(conditional[:, position], unconditional[:, position], 1.0 if position < 5 else 3.0)
             torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 

@@ -92,7 +92,7 @@ def test_the_given_codes_are_causal_too():
     model, (given, _) = network("ar"), pair(2)
     caches = [model.new_cache(2), model.new_cache(2)]
     for codes, cache in zip((given, shifted(given, 5, NUM_GIVEN)), caches, strict=True):
-        model.next_logits(codes, None, 0, cache)
+        model.next_logits(codes, codes[:, :0], cache)
     for (keys, values), (other_keys, other_values) in zip(*caches, strict=True):
         assert torch.equal(keys[:, :, :5], other_keys[:, :, :5])
         assert torch.equal(values[:, :, :5], other_values[:, :, :5])
@@ -103,8 +103,7 @@ def test_cached_logits_equal_the_uncached_forward():
     model, (given, pixel) = network("ar"), pair(3)
     whole, cache = model(given, pixel), model.new_cache(3)
     for place in range(PATCHES):
-        newest = pixel[:, place - 1] if place else None
-        made = model.next_logits(given, newest, place, cache)
+        made = model.next_logits(given, pixel[:, :place], cache)
         torch.testing.assert_close(made, whole[:, place], atol=1e-4, rtol=1e-4)
 
 

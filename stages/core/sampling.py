@@ -101,21 +101,21 @@ def autoregressive_nats(model: Any, given: Tensor, codes_BN: Tensor, rng: torch.
 
 
 def sample_autoregressive(
-    next_logits: Callable[[Tensor | None, int], Tensor],
-    uniform_BN: Tensor,
-    *,
-    known_BP: Tensor | None = None,
-    **filters: Any,
+    next_logits: Callable[[Tensor], Tensor], uniform_BN: Tensor, *, known_BP: Tensor | None = None, **filters: Any
 ) -> Tensor:
-    """int64 [B, N] by inversion of uniforms; next_logits(code before or None, position) -> logits [B, K].
+    """int64 [B, N] by inversion of uniforms; next_logits(codes before, int64 [B, position]) -> logits [B, K].
 
-    The first P codes are `known_BP`, if given; `filters` are those of `probabilities`.
+    The first P codes are `known_BP`, if given; `filters` are those of `probabilities`. All codes stand in one block of
+    memory: a new one per step would lie between buffers that grow from step to step, and keep them from being reused.
     """
-    codes: list[Tensor] = [] if known_BP is None else [*known_BP.unbind(1)]
-    for position in range(len(codes), uniform_BN.shape[1]):
-        logits = next_logits(codes[-1] if codes else None, position)
-        codes.append(draw(probabilities(logits, **filters), uniform_BN[:, position]))
-    return torch.stack(codes, 1)
+    known = 0 if known_BP is None else known_BP.shape[1]
+    codes = torch.zeros(uniform_BN.shape, dtype=torch.int64, device=uniform_BN.device)
+    if known_BP is not None:
+        codes[:, :known] = known_BP
+    for position in range(known, uniform_BN.shape[1]):
+        share = probabilities(next_logits(codes[:, :position]), **filters)
+        codes[:, position] = draw(share, uniform_BN[:, position])
+    return codes
 
 
 def training_counts(uniform_B: Tensor, num_patches: int, mask_ratio: MaskRatio) -> Tensor:

@@ -61,11 +61,12 @@ class RenderTransformer(nn.Module):
         hidden = self._run(x, None, 0)[:, self.given_patches + (not self.causal) :]
         return self.head(hidden).float() if at_BN is None else logits_at(self.head, hidden, at_BN)
 
-    def next_logits(self, given_BM: Tensor, newest_B: Tensor | None, position: int, cache: Cache) -> Tensor:
-        """Logits [B, K] of pixel code `position`, given the one before; position 0 fills the cache with the prefix."""
-        if newest_B is None:
+    def next_logits(self, given_BM: Tensor, codes_BT: Tensor, cache: Cache) -> Tensor:
+        """Logits [B, K] of the pixel code after `codes_BT`, of which the cache holds all but the last; without any
+        codes it is filled with the prefix."""
+        if not (position := codes_BT.shape[1]):
             return self.head(self._run(self._prefix(given_BM), cache, 0)[:, -1]).float()
-        x = self._pixels(newest_B[:, None], position - 1)
+        x = self._pixels(codes_BT[:, -1:], position - 1)
         return self.head(self._run(x, cache, self.given_patches + position)[:, -1]).float()
 
     def new_cache(self, batch: int) -> Cache:
@@ -120,7 +121,7 @@ class RenderDecoder(Decoder):
         if network.causal:
             cache = network.new_cache(len(codes_BM))
             return sample_autoregressive(
-                lambda newest, position: network.next_logits(codes_BM, newest, position, cache),
+                lambda codes: network.next_logits(codes_BM, codes, cache),
                 uniform(seeds_B, (count,), self.device), **filters,
             )  # fmt: skip
         return sample_maskgit(

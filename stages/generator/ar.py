@@ -45,7 +45,7 @@ def _continue(
 ) -> Tensor:
     uniform_BN = uniforms(seed, first, len(given), (model.num_patches,), given.device)
     with compute(given.device, sampling.precision):
-        logits = NextLogits(model, given, known_BP, sampling)
+        logits = NextLogits(model, given, sampling)
         filters = sampling.model_dump(exclude={"guidance", "precision"})
         return sample_autoregressive(logits, uniform_BN, known_BP=known_BP, **filters)
 
@@ -56,35 +56,34 @@ def halves_of(cache: Cache, batch: int) -> list[Cache]:
 
 
 class NextLogits:
-    """Logits of the next code, int64 [B] and position -> [B, K], with guidance at each position.
+    """Logits of the next code, codes before it int64 [B, position] -> [B, K], with guidance at each position.
 
     Where guidance is 1, only the conditional half of the batch runs. It never is again once it was another value, so
     the unconditional half catches up once, in one pass over all codes so far.
     """
 
-    def __init__(self, model: TokenTransformer, given: Tensor, known_BP: Tensor, sampling: Sampling):
+    def __init__(self, model: TokenTransformer, given: Tensor, sampling: Sampling):
         self.scales = guidance_scales(sampling.guidance if model.is_conditional else 1.0, model.num_patches)
         halves = 2 if any(scale != 1 for scale in self.scales) else 1
         self.given = torch.cat([given, model.null(len(given))][:halves])
-        self.network, self.codes = for_sampling(model, len(self.given)), [*known_BP.unbind(1)]
+        self.network = for_sampling(model, len(self.given))
         whole, batch = self.network.new_cache(len(self.given)), len(given)
         self.caches = [whole, *halves_of(whole, batch)]
         self.batch, self.behind = batch, [True, True]  # of the conditional and the unconditional half
 
-    def __call__(self, newest_B: Tensor | None, position: int) -> Tensor:
-        if newest_B is not None and position > len(self.codes):
-            self.codes.append(newest_B)
+    def __call__(self, codes_BT: Tensor) -> Tensor:
+        position = codes_BT.shape[1]
         scale = self.scales[position]
         halves = 1 if scale == 1 else 2
         for half in range(halves):
-            self._catch_up(half, position)
-        newest = self.given[: halves * self.batch] if newest_B is None else newest_B.repeat(halves)
+            self._catch_up(half, codes_BT)
+        newest = codes_BT[:, -1].repeat(halves) if position else self.given[: halves * self.batch]
         logits = self.network.next_logits(newest, position, self.caches[1 if scale == 1 else 0])
         return logits if scale == 1 else guide(*logits.chunk(2), scale)
 
-    def _catch_up(self, half: int, position: int) -> None:
+    def _catch_up(self, half: int, codes_BT: Tensor) -> None:
         """Cache what is given and all codes but the newest, which `next_logits` adds, the first time a half runs."""
-        if self.behind[half] and position:
-            before_BT = torch.stack(self.codes[:position], 1)[:, :-1]
-            self.network.fill_cache(self.given[half * self.batch :][: self.batch], before_BT, self.caches[1 + half])
+        if self.behind[half] and codes_BT.shape[1]:
+            given = self.given[half * self.batch :][: self.batch]
+            self.network.fill_cache(given, codes_BT[:, :-1], self.caches[1 + half])
         self.behind[half] = False

@@ -82,15 +82,15 @@ def sample(model: BitTransformer, labels_B: Tensor, sampling: BitSampling, seed:
     scales = guidance_scales(sampling.guidance if model.num_classes else 1.0, model.num_patches)
     guided = any(scale != 1 for scale in scales)
     classes = torch.cat([labels_B, torch.full_like(labels_B, model.num_classes)]) if guided else labels_B
-    codes, newest = [], classes
+    codes_BN, newest = torch.zeros(uniform_BNb.shape[:2], dtype=torch.int64, device=labels_B.device), classes
     with compute(labels_B.device, sampling.precision):
         network = for_sampling(model, len(classes))
         cache = network.states.new_cache(len(classes))
         for position in range(model.num_patches):
             states = network.states.next_logits(newest, position, cache)
-            codes.append(draw_codes(network, states, uniform_BNb[:, position], sampling, scales[position]))
-            newest = codes[-1].repeat(2) if guided else codes[-1]
-    return torch.stack(codes, 1)
+            drawn = draw_codes(network, states, uniform_BNb[:, position], sampling, scales[position])
+            codes_BN[:, position], newest = drawn, drawn.repeat(2) if guided else drawn
+    return codes_BN
 
 
 def draw_codes(
