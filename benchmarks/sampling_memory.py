@@ -3,13 +3,14 @@
 Run:    OMP_NUM_THREADS=1 uv run python benchmarks/sampling_memory.py
 Expect: for `ar` and `masked` at two sizes and several batches, each in a process of its own: peaks in MB above the
         process before it built the network; of one step with weights, packed copy and the whole cache; of a whole
-        sample; and their ratio. 3 minutes.
+        sample; and their ratio: medians of --rounds processes each, since glibc's heap differs by a tenth. 9 minutes.
 """
 
 import argparse
 import math
 import multiprocessing
 import re
+import statistics
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     print(f"{'kind':8}{'size':9}{'batch':>6} {'precision':10}{'one step':>10}{'sample':>9}{'ratio':>7}")
     for kind, size, batch, precision in product(KINDS, SIZES, args.batches, ("fp32", "bf16")):
-        step, whole = (in_a_process(kind, size, batch, args.tokens, precision, one) for one in (False, True))
+        case = (kind, size, batch, args.tokens, precision)
+        peaks = [[in_a_process(*case, whole) for _ in range(args.rounds)] for whole in (False, True)]
+        step, whole = map(statistics.median, peaks)
         print(f"{kind:8}{size:9}{batch:6} {precision:10}{step:10.0f}{whole:9.0f}{whole / step:7.2f}", flush=True)
 
 

@@ -108,11 +108,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sees: Tensor | None = None, causa
 def logits_at(head: Callable[[Tensor], Tensor], hidden_BTD: Tensor, at_BT: Tensor) -> Tensor:
     """float32 [M, K]: the head's logits at the M true positions, row-major.
 
-    It sees zeros up to a multiple of 64 rows: for another number at every step, oneDNN would compile new kernels, and
-    keep a gigabyte of them.
+    It sees zeros up to a multiple of 64 rows, and of an eighth of all positions where nothing is trained: for another
+    number at every step, oneDNN would compile new kernels and keep a gigabyte of them, between buffers that no longer
+    fit where the last ones lay.
     """
-    rows = hidden_BTD[at_BT]
-    return head(F.pad(rows, (0, 0, 0, -len(rows) % 64)))[: len(rows)].float()
+    rows, multiple = hidden_BTD[at_BT], 64 if torch.is_grad_enabled() else max(64, at_BT.numel() // 8)
+    return head(F.pad(rows, (0, 0, 0, -len(rows) % multiple)))[: len(rows)].float()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
