@@ -48,9 +48,9 @@ DECODER = {"widths": [16, 16, 16], "gan": GAN}
 
 
 def workplace(toy: Path, root: Path, changes: dict | None = None) -> Path:
-    """A copy of the toy, whose decoder trains with a discriminator."""
+    """A copy of the toy without alternating generators, whose decoder trains with a discriminator."""
     shutil.copytree(toy, root, ignore=shutil.ignore_patterns("scratch"))
-    toys.write_params(root, {"decoder": {"onestep": DECODER}, **(changes or {})})
+    toys.write_params(root, {"decoder": {"onestep": DECODER}, "alternating_generators": [], **(changes or {})})
     return root
 
 
