@@ -13,6 +13,7 @@ import toy as toys
 GENERATORS = [f"{stage}@kmeans-{name}" for stage in ("generator", "samples") for name in ("ar", "masked")]
 AFTER = ("tokens", "code_analysis", "classifier", "pixel_tokenizer", "decoder", *GENERATORS, "noise_robustness",
          "reference", "reconstruction", "generation", "decoding_steps", "resolution_transfer")  # fmt: skip
+TWO = {"alternating_generators": []}  # generators: `ar` and `masked` alone, whose samples are evaluated
 
 
 def metrics_of(root: Path, folder: str) -> dict:
@@ -34,7 +35,7 @@ def root(toy, tmp_path) -> Path:
 @pytest.mark.parametrize("name", ["cluster", "vqkd", "vqgan", "fsq", "untrained"])
 def test_a_tokenizer_of_any_kind_runs_the_whole_pipeline(name, root):
     kmeans = toys.YAML(typ="safe").load(root / "params.yaml")["codebook"]["kmeans"]
-    toys.write_params(root, {"codebook": {"untrained": {**kmeans, "encoder": "random"}}})
+    toys.write_params(root, {**TWO, "codebook": {"untrained": {**kmeans, "encoder": "random"}}})
     run(("tokenizer_inputs", "codebook", *AFTER), root, name)
     tokenizer = metrics_of(root, f"reconstruction/{name}-onestep")["tokenizer"]
     assert (tokenizer["name"], tokenizer["num_codes"]) == (name, 8)
@@ -59,7 +60,7 @@ def test_a_decoder_of_any_kind_decodes_the_codes_of_any_tokenizer(tokenizer, dec
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["render_ar", "render_masked", "diffusion"])
 def test_a_decoder_of_any_kind_runs_the_whole_pipeline(decoder, root):
-    toys.write_params(root, {"tokenizers": ["kmeans", "vqgan"]})
+    toys.write_params(root, {**TWO, "tokenizers": ["kmeans", "vqgan"]})
     run(("tokenizer_inputs", "codebook"), root, "vqgan")
     scores = ("reconstruction", "generation", "decoding_steps")
     run(("pixel_tokenizer", "decoder", "classifier", "reference", *GENERATORS, *scores), root, decoder=decoder)
@@ -70,7 +71,7 @@ def test_a_decoder_of_any_kind_runs_the_whole_pipeline(decoder, root):
     own = {"render_ar": "once", "render_masked": "steps_8", "diffusion": "steps_3"}[decoder]
     by_steps = metrics_of(root, f"decoding_steps/kmeans-{decoder}")
     assert by_steps[own]["psnr_db"] == pytest.approx(found["reconstruction"]["psnr_db"], abs=1)
-    toys.write_params(root, {"machine": {"infer_batch_size": 5}})
+    toys.write_params(root, {**TWO, "machine": {"infer_batch_size": 5}})
     run(("reconstruction",), root, decoder=decoder)
     after = metrics_of(root, f"reconstruction/kmeans-{decoder}")
     for name in ("psnr_db", "ssim"):
