@@ -5,6 +5,7 @@ Run: uv run pytest tests/test_kmeans_shared.py     (with -m slow: every method i
 
 import json
 import os
+import pickle
 import shutil
 import socket
 from pathlib import Path
@@ -17,7 +18,7 @@ from blobs import CPU, blobs, features_of, kmeans_params
 from ranks import run_together
 from safetensors.numpy import load_file
 
-from stages.codebook import streaming
+from stages.codebook import kmeans, streaming
 from stages.core.artifact import read_config
 from stages.core.hardware import process_group
 
@@ -65,6 +66,15 @@ def test_every_process_ends_with_the_vectors_of_one(method, count, tmp_path):
     found = clustered_together(method, tmp_path, count)
     assert all(np.array_equal(found[0], one) for one in found)
     np.testing.assert_allclose(found[0], expected, **CLOSE)
+
+
+def test_what_the_first_process_finds_can_be_sent(monkeypatch, tmp_path):
+    params = kmeans_params(method="sample", **POINTS)
+    work = (features_of(blobs(2_000)), 0, 2_000, params, tmp_path, CPU)
+    vectors, curves = kmeans.cluster(*work)
+    monkeypatch.setattr(kmeans, "from_first", lambda find: pickle.loads(pickle.dumps(find())))
+    sent, sent_curves = kmeans.cluster(*work)
+    assert np.array_equal(sent, vectors) and sent_curves.rows == curves.rows != []
 
 
 def fitted(toy: Path, root: Path, settings: dict, count: int) -> dict[str, np.ndarray]:

@@ -133,9 +133,16 @@ def cluster(
     features: Features, codebook: int, used: int, params: Kmeans, work: Path, device: torch.device
 ) -> tuple[Tensor, Curves]:
     """float32 [K, D] of one codebook and its curves."""
-    if params.method == "sample":
-        return from_first(lambda: ENGINES[params.engine](features.sample(codebook, used, params.seed), params, device))
-    return stream(features, codebook, params, work, device)
+    if params.method != "sample":
+        return stream(features, codebook, params, work, device)
+    curves = Curves()
+
+    def find() -> tuple[Tensor, Any]:
+        vectors, found = ENGINES[params.engine](features.sample(codebook, used, params.seed), params, device)
+        return vectors, found.rows  # curves as a whole hold functions of a tracker, which cannot be sent
+
+    vectors, curves.rows = from_first(find)
+    return vectors, curves
 
 
 def join(curves: list[Curves]) -> Curves:
