@@ -101,7 +101,7 @@ def main() -> None:
     print(f"{'kind':8}{'size':9}{'batch':>6} {'precision':10}{'one step':>10}{'sample':>9}{'ratio':>7}")
     for kind, size, batch, precision in product(KINDS, SIZES, args.batches, ("fp32", "bf16")):
         case = (kind, size, batch, args.tokens, precision)
-        peaks = [[in_a_process(*case, whole) for _ in range(args.rounds)] for whole in (False, True)]
+        peaks = [[in_a_process(*case, one) for _ in range(args.rounds)] for one in (False, True)]
         step, whole = map(statistics.median, peaks)
         print(f"{kind:8}{size:9}{batch:6} {precision:10}{step:10.0f}{whole:9.0f}{whole / step:7.2f}", flush=True)
 

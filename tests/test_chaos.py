@@ -87,6 +87,7 @@ def disturbed(kind: str, after_secs: float, root, expected: dict[str, str], serv
         while not (root / "scratch").exists() and flow.poll() is None:  # the first stage has begun
             time.sleep(0.02)
         time.sleep(after_secs)
+        assert flow.poll() in (None, 0), "the run failed before it was disturbed"
         in_time = shown(root).keys() < expected.keys() and disturb(kind, flow, root, server)
         status = flow.wait(PATIENCE_SECS)
     return status if in_time else None
@@ -96,6 +97,7 @@ def survive(kind: str, after_secs: float, root, expected: dict[str, str], server
     """One round: start, disturb, look for survivors, run again, compare."""
     while (status := disturbed(kind, after_secs, root, expected, server)) is None:
         after_secs /= 2  # a fast machine ended its work before
+        assert after_secs > 0.01, "no moment is early enough"
     assert status != 0, "the disturbance did not land"
     give_up = time.monotonic() + 20
     while (left := serving.processes(root)) and time.monotonic() < give_up:
